@@ -1,0 +1,65 @@
+# `make demo` alone, or `make test` alone, is enough on a fresh clone: both set up what they need first.
+#
+#   make setup     virtual environment in .venv with what constraints.txt pins
+#   make demo      BN, IEBN and RBN trained side by side on real digits; results in runs/demo
+#   make test      everything that must pass: ruff, mypy, pytest with branch coverage
+#   make lint      ruff and mypy only
+#   make bench     layer times against nn.BatchNorm2d, into benchmarks/results
+#   make nightly   the tests that take minutes
+#   make clean     removes caches and build output, keeps .venv and runs
+#
+# Another interpreter: make setup PYTHON=python3.12      Test processes: make test JOBS=4
+
+PYTHON ?= python3
+VENV   ?= .venv
+JOBS   ?= 2
+
+BIN       := $(VENV)/bin
+INSTALLED := $(VENV)/.calibnorm-installed
+
+.PHONY: help setup demo test lint bench nightly clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n '3,11p' Makefile | sed 's/^# *//'
+
+setup: $(INSTALLED)
+
+# A virtual environment that is there already, made by hand or not, is used as it is.
+$(BIN)/python:
+	@command -v "$(PYTHON)" >/dev/null || { \
+	  echo "error: '$(PYTHON)' was not found. Install Python 3.11 or newer, or name one: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1); calibnorm needs Python 3.11 or newer. Name one: make setup PYTHON=python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "error: '$(PYTHON)' has no venv module. On Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	"$(PYTHON)" -m venv "$(VENV)"
+
+# The stamp is older than a changed pyproject.toml or constraints.txt, so a change installs again and anything else is instant.
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: $(VENV) holds $$($(BIN)/python --version); calibnorm needs Python 3.11 or newer. Remove $(VENV) and run make again." >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[lab,dev]"
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/calibnorm demo
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# One torch thread per test process: the processes share the cores.
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/layer.py
+
+nightly: $(INSTALLED)
+	$(BIN)/python -m pytest -m nightly
+
+clean:
+	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.*
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

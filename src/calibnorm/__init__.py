@@ -1,0 +1,25 @@
+"""calibnorm: batch normalization calibrated by each instance, for any CNN in PyTorch."""
+
+from __future__ import annotations
+
+from calibnorm.methods import methods
+from calibnorm.nn import BN1d, BN2d, BN3d, IEBN1d, IEBN2d, IEBN3d, RBN1d, RBN2d, RBN3d, norm_layer
+from calibnorm.nn.functional import iebn, rbn
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BN1d",
+    "BN2d",
+    "BN3d",
+    "IEBN1d",
+    "IEBN2d",
+    "IEBN3d",
+    "RBN1d",
+    "RBN2d",
+    "RBN3d",
+    "iebn",
+    "methods",
+    "norm_layer",
+    "rbn",
+]

@@ -1,0 +1,102 @@
+"""Checks of what users pass in: every message names the argument, the value and the remedy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from torch import Tensor
+
+Noise = tuple[float, float]
+NOISE_IN = ("always", "train")
+
+
+def choice(name: str, value: object, allowed: Iterable[str]) -> None:
+    """Refuse a ``value`` that is not one of the ``allowed`` words."""
+    allowed = tuple(allowed)
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is not known; choose one of {', '.join(map(repr, allowed))}")
+
+
+def real(name: str, value: object) -> float:
+    """Return ``value`` as a finite float."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}={value!r} must be a real number, not {type(value).__name__}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name}={value!r} must be finite")
+    return float(value)
+
+
+def reals(name: str, value: object, count: int) -> tuple[float, ...]:
+    """Return ``value`` as a tuple of ``count`` finite floats."""
+    if not isinstance(value, tuple | list) or len(value) != count:
+        raise ValueError(f"{name}={value!r} must be {count} numbers, such as {(0.5,) * count}")
+    return tuple(real(f"{name}[{i}]", item) for i, item in enumerate(value))
+
+
+def flag(name: str, value: object) -> None:
+    """Refuse anything but True and False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}={value!r} must be True or False, not {type(value).__name__}")
+
+
+def num_features(value: object) -> None:
+    """Refuse a channel count that is not a positive integer."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"num_features={value!r} must be an integer, not {type(value).__name__}")
+    if value <= 0:
+        raise ValueError(f"num_features={value} must be at least 1")
+
+
+def eps(value: object, *, frozen: bool = False) -> None:
+    """Refuse an eps that cannot keep the square root away from zero; 0 is legal for frozen statistics."""
+    number = real("eps", value)
+    if number < 0 or (number == 0 and not frozen):
+        raise ValueError(f"eps={value!r} must be positive, such as 1e-5")
+
+
+def momentum(value: object) -> None:
+    """Refuse a momentum outside [0, 1]; ``None`` means a cumulative average."""
+    if value is not None and not 0.0 <= real("momentum", value) <= 1.0:
+        raise ValueError(f"momentum={value!r} must lie in [0, 1], or be None for a cumulative average")
+
+
+def noise(value: object, noise_in: object = "always") -> Noise | None:
+    """Return the constant noise (N_a, N_b) as floats; ``None`` is no noise."""
+    choice("noise_in", noise_in, NOISE_IN)
+    if value is None:
+        return None
+    n_a, n_b = reals("noise", value, 2)
+    if n_a == 0.0 and n_b == 0.0:
+        raise ValueError("noise=(0, 0) would erase the features; for no noise pass noise=None")
+    return n_a, n_b
+
+
+def features(x: object, ranks: Iterable[int] | None, channels: int | None, where: str) -> None:
+    """Refuse an input of the wrong type, dtype, rank or channel count.
+
+    Args:
+        x: What came as the input.
+        ranks: Legal numbers of dimensions; ``None`` takes two or more.
+        channels: Expected size of dimension 1; ``None`` takes any.
+        where: The layer or function, for the message.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{where}: input must be a Tensor, not {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"{where}: input has dtype {x.dtype}; convert it to a floating point dtype")
+    if (x.ndim < 2) if ranks is None else (x.ndim not in ranks):
+        wanted = "at least 2" if ranks is None else " or ".join(map(str, ranks))
+        raise ValueError(
+            f"{where}: input has {x.ndim} dimensions, shape {tuple(x.shape)}; expected {wanted}: (N, C, ...)"
+        )
+    if channels is not None and x.shape[1] != channels:
+        raise ValueError(f"{where}: input has {x.shape[1]} channels, shape {tuple(x.shape)}; expected {channels}")
+
+
+def per_channel(name: str, value: Tensor | None, channels: int, where: str) -> None:
+    """Refuse a per-channel tensor that does not hold one number a channel."""
+    if value is not None and tuple(value.shape) != (channels,):
+        raise ValueError(
+            f"{where}: {name} has shape {tuple(value.shape)}; expected ({channels},), one number a channel"
+        )

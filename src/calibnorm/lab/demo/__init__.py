@@ -1,0 +1,4 @@
+"""`calibnorm demo`: BN, IEBN and RBN trained side by side on scikit-learn's handwritten digits.
+
+Read in this order: config, data, model, training, gates, results, plots, report, folder, run.
+"""

@@ -1,0 +1,68 @@
+"""The folder of results: written whole beside its place, then moved into it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from calibnorm.lab.errors import UsageError
+
+CONFIG = "config.json"
+COMMAND = "calibnorm demo"
+FILES = frozenset({CONFIG, "environment.json", "metrics.csv", "gates.csv", "curves.png", "gates.png", "report.md"})
+
+
+@contextmanager
+def result_folder(out: Path) -> Iterator[Path]:
+    """Give an empty folder to write to; move it to ``out`` where the block ends without an exception.
+
+    ``out`` therefore holds the earlier demo or the new one, never a mixture. A demo that is already there is replaced;
+    anything else is refused before the block starts.
+
+    Raises:
+        UsageError: If ``out`` holds what a demo did not write, or cannot be written.
+    """
+    out = out.expanduser().resolve()
+    refuse_foreign(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be written ({error.strerror}); choose another folder") from error
+    try:
+        new, old = staging / "new", staging / "old"
+        new.mkdir()
+        yield new
+        # Again: minutes have passed.
+        refuse_foreign(out)
+        if out.exists():
+            out.rename(old)
+        new.rename(out)
+    finally:
+        shutil.rmtree(staging)
+
+
+def refuse_foreign(out: Path) -> None:
+    """Raise UsageError unless ``out`` is missing, empty, or holds an earlier demo and nothing else."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UsageError(f"--out {out}: is a file; name a folder")
+    names = sorted(entry.name for entry in out.iterdir())
+    if foreign := [name for name in names if name not in FILES]:
+        raise UsageError(f"--out {out}: holds {foreign[0]}, which no demo wrote; choose another folder")
+    if names and not is_demo(out):
+        raise UsageError(f"--out {out}: was not written by `{COMMAND}`; choose another folder")
+
+
+def is_demo(folder: Path) -> bool:
+    """Say whether the folder's config.json is that of a demo."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("command") == COMMAND

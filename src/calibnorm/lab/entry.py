@@ -1,0 +1,31 @@
+"""Where the command `calibnorm` starts: it looks for the lab extra before it imports anything of it."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+
+# What the extra `lab` in pyproject.toml brings, by import name.
+LAB_MODULES = ("matplotlib", "numpy", "rich", "sklearn", "tyro")
+
+
+def missing_modules() -> list[str]:
+    """Return the modules of the lab extra that are not installed."""
+    return [name for name in LAB_MODULES if find_spec(name) is None]
+
+
+def main() -> int:
+    """Run the command line, or say in one line how to install what it needs.
+
+    Returns:
+        The exit status: 2 where the lab extra is not installed, else that of the command.
+    """
+    if missing := missing_modules():
+        print(
+            f'calibnorm: this command needs {", ".join(missing)}; run: pip install "calibnorm[lab]"',
+            file=sys.stderr,
+        )
+        return 2
+    from calibnorm.lab import cli
+
+    return cli.main(sys.argv[1:])

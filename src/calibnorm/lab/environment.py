@@ -1,0 +1,61 @@
+"""What a result was made on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import calibnorm
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return versions, machine and threads, and the commit where the library runs from its git checkout."""
+    return {
+        "calibnorm": version("calibnorm"),
+        "commit": git_commit(Path(calibnorm.__file__).resolve().parent),
+        "torch": torch.__version__,
+        "numpy": version("numpy"),
+        "scikit-learn": version("scikit-learn"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": cpu_name(),
+        "cpu_count": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+    }
+
+
+def cpu_name() -> str:
+    """Return the processor's name as well as the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def git_commit(package: Path) -> str | None:
+    """Return the commit of the checkout that holds the package as src/calibnorm, with "+changes" where files differ.
+
+    A package in a site-packages folder that lies inside somebody else's checkout has no commit.
+    """
+    root = package.parent.parent
+    if not (root / ".git").exists() or package != root / "src" / "calibnorm":
+        return None
+    try:
+        head = git(root, "rev-parse", "HEAD")
+        return head + ("+changes" if git(root, "status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None  # no git here, or no commit yet
+
+
+def git(root: Path, *args: str) -> str:
+    """Return what a git command prints."""
+    done = subprocess.run(["git", "-C", str(root), *args], check=True, capture_output=True, text=True)
+    return done.stdout.strip()

@@ -1,0 +1,146 @@
+"""What a normalization method is: small pure functions on (N, C) numbers.
+
+A layer computes ``y = scale * (x - m) + shift`` where m and v are the mean and the biased variance of each
+(instance, channel) plane. A method says which statistics enter the batch (:meth:`Method.instance_stats`) and how
+the two coefficients follow (:meth:`Method.coefficients`). Pixels, buffers and gradients are the library's work.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from calibnorm._checks import Noise
+
+Params = Mapping[str, Tensor]
+"""Learnable tensors by name: ``weight`` and ``bias`` where the layer is affine, then the method's own."""
+
+
+class Instance(NamedTuple):
+    """Moments of every (instance, channel) plane, each (N, C)."""
+
+    m: Tensor
+    """Mean of the input's plane."""
+    v: Tensor
+    """Biased variance of the input's plane."""
+    M: Tensor
+    """Mean that enters the batch statistics."""
+    V: Tensor
+    """Within-plane variance that enters the batch statistics."""
+
+
+class Batch(NamedTuple):
+    """Statistics of every channel, (C,), of this batch or running, and how to standardize with them."""
+
+    mean: Tensor
+    var: Tensor
+    eps: float
+    noise: Noise | None
+
+    def standardize(self, mean_NC: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a (C,) and b (N, C) such that the standardized feature is ``a * (x - m) + b``.
+
+        b is the mean of the standardized plane. The constant noise attack (IEBN, Eq. 9 of arXiv 1908.04008v1) turns the
+        standardized x^ into ``x^ * N_a + N_b``, so it belongs here and every method meets it the same way.
+        """
+        a = inverse_std(self.var, self.eps)
+        b = (mean_NC - self.mean) * a
+        if self.noise is not None:
+            n_a, n_b = self.noise
+            a, b = a * n_a, b * n_a + n_b
+        return a, b
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """Shape of a learnable tensor and how it starts: filled with a constant, or uniform as nn.Linear starts."""
+
+    shape: tuple[int, ...]
+    fill: float | None = None
+    fan_in: int | None = None
+
+    def create(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Tensor:
+        """Return a new tensor with its initial values."""
+        return self.reset(torch.empty(self.shape, device=device, dtype=dtype))
+
+    @torch.no_grad()
+    def reset(self, tensor: Tensor) -> Tensor:
+        """Write the initial values into ``tensor``."""
+        if self.fan_in is None:
+            assert self.fill is not None
+            return tensor.fill_(self.fill)
+        bound = 1.0 / math.sqrt(self.fan_in)
+        return tensor.uniform_(-bound, bound)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A normalization method with its options. Frozen: it can be hashed, compared, pickled and compiled."""
+
+    name: ClassVar[str]
+    aliases: ClassVar[Mapping[str, str]] = {}
+    """Names of the learnable tensors in the authors' checkpoints, and ours."""
+
+    def parameters(self, num_features: int) -> dict[str, Parameter]:
+        """Return the learnable tensors that the method adds to gamma and beta."""
+        return {}
+
+    def instance_stats(self, m: Tensor, v: Tensor, p: Params) -> tuple[Tensor, Tensor]:
+        """Return the (N, C) mean and variance that enter the batch statistics."""
+        return m, v
+
+    def coefficients(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
+        """Return scale and shift of ``y = scale * (x - m) + shift``, broadcastable to (N, C)."""
+        raise NotImplementedError
+
+    @property
+    def gated(self) -> tuple[str, ...]:
+        """Which of ``weight`` and ``bias`` the gate multiplies."""
+        return ()
+
+    def constant_gate(self, p: Params) -> Tensor | None:
+        """Return the (C,) gate where it is the same for every input; ``None`` where it depends on the input."""
+        return None
+
+    def mean_gate(self, p: Params, running_mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the (C,) gate at an average input, and the running mean of the uncalibrated feature."""
+        raise NotImplementedError
+
+    def initial_gate(self, num_features: int) -> Tensor | None:
+        """Return the gate of a new layer where it is a constant, else ``None``."""
+        specs = self.parameters(num_features)
+        if any(spec.fan_in is not None for spec in specs.values()):
+            return None  # a random start is no constant, and looking must not draw random numbers
+        return self.constant_gate({name: spec.create() for name, spec in specs.items()})
+
+    def options(self) -> dict[str, object]:
+        """Return the options that differ from their defaults: what a layer's constructor needs to rebuild it."""
+        return {
+            name: getattr(self, name)
+            for name, field in self.__dataclass_fields__.items()
+            if getattr(self, name) != field.default
+        }
+
+
+def inverse_std(var: Tensor, eps: float) -> Tensor:
+    """Return 1 / sqrt(var + eps), NaN where the variance overflowed."""
+    # 1/sqrt(inf) is 0 and would turn an overflow into a silent constant output; 0 * inf is NaN, which is honest.
+    return torch.rsqrt(var + eps) + 0.0 * var
+
+
+def reparameterize(a: Tensor, b: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Apply gamma and beta, where given, to the coefficients a and b."""
+    if weight is not None:
+        a, b = a * weight, b * weight
+    return a, b if bias is None else b + bias
+
+
+def safe_sqrt(v: Tensor) -> Tensor:
+    """Square root whose derivative at 0 is 0 instead of infinite; NaN stays NaN."""
+    zero = v == 0
+    return torch.where(zero, torch.ones_like(v), v).sqrt().masked_fill(zero, 0.0)

@@ -1,0 +1,41 @@
+"""Batch Normalization (Ioffe and Szegedy, 2015): the baseline, through the same three steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from calibnorm import _checks
+from calibnorm.methods.base import Batch, Instance, Method, Params, reparameterize
+
+
+@dataclass(frozen=True)
+class BN(Method):
+    """``y = gamma * (x - mu) / sqrt(var + eps) + beta`` (Ioffe and Szegedy 2015, Algorithm 1).
+
+    Args:
+        gamma_init: What gamma starts at. Not in the paper: a control for gates, which start the effective scale
+            below one.
+    """
+
+    name: ClassVar[str] = "bn"
+    gamma_init: float = 1.0
+
+    def __post_init__(self) -> None:
+        _checks.real("gamma_init", self.gamma_init)
+
+    def coefficients(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
+        """Return gamma / sd and gamma * (m - mu) / sd + beta."""
+        a, b = batch.standardize(x.M)
+        return reparameterize(a, b, p.get("weight"), p.get("bias"))
+
+    def constant_gate(self, p: Params) -> Tensor | None:
+        """Return the gate of a layer without one: 1."""
+        return torch.ones(1)
+
+    def mean_gate(self, p: Params, running_mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Return 1 and the running mean itself."""
+        return torch.ones_like(running_mean), running_mean

@@ -1,0 +1,110 @@
+"""Instance Enhancement Batch Normalization (Liang et al., AAAI 2020, arXiv 1908.04008)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from calibnorm import _checks
+from calibnorm.methods.activations import GATES
+from calibnorm.methods.base import Batch, Instance, Method, Parameter, Params, reparameterize
+
+OPERATORS = ("linear", "identity", "fc")
+POSITIONS = {"gamma": ("weight",), "beta": ("bias",), "both": ("weight", "bias")}
+DEFAULT_INIT = (0.0, -1.0)
+
+
+@dataclass(frozen=True)
+class IEBN(Method):
+    """``y = x^ * (gamma * d) + beta`` with ``d = sigmoid(g_hat * m + b_hat)`` (Algorithm 1, Eq. 3-5).
+
+    m is the mean of the input's plane, before standardization.
+
+    Args:
+        operator: What turns m into the gate's argument (Table 4): ``"linear"``, ``g_hat * m + b_hat``;
+            ``"identity"``, m itself, no parameters; ``"fc"``, ``W2 relu(W1 m + b1) + b2`` over all channels.
+        position: What the gate multiplies (Table 4): ``"gamma"``, ``"beta"`` or ``"both"``.
+        activation: ``"sigmoid"``, ``"tanh"``, ``"relu"`` or ``"softmax"`` over the channels (Fig. 4).
+        init: Initial g_hat and b_hat (Table 5); the linear operator's.
+        reduction: Channels per hidden unit of the fc operator. The paper gives no number and says "similar to the
+            configuration as SE module", whose paper uses 16; biases and initial values as in ``nn.Linear``.
+    """
+
+    name: ClassVar[str] = "iebn"
+    aliases: ClassVar[dict[str, str]] = {"weight_readjust": "gate_weight", "bias_readjust": "gate_bias"}
+
+    operator: str = "linear"
+    position: str = "gamma"
+    activation: str = "sigmoid"
+    init: tuple[float, float] = DEFAULT_INIT
+    reduction: int = 16
+
+    def __post_init__(self) -> None:
+        _checks.choice("operator", self.operator, OPERATORS)
+        _checks.choice("position", self.position, POSITIONS)
+        _checks.choice("activation", self.activation, GATES)
+        object.__setattr__(self, "init", _checks.reals("init", self.init, 2))
+        if self.operator != "linear" and self.init != DEFAULT_INIT:
+            raise ValueError(f"init={self.init} sets g_hat and b_hat, which operator={self.operator!r} does not have")
+        if isinstance(self.reduction, bool) or not isinstance(self.reduction, int) or self.reduction < 1:
+            raise ValueError(f"reduction={self.reduction!r} must be an integer, at least 1")
+        if self.operator != "fc" and self.reduction != 16:
+            raise ValueError(f"reduction={self.reduction} belongs to operator='fc', not {self.operator!r}")
+
+    def parameters(self, num_features: int) -> dict[str, Parameter]:
+        """Return g_hat and b_hat, or the two layers of the fc operator."""
+        if self.operator == "linear":
+            g_hat, b_hat = self.init
+            return {
+                "gate_weight": Parameter((num_features,), fill=g_hat),
+                "gate_bias": Parameter((num_features,), fill=b_hat),
+            }
+        if self.operator == "identity":
+            return {}
+        hidden = max(num_features // self.reduction, 1)
+        return {
+            "fc1_weight": Parameter((hidden, num_features), fan_in=num_features),
+            "fc1_bias": Parameter((hidden,), fan_in=num_features),
+            "fc2_weight": Parameter((num_features, hidden), fan_in=hidden),
+            "fc2_bias": Parameter((num_features,), fan_in=hidden),
+        }
+
+    def gate(self, m: Tensor, p: Params) -> Tensor:
+        """Return d, (N, C), from the means m, (N, C)."""
+        if self.operator == "linear":
+            z = p["gate_weight"] * m + p["gate_bias"]
+        elif self.operator == "identity":
+            z = m
+        else:
+            hidden = torch.relu(m @ p["fc1_weight"].t() + p["fc1_bias"])
+            z = hidden @ p["fc2_weight"].t() + p["fc2_bias"]
+        return GATES[self.activation](z)
+
+    def coefficients(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
+        """Return gamma * d / sd and gamma * d * (m - mu) / sd + beta, the gate where ``position`` puts it."""
+        d = self.gate(x.m, p)
+        a, b = batch.standardize(x.M)
+        if "weight" in self.gated:
+            a, b = a * d, b * d
+        bias = p.get("bias")
+        if bias is not None and "bias" in self.gated:
+            bias = bias * d
+        return reparameterize(a, b, p.get("weight"), bias)
+
+    @property
+    def gated(self) -> tuple[str, ...]:
+        """Which of ``weight`` and ``bias`` the gate multiplies."""
+        return POSITIONS[self.position]
+
+    def constant_gate(self, p: Params) -> Tensor | None:
+        """Return activation(b_hat) where every g_hat is 0."""
+        if self.operator != "linear" or bool(p["gate_weight"].detach().any()):
+            return None
+        return GATES[self.activation](p["gate_bias"].detach())
+
+    def mean_gate(self, p: Params, running_mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gate at m = running mean, and that running mean."""
+        return self.gate(running_mean[None], p)[0], running_mean

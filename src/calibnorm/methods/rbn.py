@@ -1,0 +1,133 @@
+"""Representative Batch Normalization (Gao et al., CVPR 2021)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from calibnorm import _checks
+from calibnorm.methods.activations import RESTRICTIONS
+from calibnorm.methods.base import Batch, Instance, Method, Parameter, Params, reparameterize, safe_sqrt
+
+STATISTICS = ("mean", "std", "spatial_mean", "spatial_std")
+
+
+@dataclass(frozen=True)
+class RBN(Method):
+    """Centering and scaling calibration around batch normalization (Eq. 12).
+
+    ``X_cm = X + w_m * K_m``, ``X_s = (X_cm - E(X_cm)) / sqrt(Var(X_cm) + eps)``,
+    ``X_cs = X_s * R(w_v * K_s + w_b)``, ``y = gamma * X_cs + beta``.
+
+    The running statistics are those of X_cm. K_m is a statistic of X and K_s one of X_s (after the noise attack, if
+    any), by default both the plane's mean.
+
+    Args:
+        centering: Use the centering calibration (Table 2).
+        scaling: Use the scaling calibration (Table 2).
+        center_stat: K_m (Table 3): ``"mean"`` or ``"std"`` over the pixels of a channel, ``"spatial_mean"`` or
+            ``"spatial_std"`` over the channels at a pixel. Standard deviations are biased, without eps.
+        scale_stat: K_s, from the same four.
+        restrict: R: ``"sigmoid"`` (the paper's), ``"tanh"``, ``"hardsigmoid"`` or ``"softsign"``.
+        init: Initial w_m, w_v and w_b (Section 4.1).
+    """
+
+    name: ClassVar[str] = "rbn"
+
+    centering: bool = True
+    scaling: bool = True
+    center_stat: str = "mean"
+    scale_stat: str = "mean"
+    restrict: str = "sigmoid"
+    init: tuple[float, float, float] = (0.0, 0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        _checks.flag("centering", self.centering)
+        _checks.flag("scaling", self.scaling)
+        _checks.choice("center_stat", self.center_stat, STATISTICS)
+        _checks.choice("scale_stat", self.scale_stat, STATISTICS)
+        _checks.choice("restrict", self.restrict, RESTRICTIONS)
+        object.__setattr__(self, "init", _checks.reals("init", self.init, 3))
+
+    @property
+    def spatial_center(self) -> bool:
+        """Whether K_m is a statistic over channels, which no per-channel coefficient can express."""
+        return self.centering and self.center_stat.startswith("spatial")
+
+    @property
+    def spatial_scale(self) -> bool:
+        """Whether K_s is a statistic over channels."""
+        return self.scaling and self.scale_stat.startswith("spatial")
+
+    def per_channel(self) -> RBN:
+        """Return the method without the calibrations that use spatial statistics."""
+        return replace(
+            self,
+            centering=self.centering and not self.spatial_center,
+            scaling=self.scaling and not self.spatial_scale,
+        )
+
+    def parameters(self, num_features: int) -> dict[str, Parameter]:
+        """Return w_m, w_v and w_b, as far as the calibrations are used."""
+        w_m, w_v, w_b = (Parameter((num_features,), fill=value) for value in self.init)
+        center = {"center_weight": w_m} if self.centering else {}
+        scale = {"scale_weight": w_v, "scale_bias": w_b} if self.scaling else {}
+        return center | scale
+
+    def instance_stats(self, m: Tensor, v: Tensor, p: Params) -> tuple[Tensor, Tensor]:
+        """Return the mean of X_cm, ``m + w_m * K_m``, and its within-plane variance v."""
+        if not self.centering:
+            return m, v
+        if self.center_stat == "mean":
+            return (1.0 + p["center_weight"]) * m, v
+        return m + p["center_weight"] * safe_sqrt(v), v
+
+    def gate(self, k_s: Tensor, p: Params) -> Tensor:
+        """Return R(w_v * K_s + w_b)."""
+        return self.restricted(p["scale_weight"] * k_s + p["scale_bias"])
+
+    def restricted(self, z: Tensor) -> Tensor:
+        """Return R(z)."""
+        return RESTRICTIONS[self.restrict](z)
+
+    def coefficients(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
+        """Return gamma * g / SD and gamma * g * (M - E) / SD + beta."""
+        a, b = batch.standardize(x.M)
+        if self.scaling:
+            k_s = b if self.scale_stat == "mean" else safe_sqrt(x.v) * a.abs()
+            g = self.gate(k_s, p)
+            a, b = a * g, b * g
+        return reparameterize(a, b, p.get("weight"), p.get("bias"))
+
+    @property
+    def gated(self) -> tuple[str, ...]:
+        """Which of ``weight`` and ``bias`` the gate multiplies."""
+        return ("weight",) if self.scaling else ()
+
+    def constant_gate(self, p: Params) -> Tensor | None:
+        """Return R(w_b) where every w_m and w_v is 0, and 1 where nothing scales."""
+        if self.centering and bool(p["center_weight"].detach().any()):
+            return None
+        if not self.scaling:
+            return torch.ones(1)
+        if bool(p["scale_weight"].detach().any()):
+            return None
+        return self.restricted(p["scale_bias"].detach())
+
+    def mean_gate(self, p: Params, running_mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gate at an average K_s, and the running mean with the centering calibration taken out.
+
+        A standardized plane has mean 0 and standard deviation 1 on average. The running mean is exact for the mean
+        statistic where 1 + w_m is not 0; other statistics leave it as it is.
+        """
+        gate = torch.ones_like(running_mean)
+        if self.scaling:
+            average = 0.0 if self.scale_stat.endswith("mean") else 1.0
+            gate = self.restricted(average * p["scale_weight"] + p["scale_bias"])
+        if self.centering and self.center_stat == "mean":
+            factor = 1.0 + p["center_weight"]
+            running_mean = torch.where(factor == 0, running_mean, running_mean / factor)
+        return gate, running_mean

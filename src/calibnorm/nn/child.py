@@ -1,0 +1,159 @@
+"""Reading the child ``bn`` of a layer: which module it is now, and what that means for one forward.
+
+Other software finds BatchNorm layers by their class and replaces, freezes or synchronizes them. A layer therefore owns
+gamma, beta and the statistics in one plain child and follows whatever it finds there; a child that it does not
+understand is refused by name, never misread.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from calibnorm import _checks
+
+
+class ChildState(NamedTuple):
+    """What one forward needs from the child."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+    momentum: float | None
+    eps: float
+    use_batch: bool
+    """Normalize with the statistics of the batch."""
+    update: bool
+    """Move the running statistics."""
+
+
+def is_frozen(child: nn.Module) -> bool:
+    """Whether the child is torchvision's (or timm's, detectron2's) FrozenBatchNorm2d: four buffers, no state."""
+    return type(child).__name__ == "FrozenBatchNorm2d" and {
+        "weight",
+        "bias",
+        "running_mean",
+        "running_var",
+    } <= set(child._buffers)
+
+
+def is_split(child: nn.Module) -> bool:
+    """Whether the child is timm's SplitBatchNorm2d: a BatchNorm with one more for every further part of a batch."""
+    return type(child).__name__ == "SplitBatchNorm2d" and isinstance(getattr(child, "aux_bn", None), nn.ModuleList)
+
+
+def is_batchnorm(child: nn.Module) -> bool:
+    """Whether the child is a BatchNorm that computes what torch's own compute."""
+    return (
+        isinstance(child, _BatchNorm)
+        and not isinstance(child, LazyModuleMixin)
+        and type(child).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+    )
+
+
+def accepts(child: nn.Module) -> bool:
+    """Whether a layer can follow the child."""
+    return is_batchnorm(child) or is_frozen(child) or is_split(child)
+
+
+def num_features(child: Any) -> int:
+    """Return the channels of the child; FrozenBatchNorm2d does not store them."""
+    return int(child.weight.numel()) if is_frozen(child) else int(child.num_features)
+
+
+def parts(child: Any) -> list[nn.Module]:
+    """Return the BatchNorms that share the batch: the child, and the others of a split one in training."""
+    return [child, *child.aux_bn] if is_split(child) and child.training else [child]
+
+
+def read(child: Any, where: str) -> ChildState:
+    """Return the state of one BatchNorm for one forward.
+
+    Args:
+        child: The layer's ``bn``, or one part of a split one.
+        where: The layer, for messages.
+
+    Raises:
+        TypeError: The child is of a class that the layer does not understand.
+        ValueError: Its tensors, eps or momentum cannot be used.
+        RuntimeError: It wants statistics of several processes.
+    """
+    if is_frozen(child):
+        return _checked(
+            ChildState(
+                child.weight,
+                child.bias,
+                child.running_mean,
+                child.running_var,
+                None,
+                None,
+                child.eps,
+                False,
+                False,
+            ),
+            num_features(child),
+            where,
+        )
+    if not (is_batchnorm(child) or is_split(child)):
+        raise TypeError(
+            f"{where}: its child `bn` is a {type(child).__module__}.{type(child).__qualname__}, which it does not "
+            "know how to read; put back a torch BatchNorm, SyncBatchNorm or FrozenBatchNorm2d. (If a wrapper such as "
+            "FSDP's auto-wrap took the child alone, wrap the whole layer as one unit.)"
+        )
+    use_batch = child.training or (child.running_mean is None and child.running_var is None)
+    if use_batch and isinstance(child, nn.SyncBatchNorm):
+        _refuse_several_processes(child, where)
+    return _checked(
+        ChildState(
+            child.weight,
+            child.bias,
+            child.running_mean,
+            child.running_var,
+            child.num_batches_tracked,
+            child.momentum,
+            child.eps,
+            use_batch,
+            child.training and child.track_running_stats and child.running_mean is not None,
+        ),
+        child.num_features,
+        where,
+    )
+
+
+def _checked(state: ChildState, channels: int, where: str) -> ChildState:
+    _checks.eps(state.eps, frozen=not state.use_batch)
+    _checks.momentum(state.momentum)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        tensor = getattr(state, name)
+        if tensor is not None and tuple(tensor.shape) != (channels,):
+            raise ValueError(
+                f"{where}: bn.{name} has shape {tuple(tensor.shape)} instead of ({channels},). If a sharding wrapper "
+                "(FSDP) took the child `bn` alone, wrap the whole layer as one unit"
+            )
+    return state
+
+
+def _refuse_several_processes(child: nn.SyncBatchNorm, where: str) -> None:
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    group = child.process_group or dist.group.WORLD
+    if dist.get_world_size(group) > 1:
+        raise RuntimeError(
+            f"{where}: statistics synchronized over several processes are not in this version of calibnorm; "
+            "keep plain BatchNorm children (no SyncBatchNorm conversion), and each process uses its own batch"
+        )
+
+
+def factor(momentum: float | None, num_batches_tracked: Tensor | None) -> float | Tensor:
+    """Return the weight of this batch in the running statistics; ``momentum=None`` is a cumulative average."""
+    if momentum is not None:
+        return momentum
+    assert num_batches_tracked is not None
+    return 1.0 / (num_batches_tracked + 1).to(torch.get_default_dtype())

@@ -1,0 +1,257 @@
+"""The layer that all methods share: it owns the gate parameters and one plain child ``bn``, and joins the steps."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NoReturn, Self
+
+import torch
+from torch import Tensor, nn
+
+from calibnorm import _checks
+from calibnorm._checks import Noise
+from calibnorm.methods import Method
+from calibnorm.nn import child as children
+from calibnorm.nn import functional, loading
+
+BATCHNORMS: dict[int, type[nn.BatchNorm1d] | type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {
+    1: nn.BatchNorm1d,
+    2: nn.BatchNorm2d,
+    3: nn.BatchNorm3d,
+}
+ACTS = (None, "relu")
+
+
+class CalibratedNorm(nn.Module):
+    """Base of every layer. Subclasses say their method and their number of spatial dimensions.
+
+    gamma, beta and the running statistics belong to the child ``bn``, a plain ``nn.BatchNorm1d/2d/3d``, so that
+    whatever other software does to BatchNorm layers (synchronize, freeze, reset, replace) reaches them; the layer
+    follows the child it finds at each forward. The gates belong to the layer. The child itself is never called:
+    hooks belong on the layer.
+    """
+
+    dims: ClassVar[int]
+    method_type: ClassVar[type[Method]]
+
+    bn: nn.Module
+    act: nn.Module | str | None
+    drop: nn.Module | None
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        noise: Noise | None = None,
+        noise_in: str = "always",
+        act: str | None = None,
+        **options: Any,
+    ) -> None:
+        _checks.num_features(num_features)
+        _checks.eps(eps)
+        _checks.momentum(momentum)
+        _checks.flag("affine", affine)
+        _checks.flag("track_running_stats", track_running_stats)
+        noise = _checks.noise(noise, noise_in)
+        if act not in ACTS:
+            raise ValueError(f"act={act!r} is not known; choose 'relu' or None, or put the activation after the layer")
+        method = self.method_type(**options)
+        if not affine and method.gated == ("bias",):
+            raise ValueError("position='beta' gates beta, which affine=False does not have; use affine=True")
+        super().__init__()
+        self.method = method
+        self.noise = noise
+        self.noise_in = noise_in
+        self.act = act
+        self.drop = None
+        self.frozen = False
+        self.compensated = False
+        self.bn = BATCHNORMS[self.dims](
+            num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype
+        )
+        self._create_gates(num_features, device, dtype)
+
+    def _create_gates(self, channels: int, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+        for name, spec in self.method.parameters(channels).items():
+            self.register_parameter(name, nn.Parameter(spec.create(device, dtype)))
+
+    @classmethod
+    def around(cls, child: nn.Module, **options: Any) -> Self:
+        """Return a layer that owns an existing BatchNorm: its parameters, statistics, mode, device and dtype.
+
+        Args:
+            child: A BatchNorm, SyncBatchNorm or FrozenBatchNorm2d; the instance itself becomes the child.
+            options: The method's options, ``noise``, ``noise_in`` and ``act``.
+        """
+        tensors = [t for t in (*child.parameters(recurse=False), *child.buffers(recurse=False))]
+        floats = [t for t in tensors if t.is_floating_point()]
+        like = floats[0] if floats else torch.empty(0)
+        affine = getattr(child, "weight", None) is not None
+        layer = cls(children.num_features(child), affine=affine, device=like.device, dtype=like.dtype, **options)
+        layer.bn = child
+        layer.training = child.training
+        return layer
+
+    def gates(self) -> dict[str, nn.Parameter]:
+        """Return the method's learnable tensors by name."""
+        return {name: getattr(self, name) for name in self.method.parameters(self.num_features)}
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Set gamma, beta, the gates and the running statistics to their initial values."""
+        self.bn.reset_parameters()  # type: ignore[operator]
+        specs = self.method.parameters(self.num_features)
+        for name, gate in self.gates().items():
+            specs[name].reset(gate)
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Normalize ``input``; add ``residual``, if any, and apply the activation, if the layer has one.
+
+        Args:
+            input: (N, C, *spatial), floating point.
+            residual: Of the output's shape and dtype.
+
+        Returns:
+            A tensor of the input's shape, dtype and layout.
+
+        Raises:
+            TypeError: The input is no floating point tensor, or the child ``bn`` is of an unknown class.
+            ValueError: The input's rank or channel count is wrong, or training sees one value per channel.
+        """
+        if isinstance(input, torch.fx.Proxy):  # type: ignore[unreachable]
+            return self._leaf(input, residual)  # type: ignore[unreachable]
+        where = type(self).__name__
+        split = children.parts(self.bn)
+        states = [children.read(part, where) for part in split]
+        ranks = None if isinstance(self.bn, nn.SyncBatchNorm) else self._ranks
+        _checks.features(input, ranks, self.num_features, where)
+        if len(states) == 1:
+            y = self._normalize(input, states[0], where)
+        else:
+            if input.shape[0] % len(states):
+                raise ValueError(
+                    f"{where}: a batch of {input.shape[0]} cannot be split evenly among the {len(states)} parts of "
+                    "its child `bn` (timm's SplitBatchNorm2d); use a multiple"
+                )
+            shares = torch.split(input, input.shape[0] // len(states))
+            y = torch.cat([self._normalize(x, s, where) for x, s in zip(shares, states, strict=True)])
+        return self._finish(y, residual)
+
+    def _normalize(self, x: Tensor, state: children.ChildState, where: str) -> Tensor:
+        use_batch = state.use_batch and not (self.frozen and state.running_mean is not None)
+        update = state.update and use_batch
+        y = functional.apply(
+            x,
+            self.method,
+            {"weight": state.weight, "bias": state.bias, **self.gates()},
+            running_mean=state.running_mean,
+            running_var=state.running_var,
+            use_batch=use_batch,
+            update=update,
+            momentum=children.factor(state.momentum, state.num_batches_tracked) if update else 0.0,
+            eps=state.eps,
+            noise=self.noise if self.noise_in == "always" or self.training else None,
+            where=where,
+        )
+        if update and state.num_batches_tracked is not None and x.numel():
+            state.num_batches_tracked.add_(1)
+        return y
+
+    def _finish(self, y: Tensor, residual: Tensor | None) -> Tensor:
+        if residual is not None:
+            if residual.shape != y.shape:
+                raise ValueError(
+                    f"{type(self).__name__}: residual has shape {tuple(residual.shape)}; expected {tuple(y.shape)}"
+                )
+            y = y + residual
+        if self.drop is not None:
+            y = self.drop(y)
+        if self.act == "relu":
+            return torch.relu(y)
+        return self.act(y) if isinstance(self.act, nn.Module) else y
+
+    @property
+    def _ranks(self) -> tuple[int, ...]:
+        return (2, 3) if self.dims == 1 else (self.dims + 2,)
+
+    def _leaf(self, input: torch.fx.Proxy, residual: Any) -> Any:
+        """Stay one node in a torch.fx graph, as torch's own layers do, so that fusers see a layer they do not know."""
+        args = (input,) if residual is None else (input, residual)
+        return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), args, {})  # type: ignore[attr-defined]
+
+    @property
+    def num_features(self) -> int:
+        """C, as the child has it."""
+        return children.num_features(self.bn)
+
+    @property
+    def weight(self) -> Tensor | None:
+        """The child's gamma, (C,)."""
+        return self.bn.weight  # type: ignore[return-value]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The child's beta, (C,)."""
+        return self.bn.bias  # type: ignore[return-value]
+
+    @property
+    def eps(self) -> float:
+        """The child's eps."""
+        return self.bn.eps  # type: ignore[return-value]
+
+    @eps.setter
+    def eps(self, value: float) -> None:
+        self.bn.eps = value  # type: ignore[assignment]
+
+    @property
+    def momentum(self) -> float | None:
+        """The child's momentum."""
+        return self.bn.momentum  # type: ignore[return-value]
+
+    @momentum.setter
+    def momentum(self, value: float | None) -> None:
+        self.bn.momentum = value  # type: ignore[assignment]
+
+    @property
+    def affine(self) -> bool:
+        """Whether the child has gamma."""
+        return self.weight is not None
+
+    @property
+    def track_running_stats(self) -> bool:
+        """Whether the child keeps running statistics."""
+        return bool(getattr(self.bn, "track_running_stats", True))
+
+    def reset_running_stats(self) -> None:
+        """Set the child's running statistics to mean 0, variance 1 and no batches."""
+        self.bn.reset_running_stats()  # type: ignore[operator]
+
+    def options(self) -> dict[str, Any]:
+        """Return the options that differ from their defaults, as the constructor takes them."""
+        options: dict[str, Any] = dict(self.method.options())
+        if self.noise is not None:
+            options["noise"] = self.noise
+            if self.noise_in != "always":
+                options["noise_in"] = self.noise_in
+        if isinstance(self.act, str):
+            options["act"] = self.act
+        return options
+
+    def extra_repr(self) -> str:
+        """Return the channel count and the options that differ from their defaults."""
+        return ", ".join([str(self.num_features), *(f"{name}={value!r}" for name, value in self.options().items())])
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        loading.adapt(state_dict, prefix, self.method, self.num_features, self.compensated)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__} cannot be compiled by torch.jit.script; use torch.export, torch.jit.trace or "
+            "torch.compile"
+        )

@@ -1,0 +1,31 @@
+"""From the moments of instances to the statistics of a batch, and from there to running statistics."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def batch_statistics(mean_NC: Tensor, var_NC: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the batch's mean and biased variance, (C,): ``mean_n M`` and ``mean_n V + mean_n (M - E)^2``."""
+    mean = mean_NC.mean(0)
+    mean = mean + (mean_NC - mean).mean(0).detach()  # as in reference.moments: mends the rounding of a large mean
+    return mean, var_NC.mean(0) + (mean_NC - mean).square().mean(0)
+
+
+@torch.no_grad()
+def update_running(
+    running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, momentum: float | Tensor, count: int
+) -> None:
+    """Move the running statistics, in place, towards a batch's mean and unbiased variance.
+
+    Args:
+        running_mean: (C,), changed in place.
+        running_var: (C,), changed in place.
+        mean: The batch's mean, (C,).
+        var: The batch's biased variance, (C,).
+        momentum: Weight of the batch, as torch defines it: ``running = (1 - momentum) * running + momentum * batch``.
+        count: Values a channel in the batch.
+    """
+    running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+    running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
