@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from calibnorm.conversion import convert, freeze_stats, param_groups, plan, revert, summary
 from calibnorm.methods import methods
 from calibnorm.nn import BN1d, BN2d, BN3d, IEBN1d, IEBN2d, IEBN3d, RBN1d, RBN2d, RBN3d, norm_layer
 from calibnorm.nn.functional import iebn, rbn
@@ -18,8 +19,14 @@ __all__ = [
     "RBN1d",
     "RBN2d",
     "RBN3d",
+    "convert",
+    "freeze_stats",
     "iebn",
     "methods",
     "norm_layer",
+    "param_groups",
+    "plan",
     "rbn",
+    "revert",
+    "summary",
 ]

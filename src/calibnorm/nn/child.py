@@ -151,9 +151,13 @@ def _refuse_several_processes(child: nn.SyncBatchNorm, where: str) -> None:
         )
 
 
-def factor(momentum: float | None, num_batches_tracked: Tensor | None) -> float | Tensor:
+def factor(state: ChildState) -> float | Tensor:
     """Return the weight of this batch in the running statistics; ``momentum=None`` is a cumulative average."""
-    if momentum is not None:
-        return momentum
-    assert num_batches_tracked is not None
-    return 1.0 / (num_batches_tracked + 1).to(torch.get_default_dtype())
+    if state.momentum is not None:
+        return state.momentum
+    assert state.num_batches_tracked is not None
+    assert state.running_mean is not None
+    # A tensor, not a number: reading the count would break a compiled graph. In float32 the weight alone would be an
+    # error of 3e-8 in float64 statistics.
+    dtype = torch.promote_types(state.running_mean.dtype, torch.float32)
+    return 1.0 / (state.num_batches_tracked + 1).to(dtype)

@@ -153,7 +153,7 @@ class CalibratedNorm(nn.Module):
             running_var=state.running_var,
             use_batch=use_batch,
             update=update,
-            momentum=children.factor(state.momentum, state.num_batches_tracked) if update else 0.0,
+            momentum=children.factor(state) if update else 0.0,
             eps=state.eps,
             noise=self.noise if self.noise_in == "always" or self.training else None,
             where=where,

@@ -39,7 +39,7 @@ class Digits:
         """Yield an epoch's whole batches, in an order that seed and epoch alone determine."""
         generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
         order = torch.randperm(len(self.train_images), generator=generator)
-        for rows in order[: self.steps(batch_size) * batch_size].split(batch_size):
+        for rows in order[: self.steps(batch_size) * batch_size].view(-1, batch_size):
             yield self.train_images[rows], self.train_labels[rows]
 
 
@@ -52,7 +52,8 @@ def load() -> Digits:
     mean, std = train_images.mean(), train_images.std()
 
     def images(array: object) -> Tensor:
-        return ((torch.as_tensor(array) - mean) / std).to(torch.float32).unsqueeze(1)
+        standardized: Tensor = (torch.as_tensor(array) - mean) / std
+        return standardized.to(torch.float32).unsqueeze(1)
 
     return Digits(
         images(train_images), torch.as_tensor(train_labels), images(test_images), torch.as_tensor(test_labels)

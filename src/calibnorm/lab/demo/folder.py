@@ -41,7 +41,12 @@ def result_folder(out: Path) -> Iterator[Path]:
         refuse_foreign(out)
         if out.exists():
             out.rename(old)
-        new.rename(out)
+        try:
+            new.rename(out)
+        except OSError:
+            if old.exists():
+                old.rename(out)
+            raise
     finally:
         shutil.rmtree(staging)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import calibnorm as cn
 from calibnorm.lab.demo.config import Condition, NormName
+from calibnorm.methods import IEBN
 
 GATE = "gate"
 RBN_WEIGHTS = ("center_weight", "scale_weight", "scale_bias")
@@ -55,7 +56,7 @@ def describe(networks: Mapping[NormName, nn.Module], condition: Condition, image
             gates = dict(layer.named_parameters(recurse=False))
             over_images = 0.0
             quantities = {quantity: value.detach() for quantity, value in gates.items()}
-            if isinstance(layer, cn.IEBN2d):
+            if isinstance(layer.method, IEBN):
                 with torch.no_grad():
                     gate_NC = layer.method.gate(means[layer], gates)
                 quantities[GATE] = gate_NC.mean(0)
@@ -63,9 +64,7 @@ def describe(networks: Mapping[NormName, nn.Module], condition: Condition, image
             for quantity, value_C in quantities.items():
                 p10, p90 = torch.quantile(value_C, torch.tensor([0.1, 0.9])).tolist()
                 spread = over_images if quantity == GATE else 0.0
-                rows.append(
-                    GateRow(condition, norm, depth, name, quantity, value_C.mean().item(), p10, p90, spread)
-                )
+                rows.append(GateRow(condition, norm, depth, name, quantity, value_C.mean().item(), p10, p90, spread))
     return rows
 
 

@@ -14,7 +14,7 @@ from calibnorm.lab.demo.config import CONDITIONS, IEBN_INITIAL_GATE, VARIANTS, C
 from calibnorm.lab.demo.gates import GATE, GateRow
 from calibnorm.lab.demo.training import Epoch
 
-# Okabe and Ito's colours, which stay apart for colour-blind readers; marks and dashes tell the lines apart without colour.
+# Okabe and Ito's colours, which colour-blind readers can tell apart; marks and dashes serve where colour is missing.
 STYLES: dict[NormName, dict[str, str]] = {
     "bn": {"color": "#000000", "marker": "s", "linestyle": "--"},
     "iebn": {"color": "#D55E00", "marker": "o", "linestyle": "-"},
@@ -63,8 +63,8 @@ def draw_curves(history: Sequence[Epoch], config: DemoConfig, test_images: int, 
             runs = [e for e in history if e.condition == condition and e.norm == norm]
             epochs = range(1, config.epochs + 1)
             for axes, values in (
-                # Accuracies crowd below 100 %; the error on a logarithmic scale spreads them. A perfect score, which such
-                # a scale cannot show, is drawn as half an image wrong.
+                # Accuracies crowd below 100 %; the error on a logarithmic scale spreads them. Such a scale cannot show
+                # a perfect score, so that is drawn as half an image wrong.
                 (grid[0][column], [[error(e, test_images) for e in runs if e.epoch == n] for n in epochs]),
                 (grid[1][column], [[e.train_loss for e in runs if e.epoch == n] for n in epochs]),
             ):
@@ -82,6 +82,7 @@ def draw_curves(history: Sequence[Epoch], config: DemoConfig, test_images: int, 
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter("{x:g}")
         tidy(axes)
+    figure.align_ylabels()
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
     save(figure, path)
@@ -100,21 +101,20 @@ def draw_gates(rows: Sequence[GateRow], config: DemoConfig, path: Path) -> None:
     for column, norm in enumerate(norms):
         names = [quantity for quantity, (_, _, owner) in QUANTITIES.items() if owner == norm]
         for axes, quantity in zip(grid[:, column], names, strict=True):
-            label, start, _ = QUANTITIES[quantity]
+            name, start, _ = QUANTITIES[quantity]
             axes.axhline(start, color="#666666", linestyle=":", linewidth=1.4, label="initial value")
             for condition in CONDITIONS:
                 of = [r for r in rows if (r.norm, r.quantity, r.condition) == (norm, quantity, condition)]
-                depth = [row.depth for row in of]
-                style = CONDITION_STYLES[condition]
-                axes.plot(depth, [r.mean for r in of], **style, markersize=4, linewidth=1.6, label=title(condition, config))
-                axes.fill_between(
-                    depth, [r.p10 for r in of], [r.p90 for r in of], color=style["color"], alpha=0.18, linewidth=0
-                )
-            axes.set_ylabel(label)
+                depth, style, label = [r.depth for r in of], CONDITION_STYLES[condition], title(condition, config)
+                axes.plot(depth, [r.mean for r in of], **style, markersize=4, linewidth=1.6, label=label)
+                low, high = [r.p10 for r in of], [r.p90 for r in of]
+                axes.fill_between(depth, low, high, color=style["color"], alpha=0.18, linewidth=0)
+            axes.set_ylabel(name)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             tidy(axes)
         grid[0][column].set_title(VARIANTS[norm].label)
         grid[-1][column].set_xlabel("norm layer, from input to output")
+    figure.align_ylabels()
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
     save(figure, path)

@@ -98,7 +98,8 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Return the share of images, in percent, whose highest score is at their label."""
     network.eval()
     with torch.no_grad():
-        return 100 * (network(images).argmax(1) == labels).float().mean().item()
+        right: Tensor = network(images).argmax(1) == labels
+    return 100 * right.double().mean().item()
 
 
 def train_side_by_side(

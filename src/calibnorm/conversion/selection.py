@@ -1,0 +1,125 @@
+"""Which BatchNorms of a network are meant: by name pattern, by predicate, by stage, without the shortcut branch."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from calibnorm import _checks
+from calibnorm.conversion.sources import Found
+
+Patterns = str | Sequence[str] | None
+Predicate = Callable[[str, nn.Module], bool]
+
+# Names that torchvision, timm and the usual CIFAR networks give to stages; the second kind counts from 0.
+_FROM_ONE = re.compile(r"(?:^|\.)(?:layer|stage_?|denseblock|s)(\d+)(?=\.|$)")
+_FROM_ZERO = re.compile(r"(?:^|\.)(?:stages|blocks|layers)\.(\d+)(?=\.|$)")
+_SHORTCUTS = {"downsample", "shortcut", "skip"}
+
+
+def select(
+    model: nn.Module,
+    found: Iterable[Found],
+    *,
+    include: Patterns = None,
+    exclude: Patterns = None,
+    where: Predicate | None = None,
+    stages: int | Sequence[int] | None = None,
+    skip: str | None = None,
+) -> dict[str, str]:
+    """Return the names that are left out, each with the reason; the rest are selected.
+
+    Args:
+        model: The network.
+        found: Its norms.
+        include: Glob patterns over dotted names, such as ``"layer4.*"``; a layer must match one.
+        exclude: Glob patterns; a layer must match none.
+        where: Called with (name, module); must return True.
+        stages: Numbers of stages, from 1, as ``layer1`` or ``stages.0`` name them.
+        skip: ``"shortcut"`` leaves out the norms of shortcut (downsample) branches.
+
+    Raises:
+        ValueError: A pattern or a stage that the network does not have, or an unknown ``skip``.
+        TypeError: ``where`` cannot be called.
+    """
+    _checks.choice("skip", skip, (None, "shortcut"))  # type: ignore[arg-type]
+    if where is not None and not callable(where):
+        raise TypeError(f"where={where!r} must be a function of (name, module)")
+    modules = {entry.name: entry.module for entry in found}
+    included, excluded = _patterns("include", include, modules), _patterns("exclude", exclude, modules)
+    wanted = _stages(stages, modules)
+    left: dict[str, str] = {}
+    for name, module in modules.items():
+        if included and not _matches(name, included):
+            left[name] = "not in include"
+        elif _matches(name, excluded):
+            left[name] = "in exclude"
+        elif wanted is not None and stage_of(name) not in wanted:
+            left[name] = "in another stage" if stage_of(name) is not None else "in no stage"
+        elif skip is not None and in_shortcut(model, name):
+            left[name] = "in a shortcut"
+        elif where is not None and not where(name, module):
+            left[name] = "where(name, module) is False"
+    if skip is not None and not any(in_shortcut(model, name) for name in modules):
+        warnings.warn(
+            f"skip='shortcut' found no normalization in a branch named {', '.join(sorted(_SHORTCUTS))}; "
+            "if the network has shortcuts of another name, leave them out with exclude=",
+            stacklevel=4,
+        )
+    return left
+
+
+def stage_of(name: str) -> int | None:
+    """Return the number of the stage, from 1, that a dotted name lies in.
+
+    >>> stage_of("backbone.layer3.0.bn1"), stage_of("stages.0.blocks.1.norm"), stage_of("bn1")
+    (3, 1, None)
+    """
+    matches = [
+        (m.start(), int(m[1]) + offset) for p, offset in ((_FROM_ONE, 0), (_FROM_ZERO, 1)) if (m := p.search(name))
+    ]
+    return min(matches)[1] if matches else None
+
+
+def in_shortcut(model: nn.Module, name: str) -> bool:
+    """Whether a dotted name lies in the shortcut branch of a residual block."""
+    path = name.split(".")
+    if _SHORTCUTS & set(path):
+        return True
+    # torchvision's RegNet calls the shortcut "proj", a word that others use for other things
+    return any(
+        part == "proj" and type(model.get_submodule(".".join(path[:i]))).__name__ == "ResBottleneckBlock"
+        for i, part in enumerate(path)
+    )
+
+
+def _patterns(argument: str, patterns: Patterns, names: Iterable[str]) -> tuple[str, ...]:
+    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns or ())
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise TypeError(f"{argument}={pattern!r} must be a name pattern such as 'layer1.*'")
+        if not any(fnmatchcase(name, pattern) for name in names):
+            some = ", ".join(list(names)[:4]) or "none"
+            raise ValueError(f"{argument}={pattern!r} matches no normalization of the network; there are {some}, ...")
+    return patterns
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _stages(stages: int | Sequence[int] | None, names: Iterable[str]) -> set[int] | None:
+    if stages is None:
+        return None
+    wanted = {stages} if isinstance(stages, int) else set(stages)
+    known = {stage for name in names if (stage := stage_of(name)) is not None}
+    if not wanted <= known:
+        raise ValueError(
+            f"stages={stages!r}: the network's stages are {sorted(known) or 'not recognized by name'}; "
+            "name the layers with include= instead, such as include='layer1.*'"
+        )
+    return wanted

@@ -1,0 +1,94 @@
+"""A table of the normalizations of a network."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from calibnorm.conversion import sources
+from calibnorm.nn import CalibratedNorm
+
+
+class Row(NamedTuple):
+    """One normalization layer."""
+
+    name: str
+    layer: str
+    channels: int
+    parameters: int
+    """Learnable numbers, gamma and beta included."""
+    gates: int
+    """Learnable numbers of the gates alone."""
+    statistics: str
+    """``"batch"``, ``"running"`` (eval mode), ``"frozen"``, or ``"batch, synchronized"``."""
+    options: str
+
+
+class Summary(list[Row]):
+    """Rows, printed as an aligned table with a line of totals."""
+
+    def __str__(self) -> str:
+        head = ("name", "layer", "channels", "parameters", "gates", "statistics", "options")
+        total = f"{len(self)} layers"
+        last = (total, "", "", sum(row.parameters for row in self), sum(row.gates for row in self), "", "")
+        table = [[str(cell) for cell in row] for row in (head, *self, last)]
+        widths = [max(len(row[i]) for row in table) for i in range(len(head))]
+        numbers = {2, 3, 4}
+        lines = [
+            "  ".join(
+                cell.rjust(w) if i in numbers else cell.ljust(w)
+                for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in table
+        ]
+        rule = "-" * max(map(len, lines))
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+    __repr__ = __str__
+
+
+def summary(model: nn.Module) -> Summary:
+    """Return a table of the network's normalization layers: what they are, what they learn, where statistics come from.
+
+    Args:
+        model: The network.
+
+    Returns:
+        A list of rows that prints as a table.
+
+    >>> import calibnorm as cn
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 16, 3), cn.RBN2d(16, scale_stat="std"))
+    >>> print(cn.summary(net))
+    name      layer        channels  parameters  gates  statistics  options
+    --------------------------------------------------------------------------------
+    1         BatchNorm2d         8          16      0  batch
+    3         RBN2d              16          80     48  batch       scale_stat='std'
+    --------------------------------------------------------------------------------
+    2 layers                                 96     48
+    """
+    return Summary(_row(entry.name, entry.module) for entry in sources.find(model))
+
+
+def _row(name: str, module: nn.Module) -> Row:
+    layer = module if isinstance(module, CalibratedNorm) else None
+    child: Any = module if layer is None else layer.bn
+    channels = int(child.num_features if hasattr(child, "num_features") else child.weight.numel())
+    return Row(
+        name or "(model)",
+        type(module).__name__,
+        channels,
+        sum(p.numel() for p in module.parameters()),
+        0 if layer is None else sum(p.numel() for p in layer.gates().values()),
+        _statistics(child, layer),
+        "" if layer is None else ", ".join(f"{key}={value!r}" for key, value in layer.options().items()),
+    )
+
+
+def _statistics(child: Any, layer: CalibratedNorm | None) -> str:
+    if sources.is_frozen(child) or (layer is not None and layer.frozen):
+        return "frozen"
+    if not child.training and child.running_mean is not None:
+        return "running"
+    return "batch, synchronized" if isinstance(child, nn.SyncBatchNorm) else "batch"

@@ -1,0 +1,104 @@
+"""What a training script asks of a converted network: parameter groups and frozen statistics."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from torch import nn
+
+from calibnorm import _checks
+from calibnorm.conversion import sources
+from calibnorm.nn import CalibratedNorm
+
+
+def param_groups(
+    model: nn.Module, weight_decay: float, *, decay_gates: bool = False, decay_norm_and_bias: bool = True
+) -> list[dict[str, Any]]:
+    """Return an optimizer's parameter groups: gates without weight decay, the rest with it.
+
+    Weight decay would pull a gate towards sigmoid(0), which means nothing. The papers' own recipes decay everything:
+    ``decay_gates=True``.
+
+    Args:
+        model: The network; parameters with requires_grad False are left out.
+        weight_decay: For the parameters that decay.
+        decay_gates: Let the gates decay too.
+        decay_norm_and_bias: Let the other one-dimensional parameters (gamma, beta, biases) decay, as the papers do.
+
+    Returns:
+        One or two groups, ``{"params": [...], "weight_decay": ...}``, every trainable parameter once.
+
+    Raises:
+        ValueError: ``weight_decay`` is negative.
+
+    >>> import torchvision, calibnorm as cn
+    >>> net = cn.convert(torchvision.models.resnet18(), "rbn")
+    >>> [(group["weight_decay"], len(group["params"])) for group in cn.param_groups(net, weight_decay=1e-4)]
+    [(0.0001, 62), (0.0, 60)]
+    """
+    if _checks.real("weight_decay", weight_decay) < 0:
+        raise ValueError(f"weight_decay={weight_decay} must be 0 or more")
+    gates = {id(p) for m in model.modules() if isinstance(m, CalibratedNorm) for p in m.gates().values()}
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue
+        decays = decay_gates if id(parameter) in gates else decay_norm_and_bias or parameter.ndim > 1
+        (decayed if decays else free).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def freeze_stats(model: nn.Module, frozen: bool = True, *, center: bool = False) -> nn.Module:
+    """Let calibrated layers normalize with their running statistics in training too, while the gates learn.
+
+    For fine-tuning with batches too small for statistics. It lasts: ``model.train()`` does not undo it,
+    ``freeze_stats(model, False)`` does. RBN's centering weight w_m is frozen as well, because the running mean belongs
+    to its present value.
+
+    Args:
+        model: The network, changed in place.
+        frozen: False lets the statistics move again.
+        center: Let RBN's w_m learn although the statistics are frozen.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: A layer keeps no running statistics; nothing has changed then.
+
+    Warns:
+        UserWarning: The network also has plain BatchNorms, which this does not reach.
+
+    >>> import torch, calibnorm as cn
+    >>> layer = cn.freeze_stats(cn.RBN2d(4)).train()
+    >>> _ = layer(torch.randn(2, 4, 3, 3))
+    >>> layer.bn.num_batches_tracked.item(), layer.center_weight.requires_grad, layer.scale_weight.requires_grad
+    (0, False, True)
+    """
+    _checks.flag("frozen", frozen)
+    _checks.flag("center", center)
+    found = sources.find(model)
+    layers = [(name, module) for name, module, _ in found if isinstance(module, CalibratedNorm)]
+    for name, layer in layers:
+        if frozen and getattr(layer.bn, "running_mean", None) is None:
+            raise ValueError(f"{name or 'the model'} keeps no running statistics (track_running_stats=False) to freeze")
+    for _, layer in layers:
+        layer.frozen = frozen
+        if "center_weight" in layer._parameters:
+            layer.center_weight.requires_grad_(center or not (frozen or sources.is_frozen(layer.bn)))
+    plain = [
+        name for name, module, _ in found if not isinstance(module, CalibratedNorm) and not sources.is_frozen(module)
+    ]
+    if plain:
+        warnings.warn(
+            f"{len(plain)} plain BatchNorms ({', '.join(plain[:3])}, ...) are not frozen; convert them too, with 'bn' "
+            "if they are to stay BatchNorm",
+            stacklevel=2,
+        )
+    return model

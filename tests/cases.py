@@ -1,0 +1,81 @@
+"""What many tests need: the layers under test, inputs, random parameters, and a comparison of values and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import calibnorm as cn
+import pytest
+import torch
+from tolerances import error
+from torch import Tensor, nn
+
+LAYERS_2D = [cn.BN2d, cn.IEBN2d, cn.RBN2d]
+LAYERS_ALL = [cn.BN1d, cn.IEBN1d, cn.RBN1d, *LAYERS_2D, cn.BN3d, cn.IEBN3d, cn.RBN3d]
+SHAPES = {1: (6, 4, 5), 2: (4, 4, 3, 5), 3: (3, 4, 2, 3, 2)}
+"""A small odd input for each number of spatial dimensions; C = 4."""
+
+each_layer = pytest.mark.parametrize("layer_type", LAYERS_2D, ids=lambda t: t.__name__)
+each_dims = pytest.mark.parametrize("layer_type", LAYERS_ALL, ids=lambda t: t.__name__)
+each_layout = pytest.mark.parametrize(
+    "layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"]
+)
+each_mode = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    """A generator of its own, so that no test depends on the tests before it."""
+    return torch.Generator().manual_seed(seed)
+
+
+def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    """Normal values, drawn in float64."""
+    return (mean + std * torch.randn(shape, generator=generator(seed), dtype=torch.float64)).to(dtype)
+
+
+def image(dtype: torch.dtype = torch.float32, seed: int = 0, layout: Any = torch.contiguous_format) -> Tensor:
+    """A small batch (4, 4, 3, 5) whose channels and instances differ in mean and spread."""
+    x = randn(4, 4, 3, 5, seed=seed, dtype=torch.float64)
+    x = x * torch.linspace(0.5, 2.0, 4, dtype=torch.float64).view(1, 4, 1, 1)
+    x = x + torch.linspace(-1.5, 1.5, 16, dtype=torch.float64).view(4, 4, 1, 1)
+    return x.to(dtype).contiguous(memory_format=layout)
+
+
+@torch.no_grad()
+def randomize(layer: nn.Module, seed: int = 1) -> Any:
+    """Move every parameter and running statistic away from its initial value; return the layer."""
+    draw = generator(seed)
+    for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
+        if name.endswith("running_var"):
+            tensor.copy_(0.5 + torch.rand(tensor.shape, generator=draw, dtype=torch.float64))
+        elif tensor.is_floating_point():
+            tensor.copy_(0.2 + 0.7 * torch.randn(tensor.shape, generator=draw, dtype=torch.float64))
+    return layer
+
+
+def parameters(layer: nn.Module) -> dict[str, Tensor]:
+    """The layer's tensors by the names that the oracles use: the child's without their prefix."""
+    return {name.removeprefix("bn."): p for name, p in layer.named_parameters()}
+
+
+def gradients(y: Tensor, inputs: Mapping[str, Tensor], dy: Tensor) -> dict[str, Tensor]:
+    """Gradients of y by name; zeros where an input does not matter."""
+    found = torch.autograd.grad(y, list(inputs.values()), dy, allow_unused=True, materialize_grads=True)
+    return dict(zip(inputs, found, strict=True))
+
+
+def errors(
+    actual: Callable[[Tensor, Mapping[str, Tensor]], Tensor],
+    expected: Callable[[Tensor, Mapping[str, Tensor]], Tensor],
+    x: Tensor,
+    tensors: Mapping[str, Tensor],
+) -> dict[str, float]:
+    """Errors of the value and of every gradient of ``actual``, both called with leaves of their own."""
+    results = []
+    for function in (actual, expected):
+        leaves = {name: t.detach().clone().requires_grad_() for name, t in {"input": x, **tensors}.items()}
+        y = function(leaves["input"], {k: v for k, v in leaves.items() if k != "input"})
+        dy = randn(*y.shape, seed=99, dtype=y.dtype)
+        results.append({"value": y, **gradients(y, leaves, dy)})
+    return {name: error(results[0][name], results[1][name]) for name in results[1]}
