@@ -6,6 +6,7 @@ from calibnorm.conversion import convert, freeze_stats, param_groups, plan, reve
 from calibnorm.methods import methods
 from calibnorm.nn import BN1d, BN2d, BN3d, IEBN1d, IEBN2d, IEBN3d, RBN1d, RBN2d, RBN3d, norm_layer
 from calibnorm.nn.functional import iebn, rbn
+from calibnorm.ops import backends, use_backend
 
 __version__ = "0.1.0"
 
@@ -19,6 +20,7 @@ __all__ = [
     "RBN1d",
     "RBN2d",
     "RBN3d",
+    "backends",
     "convert",
     "freeze_stats",
     "iebn",
@@ -29,4 +31,5 @@ __all__ = [
     "rbn",
     "revert",
     "summary",
+    "use_backend",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from calibnorm.ops.autograd import Statistics, Step, normalize
+from calibnorm.ops.autograd import normalize
+from calibnorm.ops.coefficients import Statistics, Step
+from calibnorm.ops.dispatch import backends, use_backend
 from calibnorm.ops.statistics import batch_statistics, update_running
 
-__all__ = ["Statistics", "Step", "batch_statistics", "normalize", "update_running"]
+__all__ = ["Statistics", "Step", "backends", "batch_statistics", "normalize", "update_running", "use_backend"]

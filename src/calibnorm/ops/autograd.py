@@ -14,75 +14,76 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from calibnorm._checks import Noise
-from calibnorm.methods import Batch, Instance, Method
 from calibnorm.ops import dispatch, reference
-from calibnorm.ops.statistics import batch_statistics
-
-Statistics = tuple[Tensor, Tensor]
-"""Mean and biased variance of every channel, each (C,)."""
-
-
-class Step(NamedTuple):
-    """The coefficient step of one call: the method and everything about it that is not a tensor."""
-
-    method: Method
-    names: tuple[str, ...]
-    eps: float
-    noise: Noise | None
-
-    def __call__(
-        self, m: Tensor, v: Tensor, statistics: Statistics | None, tensors: tuple[Tensor, ...]
-    ) -> tuple[Tensor, Tensor, Statistics]:
-        """Return scale and shift, (N, C), and the statistics used: the given ones, or this batch's."""
-        params = {name: tensor.to(m.dtype) for name, tensor in zip(self.names, tensors, strict=True)}
-        mean_NC, var_NC = self.method.instance_stats(m, v, params)
-        if statistics is None:
-            statistics = batch_statistics(mean_NC, var_NC)
-        mean, var = (t.to(m.dtype) for t in statistics)
-        batch = Batch(mean, var, self.eps, self.noise)
-        scale, shift = self.method.coefficients(Instance(m, v, mean_NC, var_NC), batch, params)
-        return scale.expand_as(m), shift.expand_as(m), (mean, var)
+from calibnorm.ops.coefficients import Statistics, Step
 
 
 def normalize(
-    x: Tensor, step: Step, statistics: Statistics | None, tensors: tuple[Tensor, ...]
+    x: Tensor,
+    step: Step,
+    statistics: Statistics | None,
+    tensors: tuple[Tensor, ...],
+    residual: Tensor | None = None,
+    relu: bool = False,
 ) -> tuple[Tensor, Statistics]:
-    """Normalize x; ``statistics=None`` takes those of the batch. Return y and the statistics that were used."""
+    """Normalize x, add the residual and rectify, where asked. Return y and the statistics that were used.
+
+    Args:
+        x: (N, C, *spatial).
+        step: The coefficient step.
+        statistics: Mean and biased variance of every channel; None takes those of the batch.
+        tensors: The learnable tensors, in the order of the step's names.
+        residual: Of x's shape, added to the normalized x.
+        relu: Rectify the result.
+    """
     with _without_autocast(x):
-        if dispatch.transformed(x):
-            return _differentiable(x, step, statistics, tensors)
-        y, *used = _Normalize.apply(x, step, statistics, *tensors)
+        if dispatch.transformed(x) or (residual is not None and dispatch.transformed(residual)):
+            return _differentiable(x, residual, step, statistics, relu, tensors)
+        y, *used = _Normalize.apply(x, residual, step, statistics, relu, *tensors)
         return y, statistics or (used[0], used[1])
 
 
 def _differentiable(
-    x: Tensor, step: Step, statistics: Statistics | None, tensors: tuple[Tensor, ...]
+    x: Tensor,
+    residual: Tensor | None,
+    step: Step,
+    statistics: Statistics | None,
+    relu: bool,
+    tensors: tuple[Tensor, ...],
 ) -> tuple[Tensor, Statistics]:
     """The same three steps as plain torch operations."""
     m, v = reference.moments(x)
     scale, shift, statistics = step(m, v, statistics, tensors)
-    return reference.affine(x, m, scale, shift), statistics
+    return reference.affine(x, m, scale, shift, residual, relu), statistics
 
 
 class _Normalize(torch.autograd.Function):
-    """y and the statistics used from x, the running statistics (or None) and the learnable tensors."""
+    """y and the statistics used from x, the residual (or None), the running statistics (or None) and the tensors."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, step: Step, statistics: Statistics | None, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        residual: Tensor | None,
+        step: Step,
+        statistics: Statistics | None,
+        relu: bool,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:
         backend = dispatch.choose(x)
         m, v = backend.passes.moments(x)
-        scale, shift, (mean, var) = step(m, v, statistics, tensors)
-        y = backend.passes.affine(x, m, scale, shift)
+        scale, shift, (mean, var) = backend.coefficients(step).forward(step, m, v, statistics, tensors)
+        y = backend.passes.affine(x, m, scale, shift, residual, relu)
         # Running statistics are copied: a training step between this forward and its backward moves the originals.
         fixed = () if statistics is None else (mean.clone(), var.clone())
-        ctx.save_for_backward(x, m, v, *fixed, *tensors)
-        ctx.step, ctx.backend, ctx.fixed = step, backend, bool(fixed)
+        # Only the mask of a ReLU needs the residual again.
+        ctx.save_for_backward(x, m, v, residual if relu else None, *fixed, *tensors)
+        ctx.step, ctx.backend, ctx.fixed, ctx.relu = step, backend, bool(fixed), relu
         ctx.set_materialize_grads(False)
         if fixed:
             return (y,)
@@ -91,68 +92,81 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        wanted = (ctx.needs_input_grad[0], *ctx.needs_input_grad[3:])
+        wanted = (*ctx.needs_input_grad[:2], *ctx.needs_input_grad[5:])
         if dy is None:
-            return (None, None, None, *(None for _ in wanted[1:]))
-        x, m, v, *rest = ctx.saved_tensors
+            return (None, None, None, None, None, *(None for _ in wanted[2:]))
+        x, m, v, residual, *rest = ctx.saved_tensors
         statistics = (rest[0], rest[1]) if ctx.fixed else None
         tensors = tuple(rest[2:] if ctx.fixed else rest)
         with _without_autocast(x):
             if torch.is_grad_enabled():  # create_graph=True: the gradient must itself be differentiable
-                grads = _replay(dy, x, ctx.step, statistics, tensors, wanted)
+                grads = _replay(dy, x, residual, ctx.step, statistics, ctx.relu, tensors, wanted)
             else:
-                grads = _fused(ctx.backend.passes, dy, x, m, v, ctx.step, statistics, tensors, wanted)
-        return (grads[0], None, None, *grads[1:])
+                grads = _fused(ctx.backend, dy, x, m, v, residual, ctx.step, statistics, ctx.relu, tensors, wanted)
+        return (*grads[:2], None, None, None, *grads[2:])
 
 
 def _fused(
-    passes: dispatch.Passes,
+    backend: dispatch.Backend,
     dy: Tensor,
     x: Tensor,
     m: Tensor,
     v: Tensor,
+    residual: Tensor | None,
     step: Step,
     statistics: Statistics | None,
+    relu: bool,
     tensors: tuple[Tensor, ...],
     wanted: tuple[bool, ...],
 ) -> list[Tensor | None]:
-    """Gradients of x and of the tensors in two passes over pixels."""
-    sum_dy, sum_dy_centred = passes.gradient_sums(dy, x, m)
-    leaves = [t.detach().requires_grad_(want) for t, want in zip((m, v, *tensors), (wanted[0], *wanted), strict=True)]
-    with torch.enable_grad():
-        scale, shift, _ = step(leaves[0], leaves[1], statistics, tuple(leaves[2:]))
-    reached = [(out, d_out) for out, d_out in ((scale, sum_dy_centred), (shift, sum_dy)) if out.requires_grad]
-    found = iter(
-        torch.autograd.grad(
-            [out for out, _ in reached],
-            [leaf for leaf in leaves if leaf.requires_grad],
-            [d_out for _, d_out in reached],
-            allow_unused=True,
-            materialize_grads=True,
-        )
+    """Gradients of x, of the residual and of the tensors in two passes over pixels."""
+    passes, coefficients = backend.passes, backend.coefficients(step)
+    rectified, shift = None, None
+    if relu:
+        scale, shift, _ = coefficients.forward(step, m, v, statistics, tensors)
+        rectified = reference.Rectified(scale, shift, residual)
+    sum_dy, sum_dy_centred, masked = passes.gradient_sums(dy, x, m, rectified)
+    d_residual = dy if masked is None else masked
+    found = coefficients.vjp(
+        step,
+        m,
+        v,
+        statistics,
+        tensors,
+        (sum_dy, sum_dy_centred),
+        math.prod(x.shape[2:]),
+        (wanted[0], *wanted[2:]),
     )
-    dm, dv, *d_tensors = (next(found) if leaf.requires_grad else None for leaf in leaves)
-    if dm is None or dv is None:
-        return [None, *d_tensors]
-    scale = scale.detach()
-    pixels = math.prod(x.shape[2:])
-    dx = passes.gradient_apply(dy, x, m, scale, dv * (2.0 / pixels), (dm - scale * sum_dy) / pixels)
-    return [dx, *d_tensors]
+    dx = None
+    if wanted[0]:
+        assert found.slope is not None
+        assert found.offset is not None
+        if masked is not None:
+            dx = passes.gradient_apply(masked, x, m, found.scale, found.slope, found.offset)
+        else:
+            dx = passes.gradient_apply(dy, x, m, found.scale, found.slope, found.offset, shift)
+    return [dx, d_residual if wanted[1] else None, *found.tensors]
 
 
 def _replay(
     dy: Tensor,
     x: Tensor,
+    residual: Tensor | None,
     step: Step,
     statistics: Statistics | None,
+    relu: bool,
     tensors: tuple[Tensor, ...],
     wanted: tuple[bool, ...],
 ) -> list[Tensor | None]:
     """The same gradients through the plain operations, as a graph of their own."""
-    inputs = [t for t, want in zip((x, *tensors), wanted, strict=True) if want]
-    y, _ = _differentiable(x, step, statistics, tensors)
+    # Without a ReLU the residual is not kept, and its gradient is dy itself.
+    passes_through = wanted[1] and not relu
+    asked = (wanted[0], wanted[1] and relu, *wanted[2:])
+    inputs = [t for t, want in zip((x, residual, *tensors), asked, strict=True) if want and t is not None]
+    y, _ = _differentiable(x, residual, step, statistics, relu, tensors)
     found = iter(torch.autograd.grad(y, inputs, dy, create_graph=True, allow_unused=True, materialize_grads=True))
-    return [next(found) if want else None for want in wanted]
+    grads = [next(found) if want else None for want in asked]
+    return [grads[0], dy if passes_through else grads[1], *grads[2:]]
 
 
 def _without_autocast(x: Tensor) -> AbstractContextManager[Any]:

@@ -1,30 +1,46 @@
 """Which backend runs the passes over pixels, and when no backend may: the one place to add either.
 
-A backend is a module with the four functions of :mod:`calibnorm.ops.reference`. It sees plain tensors, outside of
-any transformation, and need not be differentiable: :mod:`calibnorm.ops.autograd` is.
+A backend is a module with the four functions of :mod:`calibnorm.ops.reference`, and perhaps a fused coefficient step.
+It sees plain tensors, outside of any transformation, and need not be differentiable: :mod:`calibnorm.ops.autograd` is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from calibnorm.ops import reference
+from calibnorm.ops import cpu, fused, reference
+from calibnorm.ops.coefficients import GENERIC, Coefficients, Step
+from calibnorm.ops.reference import Rectified
 
 
 class Passes(Protocol):
     """The four passes; see :mod:`calibnorm.ops.reference` for what each returns."""
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]: ...  # noqa: D102
-    def affine(self, x: Tensor, m: Tensor, scale: Tensor, shift: Tensor) -> Tensor: ...  # noqa: D102
-    def gradient_sums(self, dy: Tensor, x: Tensor, m: Tensor) -> tuple[Tensor, Tensor]: ...  # noqa: D102
+    def affine(  # noqa: D102
+        self, x: Tensor, m: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None = None, relu: bool = False
+    ) -> Tensor: ...
+    def gradient_sums(  # noqa: D102
+        self, dy: Tensor, x: Tensor, m: Tensor, relu: Rectified | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]: ...
     def gradient_apply(  # noqa: D102
-        self, dy: Tensor, x: Tensor, m: Tensor, scale: Tensor, slope: Tensor, offset: Tensor
+        self,
+        dy: Tensor,
+        x: Tensor,
+        m: Tensor,
+        scale: Tensor,
+        slope: Tensor,
+        offset: Tensor,
+        shift: Tensor | None = None,
     ) -> Tensor: ...
 
 
@@ -34,16 +50,105 @@ class Backend:
 
     name: str
     passes: Passes
-    takes: Callable[[Tensor], bool]
+    refuses: Callable[[Tensor], str | None]
+    """Why it does not take an input, or None."""
+    unavailable: Callable[[], str | None]
+    """Why it cannot run here at all, or None."""
+    runs_with: Callable[[], str]
+    fused: Coefficients | None = None
+
+    def coefficients(self, step: Step) -> Coefficients:
+        """Return the fused coefficient step where there is one for the method, else the generic one."""
+        return self.fused if self.fused is not None and self.fused.takes(step) else GENERIC
 
 
-BACKENDS: list[Backend] = [Backend("reference", reference, lambda x: True)]
+class BackendStatus(NamedTuple):
+    """Whether a backend runs on this machine, and how, or why not."""
+
+    runs: bool
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{'runs' if self.runs else 'does not run'}: {self.detail}"
+
+
+BACKENDS: list[Backend] = [
+    Backend("cpu", cpu, cpu.refuses, cpu.unavailable, cpu.runs_with, fused.FUSED),
+    Backend("reference", reference, lambda x: None, lambda: None, lambda: "plain torch, any device"),
+]
 """In the order of preference. The reference takes everything and stays last."""
+
+VARIABLE = "CALIBNORM_BACKEND"
+_asked: ContextVar[str | None] = ContextVar("calibnorm_backend", default=os.environ.get(VARIABLE))
 
 
 def choose(x: Tensor) -> Backend:
-    """Return the first backend that takes x's device, dtype and layout."""
-    return next(backend for backend in BACKENDS if backend.takes(x))
+    """Return the backend that was asked for by name, or the first that takes x's device, dtype and layout.
+
+    Raises:
+        ValueError: No backend has the name.
+        RuntimeError: The backend that was asked for does not take x; there is no silent fallback.
+    """
+    name = _asked.get()
+    if name is None:
+        return next(backend for backend in BACKENDS if backend.refuses(x) is None)
+    backend = _named(name)
+    why = backend.refuses(x)
+    if why is not None:
+        raise RuntimeError(f"backend {name!r} was asked for by name and does not take this input: {why}")
+    return backend
+
+
+def _named(name: str) -> Backend:
+    for backend in BACKENDS:
+        if backend.name == name:
+            return backend
+    raise ValueError(
+        f"backend {name!r} is not known; choose one of {', '.join(b.name for b in BACKENDS)}"
+        + (f" (the variable {VARIABLE} asks for it)" if os.environ.get(VARIABLE) == name else "")
+    )
+
+
+@contextmanager
+def use_backend(name: str | None) -> Iterator[None]:
+    """Run the passes over pixels with one backend, within a ``with`` block; the variable CALIBNORM_BACKEND does it too.
+
+    An input that the backend does not take raises instead of going elsewhere. Inside torch.compile, torch.export,
+    tracing, torch.func and forward-mode AD no backend runs, whatever was asked for: torch's own operations do.
+
+    Args:
+        name: A name from :func:`calibnorm.backends`; None chooses for every input anew.
+
+    Raises:
+        ValueError: No backend has the name.
+        RuntimeError: The backend does not run on this machine; the message says why.
+
+    >>> import torch, calibnorm as cn
+    >>> with cn.use_backend("reference"):
+    ...     y = cn.RBN2d(3)(torch.randn(2, 3, 4, 4))
+    """
+    if name is not None:
+        why = _named(name).unavailable()
+        if why is not None:
+            raise RuntimeError(f"backend {name!r} does not run here: {why}")
+    token = _asked.set(name)
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+def backends() -> dict[str, BackendStatus]:
+    """Return, for every backend in the order of preference, whether it runs on this machine, and how, or why not.
+
+    >>> import calibnorm as cn
+    >>> print(cn.backends()["reference"])
+    runs: plain torch, any device
+    """
+    return {
+        backend.name: BackendStatus(why is None, backend.runs_with() if why is None else why)
+        for backend, why in ((backend, backend.unavailable()) for backend in BACKENDS)
+    }
 
 
 def transformed(x: Tensor) -> bool:

@@ -1,0 +1,125 @@
+/* What Python calls: picks the instruction set and cuts work into units. No state but the two pointers below. */
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels.h"
+
+#define EXPORT __attribute__((visibility("default")))
+
+/* torch_parallel_for of libtorch_cpu: torch's own thread pool, so that there is one setting and one set of threads. */
+typedef int32_t (*cn_pool)(int64_t begin, int64_t end, int64_t grain, cn_work f, void *job);
+
+static const cn_table *table;
+static const char *table_name;
+static cn_pool pool;
+
+EXPORT const char *calibnorm_sources(void) { return CN_SOURCES; }
+
+/* Use the best instruction set that the processor has and `limit` allows (NULL: any); return its name. */
+EXPORT const char *calibnorm_start(void *parallel_for, const char *limit)
+{
+    memcpy(&pool, &parallel_for, sizeof pool);
+    table = &cn_table_base;
+    table_name = "base";
+#ifdef CN_X86
+    __builtin_cpu_init();
+    if (limit && !strcmp(limit, "base")) return table_name;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+        table = &cn_table_avx2;
+        table_name = "avx2";
+    }
+    if (limit && !strcmp(limit, "avx2")) return table_name;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")
+        && __builtin_cpu_supports("avx512vl") && table != &cn_table_base) {
+        table = &cn_table_avx512;
+        table_name = "avx512";
+    }
+#else
+    (void)limit;
+#endif
+    return table_name;
+}
+
+/* Share units of `pixels` pixels each: at least 32768 pixels, torch's own grain, to a thread. */
+static void run(cn_work work, int64_t units, int64_t pixels, void *job)
+{
+    int64_t grain = pixels >= 32768 ? 1 : 32768 / (pixels ? pixels : 1);
+    if (!pool || units <= grain || pool(0, units, grain, work, job)) work(0, units, job);
+}
+
+/* Cut planes (or instances) that are large and few into units of at least 32768 pixels, so that up to 64 threads find
+ * work; by shape alone, so that sums do not depend on the threads. */
+static void cut(cn_job *job, int64_t whole, int64_t row)
+{
+    int64_t wanted = (64 + whole - 1) / whole, most = job->S * row / 32768;
+    job->chunks = wanted < most ? wanted : most;
+    if (job->chunks < 1) job->chunks = 1;
+    job->chunk = (job->S + job->chunks - 1) / job->chunks;
+    job->chunk = (job->chunk + 63) / 64 * 64;
+    job->chunks = (job->S + job->chunk - 1) / job->chunk;
+}
+
+/* Run a pass; where it is cut, `merge` collects what the units leave in `partial`, `numbers` a unit and channel.
+ * Returns 0, or 1 if memory is short. */
+static int pass(cn_job *job, cn_work work, cn_work merge, int64_t numbers)
+{
+    int64_t whole = job->rows ? job->N : job->N * job->C, row = job->rows ? job->C : 1;
+    cut(job, whole, row);
+    if (merge && job->chunks > 1) {
+        job->partial = malloc(sizeof(double) * (size_t)(whole * job->chunks * row * numbers));
+        if (!job->partial) return 1;
+    }
+    run(work, whole * job->chunks, (job->S < job->chunk ? job->S : job->chunk) * row, job);
+    if (job->partial) {
+        run(merge, job->N * job->C, job->chunks, job);
+        free(job->partial);
+    }
+    return 0;
+}
+
+#define SHAPE int32_t dtype, int32_t rows, int64_t N, int64_t C, int64_t S
+#define JOB(...) {.N = N, .C = C, .S = S, .rows = rows, __VA_ARGS__}
+
+EXPORT int32_t calibnorm_moments(SHAPE, const void *x, void *m, void *v)
+{
+    cn_job job = JOB(.x = x, .first = m, .second = v);
+    return pass(&job, table->moments[rows][dtype], table->merge_moments[dtype == CN_F64], 3);
+}
+
+EXPORT int32_t calibnorm_affine(SHAPE, const void *x, const void *m, const void *scale, const void *shift,
+                                const void *residual, int32_t relu, void *y)
+{
+    cn_job job = JOB(.x = x, .m = m, .scale = scale, .shift = shift, .residual = residual, .relu = relu, .y = y);
+    return pass(&job, table->affine[rows][dtype], NULL, 0);
+}
+
+/* scale, shift, residual and masked_dy matter with relu alone; masked_dy is written where there is a residual. */
+EXPORT int32_t calibnorm_gradient_sums(SHAPE, const void *dy, const void *x, const void *m, const void *scale,
+                                       const void *shift, const void *residual, int32_t relu, void *masked_dy,
+                                       void *sum_dy, void *sum_dy_centred)
+{
+    cn_job job = JOB(.dy = dy, .x = x, .m = m, .scale = scale, .shift = shift, .residual = residual, .relu = relu,
+                     .y = masked_dy, .first = sum_dy, .second = sum_dy_centred);
+    return pass(&job, table->gradient_sums[rows][dtype], table->merge_sums[dtype == CN_F64], 2);
+}
+
+EXPORT int32_t calibnorm_gradient_apply(SHAPE, const void *dy, const void *x, const void *m, const void *scale,
+                                        const void *slope, const void *offset, const void *shift, int32_t relu, void *dx)
+{
+    cn_job job = JOB(.dy = dy, .x = x, .m = m, .scale = scale, .slope = slope, .offset = offset, .shift = shift,
+                     .relu = relu, .y = dx);
+    return pass(&job, table->gradient_apply[rows][dtype], NULL, 0);
+}
+
+EXPORT void calibnorm_coefficients(int32_t wide, cn_coefficient_job *job)
+{
+    /* A channel's number costs about as much as 8 pixels. */
+    run(table->coefficients[wide], (job->C + CN_CHANNEL_BLOCK - 1) / CN_CHANNEL_BLOCK, job->N * CN_CHANNEL_BLOCK * 8, job);
+}
+
+EXPORT void calibnorm_coefficients_vjp(int32_t wide, cn_coefficient_job *job)
+{
+    run(table->coefficients_vjp[wide], (job->C + CN_CHANNEL_BLOCK - 1) / CN_CHANNEL_BLOCK,
+        job->N * CN_CHANNEL_BLOCK * 16, job);
+}
