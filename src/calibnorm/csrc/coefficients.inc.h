@@ -160,6 +160,7 @@ static void FN(coefficients_vjp)(int64_t begin, int64_t end, void *p)
                 d_a[c] += s.weight[c] * g_gamma[c] * d_scale[c];
                 dz[c] = job->gate ? d_gate * i.g[c] * (1.0 - i.g[c]) : 0.0;
                 dm[c] = dv[c] = 0;
+                scale[c] = s.weight[c] * g_gamma[c] * s.a[c];
             }
             if (job->gate) {
                 ROW d_gate_weight[c] += dz[c] * i.k[c];
@@ -178,6 +179,7 @@ static void FN(coefficients_vjp)(int64_t begin, int64_t end, void *p)
                 d_mean[c] -= d_b[c] * s.a[c];
                 dm[c] += d_b[c] * s.a[c]; /* dM: the gate takes m itself only where M is m */
             }
+            FN(write)(job->scale, at, count, scale);
             FN(write)(job->offset, at, count, dm);
             FN(write)(job->slope, at, count, dv);
         }
@@ -185,7 +187,9 @@ static void FN(coefficients_vjp)(int64_t begin, int64_t end, void *p)
         ROW d_var[c] = d_a[c] * job->noise_a * -0.5 * s.inverse[c] * s.inverse[c] * s.inverse[c];
         for (int64_t n = 0; n < job->N; n++) {
             int64_t at = n * job->C + s.first;
-            FN(gate)(&s, n, &i);
+            FN(read_instance)(&s, n, &i);
+            ROW i.centred[c] -= s.mean[c];
+            FN(read)(scale, job->scale, at, count, 0);
             FN(read)(dm, job->offset, at, count, 0);
             FN(read)(dv, job->slope, at, count, 0);
             FN(read)(d_shift, job->sum_dy, at, count, 0);
@@ -205,11 +209,9 @@ static void FN(coefficients_vjp)(int64_t begin, int64_t end, void *p)
                     dv[c] += i.v[c] == 0 ? 0.0 : dm[c] * s.center_weight[c] * 0.5 / i.sd[c];
                 }
             ROW {
-                scale[c] = s.weight[c] * s.a[c] * (on_gamma ? i.g[c] : 1.0);
                 dv[c] *= 2.0 * per_pixel;
                 dm[c] = (dm[c] - scale[c] * d_shift[c]) * per_pixel;
             }
-            FN(write)(job->scale, at, count, scale);
             FN(write)(job->slope, at, count, dv);
             FN(write)(job->offset, at, count, dm);
         }

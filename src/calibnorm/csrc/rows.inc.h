@@ -4,24 +4,23 @@
  * rows in tiles that do too. Where C is no multiple of LANES, the last vector of a row begins LANES channels before its
  * end and repeats some: sums are kept by vector, not by channel, and stores write the same values again. */
 
-/* One instance's rows [lo, hi) and columns [c, c + LANES * count), of which `narrow` says that C < LANES. */
+/* One instance's rows [lo, hi) and some of its columns, `count` vectors of them. */
 typedef struct {
     int64_t n, lo, hi;
-    int count, narrow;
+    int count;
     int64_t column[BLOCK];
 } FN(block);
 
 /* The columns of block b of unit u; count is 0 past the last block. */
-INLINE FN(block) FN(columns)(const cn_job *job, int64_t u, int64_t b)
+INLINE FN(block) FN(columns)(const cn_job *job, int64_t u, int64_t b, int narrow)
 {
     FN(block) at;
     at.n = u / job->chunks;
     at.lo = u % job->chunks * job->chunk;
     at.hi = job->S - at.lo < job->chunk ? job->S : at.lo + job->chunk;
-    at.narrow = job->C < LANES;
     at.count = 0;
     for (int64_t c = b * BLOCK * LANES; c < job->C && at.count < BLOCK; c += LANES)
-        at.column[at.count++] = c + LANES <= job->C || at.narrow ? c : job->C - LANES;
+        at.column[at.count++] = c + LANES <= job->C || narrow ? c : job->C - LANES;
     return at;
 }
 
@@ -47,27 +46,26 @@ INLINE void FN(put)(T *p, const cn_job *job, int narrow, V v)
 }
 
 /* The block's columns of an (N, C) array; zeros where there is none. */
-INLINE void FN(fetch)(V *into, const void *array, const cn_job *job, const FN(block) *at)
+INLINE void FN(fetch)(V *into, const void *array, const cn_job *job, const FN(block) *at, int narrow)
 {
     for (int j = 0; j < at->count; j++) {
         V v = {0};
-        if (array) memcpy(&v, (const A *)array + at->n * job->C + at->column[j], at->narrow ? job->C * sizeof(A) : sizeof v);
+        if (array) memcpy(&v, (const A *)array + at->n * job->C + at->column[j], narrow ? job->C * sizeof(A) : sizeof v);
         into[j] = v;
     }
 }
 
 INLINE int64_t FN(tile_rows)(const FN(block) *at)
 {
-    int64_t rows = TILE / (at->count * LANES);
-    return rows < 8 ? 8 : rows > 256 ? 256 : rows;
+    int64_t rows = 2 * TILE / (at->count * LANES); /* the merge costs as much as four rows, and 16 KiB stay in L1 */
+    return rows < 16 ? 16 : rows > 256 ? 256 : rows;
 }
 
-static void FN(moments_rows)(int64_t begin, int64_t end, void *p)
+INLINE void FN(moments_blocks)(int64_t begin, int64_t end, const cn_job *job, int narrow)
 {
-    const cn_job *job = p;
     for (int64_t u = begin; u < end; u++) {
         FN(block) at;
-        for (int64_t b = 0; at = FN(columns)(job, u, b), at.count; b++) {
+        for (int64_t b = 0; at = FN(columns)(job, u, b, narrow), at.count; b++) {
             double mean[BLOCK * LANES], m2[BLOCK * LANES], seen = 0;
             const int64_t step = FN(tile_rows)(&at), lanes = (int64_t)at.count * LANES;
             memset(mean, 0, sizeof(double) * lanes);
@@ -77,10 +75,10 @@ static void FN(moments_rows)(int64_t begin, int64_t end, void *p)
                 const T *x = (const T *)job->x + (at.n * job->S + t) * job->C;
                 V k[BLOCK], s[BLOCK], q[BLOCK], center[BLOCK];
                 for (int j = 0; j < at.count; j++) {
-                    k[j] = FN(get)(x + at.column[j], job, at.narrow, job->x);
+                    k[j] = FN(get)(x + at.column[j], job, narrow, job->x);
                     s[j] = q[j] = (V){0};
                 }
-#define X(R) FN(get)(x + (R) * job->C + at.column[j], job, at.narrow, job->x)
+#define X(R) FN(get)(x + (R) * job->C + at.column[j], job, narrow, job->x)
                 for (r = 0; r + 4 <= rows; r += 4) /* four rows a step: fewer loads and stores of the sums */
                     for (int j = 0; j < at.count; j++)
                         s[j] += ((X(r) - k[j]) + (X(r + 1) - k[j])) + ((X(r + 2) - k[j]) + (X(r + 3) - k[j]));
@@ -124,19 +122,26 @@ static void FN(moments_rows)(int64_t begin, int64_t end, void *p)
     }
 }
 
-INLINE void FN(sums_rows)(int64_t begin, int64_t end, const cn_job *job, int relu, int residual)
+static void FN(moments_rows)(int64_t begin, int64_t end, void *p)
+{
+    const cn_job *job = p;
+    if (job->C < LANES) FN(moments_blocks)(begin, end, job, 1);
+    else FN(moments_blocks)(begin, end, job, 0);
+}
+
+INLINE void FN(sums_blocks)(int64_t begin, int64_t end, const cn_job *job, int relu, int residual, int narrow)
 {
     for (int64_t u = begin; u < end; u++) {
         FN(block) at;
-        for (int64_t b = 0; at = FN(columns)(job, u, b), at.count; b++) {
+        for (int64_t b = 0; at = FN(columns)(job, u, b, narrow), at.count; b++) {
             double sums[2][BLOCK * LANES];
             V m[BLOCK], scale[BLOCK], shift[BLOCK], s[2][BLOCK];
             const int64_t step = FN(tile_rows)(&at), lanes = (int64_t)at.count * LANES;
             memset(sums[0], 0, sizeof(double) * lanes);
             memset(sums[1], 0, sizeof(double) * lanes);
-            FN(fetch)(m, job->m, job, &at);
-            if (relu) FN(fetch)(scale, job->scale, job, &at);
-            if (relu) FN(fetch)(shift, job->shift, job, &at);
+            FN(fetch)(m, job->m, job, &at, narrow);
+            if (relu) FN(fetch)(scale, job->scale, job, &at, narrow);
+            if (relu) FN(fetch)(shift, job->shift, job, &at, narrow);
             for (int64_t t = at.lo; t < at.hi; t += step) {
                 int64_t stop = at.hi - t < step ? at.hi : t + step;
                 for (int j = 0; j < at.count; j++) s[0][j] = s[1][j] = (V){0};
@@ -144,14 +149,14 @@ INLINE void FN(sums_rows)(int64_t begin, int64_t end, const cn_job *job, int rel
                     int64_t row = (at.n * job->S + r) * job->C;
                     for (int j = 0; j < at.count; j++) {
                         int64_t i = row + at.column[j];
-                        V x_c = FN(get)((const T *)job->x + i, job, at.narrow, job->x) - m[j];
-                        V g = FN(get)((const T *)job->dy + i, job, at.narrow, job->dy);
+                        V x_c = FN(get)((const T *)job->x + i, job, narrow, job->x) - m[j];
+                        V g = FN(get)((const T *)job->dy + i, job, narrow, job->dy);
                         if (relu) {
                             V extra = {0};
-                            if (residual) extra = FN(get)((const T *)job->residual + i, job, at.narrow, job->residual);
+                            if (residual) extra = FN(get)((const T *)job->residual + i, job, narrow, job->residual);
                             g = FN(relu_mask)(g, FN(linear)(x_c, scale[j], shift[j], extra, residual));
                         }
-                        if (residual) FN(put)((T *)job->y + i, job, at.narrow, g);
+                        if (residual) FN(put)((T *)job->y + i, job, narrow, g);
                         s[0][j] += g;
                         s[1][j] += g * x_c;
                     }
@@ -177,28 +182,29 @@ INLINE void FN(sums_rows)(int64_t begin, int64_t end, const cn_job *job, int rel
 static void FN(gradient_sums_rows)(int64_t begin, int64_t end, void *p)
 {
     const cn_job *job = p;
-    if (!job->relu) FN(sums_rows)(begin, end, job, 0, 0);
-    else if (!job->residual) FN(sums_rows)(begin, end, job, 1, 0);
-    else FN(sums_rows)(begin, end, job, 1, 1);
+    if (job->C < LANES) FN(sums_blocks)(begin, end, job, job->relu, job->relu && job->residual, 1); /* rare: flags at run time */
+    else if (!job->relu) FN(sums_blocks)(begin, end, job, 0, 0, 0);
+    else if (!job->residual) FN(sums_blocks)(begin, end, job, 1, 0, 0);
+    else FN(sums_blocks)(begin, end, job, 1, 1, 0);
 }
 
-INLINE void FN(affine_blocks)(int64_t begin, int64_t end, const cn_job *job, int relu, int residual)
+INLINE void FN(affine_blocks)(int64_t begin, int64_t end, const cn_job *job, int relu, int residual, int narrow)
 {
     for (int64_t u = begin; u < end; u++) {
         FN(block) at;
-        for (int64_t b = 0; at = FN(columns)(job, u, b), at.count; b++) {
+        for (int64_t b = 0; at = FN(columns)(job, u, b, narrow), at.count; b++) {
             V m[BLOCK], scale[BLOCK], shift[BLOCK];
-            FN(fetch)(m, job->m, job, &at);
-            FN(fetch)(scale, job->scale, job, &at);
-            FN(fetch)(shift, job->shift, job, &at);
+            FN(fetch)(m, job->m, job, &at, narrow);
+            FN(fetch)(scale, job->scale, job, &at, narrow);
+            FN(fetch)(shift, job->shift, job, &at, narrow);
             for (int64_t r = at.lo; r < at.hi; r++) {
                 int64_t row = (at.n * job->S + r) * job->C;
                 for (int j = 0; j < at.count; j++) {
                     int64_t i = row + at.column[j];
-                    V x_c = FN(get)((const T *)job->x + i, job, at.narrow, job->x) - m[j], extra = {0};
-                    if (residual) extra = FN(get)((const T *)job->residual + i, job, at.narrow, job->residual);
+                    V x_c = FN(get)((const T *)job->x + i, job, narrow, job->x) - m[j], extra = {0};
+                    if (residual) extra = FN(get)((const T *)job->residual + i, job, narrow, job->residual);
                     V y = FN(linear)(x_c, scale[j], shift[j], extra, residual);
-                    FN(put)((T *)job->y + i, job, at.narrow, FN(relu)(y, relu));
+                    FN(put)((T *)job->y + i, job, narrow, FN(relu)(y, relu));
                 }
             }
         }
@@ -208,31 +214,32 @@ INLINE void FN(affine_blocks)(int64_t begin, int64_t end, const cn_job *job, int
 static void FN(affine_rows)(int64_t begin, int64_t end, void *p)
 {
     const cn_job *job = p;
-    if (job->residual && job->relu) FN(affine_blocks)(begin, end, job, 1, 1);
-    else if (job->residual) FN(affine_blocks)(begin, end, job, 0, 1);
-    else if (job->relu) FN(affine_blocks)(begin, end, job, 1, 0);
-    else FN(affine_blocks)(begin, end, job, 0, 0);
+    if (job->C < LANES) FN(affine_blocks)(begin, end, job, job->relu, job->residual != 0, 1);
+    else if (job->residual && job->relu) FN(affine_blocks)(begin, end, job, 1, 1, 0);
+    else if (job->residual) FN(affine_blocks)(begin, end, job, 0, 1, 0);
+    else if (job->relu) FN(affine_blocks)(begin, end, job, 1, 0, 0);
+    else FN(affine_blocks)(begin, end, job, 0, 0, 0);
 }
 
-INLINE void FN(apply_blocks)(int64_t begin, int64_t end, const cn_job *job, int relu)
+INLINE void FN(apply_blocks)(int64_t begin, int64_t end, const cn_job *job, int relu, int narrow)
 {
     for (int64_t u = begin; u < end; u++) {
         FN(block) at;
-        for (int64_t b = 0; at = FN(columns)(job, u, b), at.count; b++) {
+        for (int64_t b = 0; at = FN(columns)(job, u, b, narrow), at.count; b++) {
             V m[BLOCK], scale[BLOCK], slope[BLOCK], offset[BLOCK], shift[BLOCK];
-            FN(fetch)(m, job->m, job, &at);
-            FN(fetch)(scale, job->scale, job, &at);
-            FN(fetch)(slope, job->slope, job, &at);
-            FN(fetch)(offset, job->offset, job, &at);
-            if (relu) FN(fetch)(shift, job->shift, job, &at);
+            FN(fetch)(m, job->m, job, &at, narrow);
+            FN(fetch)(scale, job->scale, job, &at, narrow);
+            FN(fetch)(slope, job->slope, job, &at, narrow);
+            FN(fetch)(offset, job->offset, job, &at, narrow);
+            if (relu) FN(fetch)(shift, job->shift, job, &at, narrow);
             for (int64_t r = at.lo; r < at.hi; r++) {
                 int64_t row = (at.n * job->S + r) * job->C;
                 for (int j = 0; j < at.count; j++) {
                     int64_t i = row + at.column[j];
-                    V x_c = FN(get)((const T *)job->x + i, job, at.narrow, job->x) - m[j];
-                    V g = FN(get)((const T *)job->dy + i, job, at.narrow, job->dy);
+                    V x_c = FN(get)((const T *)job->x + i, job, narrow, job->x) - m[j];
+                    V g = FN(get)((const T *)job->dy + i, job, narrow, job->dy);
                     if (relu) g = FN(relu_mask)(g, FN(linear)(x_c, scale[j], shift[j], (V){0}, 0));
-                    FN(put)((T *)job->y + i, job, at.narrow, scale[j] * g + (slope[j] * x_c + offset[j]));
+                    FN(put)((T *)job->y + i, job, narrow, scale[j] * g + (slope[j] * x_c + offset[j]));
                 }
             }
         }
@@ -242,6 +249,7 @@ INLINE void FN(apply_blocks)(int64_t begin, int64_t end, const cn_job *job, int 
 static void FN(gradient_apply_rows)(int64_t begin, int64_t end, void *p)
 {
     const cn_job *job = p;
-    if (job->relu) FN(apply_blocks)(begin, end, job, 1);
-    else FN(apply_blocks)(begin, end, job, 0);
+    if (job->C < LANES) FN(apply_blocks)(begin, end, job, job->relu, 1);
+    else if (job->relu) FN(apply_blocks)(begin, end, job, 1, 0);
+    else FN(apply_blocks)(begin, end, job, 0, 0);
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 from torch.nn.functional import batch_norm
 
@@ -30,6 +31,8 @@ def apply(
     eps: float,
     noise: Noise | None,
     where: str,
+    residual: Tensor | None = None,
+    relu: bool = False,
 ) -> Tensor:
     """Normalize x with any method; the running statistics move last, after everything that can fail.
 
@@ -45,10 +48,12 @@ def apply(
         eps: Added to the variance.
         noise: The constant noise (N_a, N_b), or None.
         where: The layer or function, for messages.
+        residual: Added to the normalized x.
+        relu: Rectify the result.
     """
     tensors = {name: tensor for name, tensor in params.items() if tensor is not None}
     if x.numel() == 0:
-        return _empty(x, tensors)
+        return _finished(_empty(x, tensors), residual, relu)
     fixed: Statistics | None = None
     if use_batch:
         count = x.numel() // x.shape[1]
@@ -62,16 +67,25 @@ def apply(
             raise ValueError(f"{where}: running_mean and running_var must be given when training is False")
         fixed = (running_mean, running_var)
         if isinstance(method, BN):
-            return _batch_norm_eval(x, fixed, tensors, eps, noise)
+            return _finished(_batch_norm_eval(x, fixed, tensors, eps, noise), residual, relu)
     if isinstance(method, RBN) and (method.spatial_center or method.spatial_scale):
         y, (mean, var) = spatial.normalize(x, method, tensors, fixed, eps, noise)
+        y = _finished(y, residual, relu)
     else:
-        y, (mean, var) = normalize(x, Step(method, tuple(tensors), eps, noise), fixed, tuple(tensors.values()))
+        step = Step(method, tuple(tensors), eps, noise)
+        y, (mean, var) = normalize(x, step, fixed, tuple(tensors.values()), residual, relu)
     if update and use_batch:
         assert running_mean is not None
         assert running_var is not None
         update_running(running_mean, running_var, mean.detach(), var.detach(), momentum, count)
     return y
+
+
+def _finished(y: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
+    """Add the residual and rectify, where asked: what the passes do on the way where they run."""
+    if residual is not None:
+        y = y + residual
+    return torch.relu(y) if relu else y
 
 
 def _empty(x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:

@@ -1,0 +1,121 @@
+"""The fused coefficient step against the generic one, and whole layers through the kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import calibnorm as cn
+import pytest
+import torch
+from calibnorm.methods import BN, IEBN, RBN, Method
+from calibnorm.ops import Step, cpu
+from calibnorm.ops.coefficients import GENERIC
+from calibnorm.ops.fused import FUSED
+from cases import gradients, image, randn, randomize
+from tolerances import error
+
+pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+
+FUSED_TOLERANCE = 1e-12
+"""A few hundred float64 operations, with sums over N in another order."""
+
+METHODS = [
+    BN(),
+    *(IEBN(position=p) for p in ("gamma", "beta", "both")),
+    RBN(centering=False, scaling=False),
+    RBN(scaling=False, center_stat="std"),
+    *(RBN(center_stat=c, scale_stat=s) for c in ("mean", "std") for s in ("mean", "std")),
+]
+
+
+def step(method: Method, channels: int, affine: bool, noise: Any = None) -> tuple[Step, tuple[torch.Tensor, ...]]:
+    names = [*(["weight", "bias"] if affine else []), *method.parameters(channels)]
+    tensors = tuple(0.3 + randn(channels, seed=30 + i, dtype=torch.float64) for i, _ in enumerate(names))
+    return Step(method, tuple(names), 1e-3, noise), tensors
+
+
+@pytest.mark.parametrize("noise", [None, (-0.8, 0.3)], ids=["quiet", "noise"])
+@pytest.mark.parametrize("fixed", [False, True], ids=["batch", "running"])
+@pytest.mark.parametrize("affine", [True, False], ids=["affine", "plain"])
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_equals_the_generic_step(method: Method, affine: bool, fixed: bool, noise: Any) -> None:
+    n, channels = 7, 67  # more than one block of channels, and no multiple of the lanes
+    how, tensors = step(method, channels, affine, noise)
+    assert FUSED.takes(how)
+    m, v = randn(n, channels, seed=1, mean=1.0, dtype=torch.float64), randn(n, channels, seed=2, dtype=torch.float64).square()
+    v[2, 3] = 0.0
+    statistics = (m[0].clone(), v[1] + 0.1) if fixed else None
+    sums = (randn(n, channels, seed=3, dtype=torch.float64), randn(n, channels, seed=4, dtype=torch.float64))
+    forward = [c.forward(how, m, v, statistics, tensors) for c in (FUSED, GENERIC)]
+    for a, b in zip((*forward[0][:2], *forward[0][2]), (*forward[1][:2], *forward[1][2]), strict=True):
+        assert error(a, b) <= FUSED_TOLERANCE
+    wanted = (True,) * (1 + len(tensors))
+    ours, theirs = (c.vjp(how, m, v, statistics, tensors, sums, 12, wanted) for c in (FUSED, GENERIC))
+    for a, b in zip((*ours[:3], *ours.tensors), (*theirs[:3], *theirs.tensors), strict=True):
+        assert a is not None
+        assert b is not None
+        assert error(a, b) <= FUSED_TOLERANCE
+
+
+def test_only_wanted_gradients_are_written() -> None:
+    how, tensors = step(RBN(), 5, True)
+    m, v = randn(3, 5, seed=1, dtype=torch.float64), randn(3, 5, seed=2, dtype=torch.float64).square()
+    found = FUSED.vjp(how, m, v, None, tensors, (m, v), 4, (True, False, True, False, True, False))
+    assert [g is None for g in found.tensors] == [True, False, True, False, True]
+
+
+@pytest.mark.parametrize("method", [IEBN(operator="fc"), IEBN(activation="tanh"), RBN(restrict="softsign")], ids=str)
+def test_other_methods_take_the_generic_step(method: Method) -> None:
+    assert not FUSED.takes(step(method, 5, True)[0])
+
+
+def test_the_gate_over_its_whole_range() -> None:
+    how, _ = step(IEBN(), 1, False)
+    z = torch.linspace(-800, 800, 4001, dtype=torch.float64)[:, None]
+    one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    fixed = (zero, one)
+    quiet = how._replace(eps=0.0)
+    scale, _, _ = FUSED.forward(quiet, z, torch.ones_like(z), fixed, (one, zero))
+    expected = torch.sigmoid(z)
+    normal = expected > 1e-300
+    assert ((scale - expected).abs() / expected)[normal].max() < 1e-14
+    assert scale[~normal].max() < 1e-300
+
+
+def test_nan_where_the_variance_overflows() -> None:
+    how, tensors = step(BN(), 3, True)
+    m, v = torch.zeros(2, 3), torch.ones(2, 3)
+    v[1, 1] = torch.inf
+    scale, _, _ = FUSED.forward(how, m, v, None, tensors)
+    assert scale.isnan().any(0).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("layer_type", [cn.BN2d, cn.IEBN2d, cn.RBN2d], ids=lambda t: t.__name__)
+def test_gradcheck(layer_type: Any, layout: Any) -> None:
+    layer = randomize(layer_type(4, dtype=torch.float64))
+    layer.bn.track_running_stats = False
+    x = image(torch.float64, layout=layout).requires_grad_()
+    leaves = [x, *layer.parameters()]
+    with cn.use_backend("cpu"):
+        assert torch.autograd.gradcheck(lambda *_: layer(x), leaves, fast_mode=True)
+        assert torch.autograd.gradgradcheck(lambda *_: layer(x), leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("residual", [False, True], ids=["relu", "residual and relu"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("layer_type", [cn.IEBN2d, cn.RBN2d], ids=lambda t: t.__name__)
+def test_fused_relu_equals_the_composition(layer_type: Any, training: bool, residual: bool) -> None:
+    fused = randomize(layer_type(4, dtype=torch.float64, act="relu")).train(training)
+    plain = randomize(layer_type(4, dtype=torch.float64)).train(training)
+    results = []
+    for layer in (fused, plain):
+        leaves = {"x": image(torch.float64).requires_grad_(), **dict(layer.named_parameters())}
+        extra = None
+        if residual:
+            extra = leaves["residual"] = image(torch.float64, seed=5).requires_grad_()
+        y = layer(leaves["x"], extra)
+        if layer is plain:
+            y = torch.relu(y)
+        results.append([y, *gradients(y, leaves, randn(*y.shape, seed=9, dtype=torch.float64)).values()])
+    assert all(error(a, b) <= FUSED_TOLERANCE for a, b in zip(*results, strict=True))
