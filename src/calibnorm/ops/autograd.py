@@ -57,7 +57,7 @@ def normalize(
     with _without_autocast(x):
         if dispatch.transformed(x):
             return _differentiable(x, step, statistics, tensors)
-        y, *used = _Normalize.apply(x, step, statistics, *tensors)
+        y, *used = _Normalize.apply(_two_layouts(x), step, statistics, *tensors)
         return y, statistics or (used[0], used[1])
 
 
@@ -65,7 +65,8 @@ def _differentiable(
     x: Tensor, step: Step, statistics: Statistics | None, tensors: tuple[Tensor, ...]
 ) -> tuple[Tensor, Statistics]:
     """The same three steps as plain torch operations."""
-    m, v = reference.moments(x)
+    # Not wider than the pixels: ONNX runtimes and other compilers have few float64 kernels.
+    m, v = reference.moments(x, reference.accumulation_dtype(x.dtype))
     scale, shift, statistics = step(m, v, statistics, tensors)
     return reference.affine(x, m, scale, shift), statistics
 
@@ -153,6 +154,15 @@ def _replay(
     y, _ = _differentiable(x, step, statistics, tensors)
     found = iter(torch.autograd.grad(y, inputs, dy, create_graph=True, allow_unused=True, materialize_grads=True))
     return [next(found) if want else None for want in wanted]
+
+
+def _two_layouts(x: Tensor) -> Tensor:
+    """Return x contiguous or channels_last, as torch's BatchNorm does: backends see, and outputs have, no third one."""
+    if x.is_contiguous():
+        return x
+    if x.ndim in (4, 5) and x.stride(1) == 1:
+        return x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
+    return x.contiguous()
 
 
 def _without_autocast(x: Tensor) -> AbstractContextManager[Any]:
