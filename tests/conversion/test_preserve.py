@@ -132,6 +132,7 @@ REFUSED = [
     ("rbn", {"noise": (0.8, 0.5)}, "under noise"),
     ("bn", {"noise": (0.8, 0.5)}, "under noise"),
     ("bn", {"gamma_init": 0.5}, "with gamma_init"),
+    ("iebn", {"act": "relu"}, "with act="),
 ]
 
 

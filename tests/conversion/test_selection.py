@@ -1,4 +1,4 @@
-"""Which layers a conversion means: patterns, predicates, stages, the shortcut; and the noise that reaches the others."""
+"""Which layers a conversion means: patterns, predicates, stages, the shortcut; and the noise for the others."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SELECTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("choice", "expected"), SELECTIONS, ids=str)
+@pytest.mark.parametrize(("choice", "expected"), SELECTIONS, ids=range(len(SELECTIONS)))
 def test_selections(choice, expected):
     net = convert(small(), "iebn", **choice)
     assert [name for name, module in norms(net).items() if isinstance(module, CalibratedNorm)] == expected
@@ -90,8 +90,7 @@ STAGES = {
 @pytest.mark.parametrize("name", STAGES)
 def test_stages_of_real_networks(name):
     factory, prefix, count, sizes = STAGES[name]
-    with torch.device("meta"):
-        net = factory()
+    net = factory()
     first = 0 if name == "timm efficientnet_b0" else 1
     for stage, size in zip(range(1, count + 1), sizes, strict=True):
         layers = cn.plan(net, "rbn", stages=stage)["layers"]
@@ -116,7 +115,7 @@ def parameters(net):
 def test_parameter_counts_of_the_iebn_paper(arch):
     """Table 1, ImageNet: the gates add 2 numbers for every channel of every BatchNorm outside the shortcut.
 
-    The paper prints its BN networks one number a channel above today's definition: the increment is compared.
+    The paper prints its BN ResNets one number a BatchNorm channel above today's definition, the ResNeXt as it is.
     """
     table = Path(__file__).parents[3] / "shared" / "facts" / "paper_tables.yaml"
     printed = PRINTED[arch]
@@ -127,14 +126,15 @@ def test_parameter_counts_of_the_iebn_paper(arch):
     with torch.device("meta"):
         net = torchvision.models.get_model(arch)
     before = parameters(net)
-    channels = {name: bn.num_features for name, bn in norms(net).items() if "downsample" not in name}
+    channels = {name: bn.num_features for name, bn in norms(net).items()}
+    theirs = before + sum(channels.values()) * (not arch.startswith("resnext"))
     texts = []
     cn.convert(net, "iebn", skip="shortcut", report=texts.append)
     added = parameters(net) - before
-    assert added == 2 * sum(channels.values())
+    downsample = [name for name in channels if "downsample" in name]
+    assert added == 2 * sum(size for name, size in channels.items() if name not in downsample)
     assert sum(row.gates for row in cn.summary(net)) == added
-    assert round(printed[0] + added / 1e6, 2) == pytest.approx(printed[1], abs=0.011)
-    downsample = [name for name in norms(net) if "downsample" in name]
+    assert (round(theirs / 1e6, 2), round((theirs + added) / 1e6, 2)) == printed
     assert all(f"{name}: left, in a shortcut" in texts[0] for name in downsample)
     assert len(downsample) == (3 if arch == "resnet34" else 4)
 
@@ -158,8 +158,7 @@ PRINTED = {
     ids=["torchvision regnet: proj", "timm regnet", "timm resnet26d", "r3d_18"],
 )
 def test_shortcuts_of_other_networks(factory, shortcuts):
-    with torch.device("meta"):
-        net = factory()
+    net = factory()
     left = cn.plan(net, "iebn", skip="shortcut")["left"]
     assert len(left) == shortcuts
     assert set(left.values()) == {"in a shortcut"}

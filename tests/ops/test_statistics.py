@@ -6,7 +6,7 @@ import torch
 from calibnorm.ops import batch_statistics, update_running
 from cases import randn
 from oracles import Running, batch_moments
-from tolerances import ORACLE, error, rounding
+from tolerances import ORACLE, error, reduction, rounding
 
 
 def test_statistics_of_planes_are_those_of_the_batch():
@@ -17,12 +17,13 @@ def test_statistics_of_planes_are_those_of_the_batch():
     assert error(var, expected_var) <= ORACLE
 
 
-def test_large_mean_in_float32():
-    """The two-step mean mends what float32 loses; without it the mean of 1e5 values of 1e4 is off by more."""
-    m = randn(100_000, 2, mean=1e4)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_large_mean_in_float32(seed):
+    """The two-step mean is off by half a unit in the last place; torch's alone, at seed 1, by more than one."""
+    m = randn(1000, 2, mean=1e4, seed=seed)
     mean, var = batch_statistics(m, torch.zeros_like(m))
-    assert (mean.double() - m.double().mean(0)).abs().max() <= 1e4 * rounding(torch.float32, 1)
-    assert error(var, m.double().var(0, unbiased=False)) <= 1e-4
+    assert (mean.double() - m.double().mean(0)).abs().max() <= 1e4 * torch.finfo(torch.float32).eps / 2
+    assert error(var, m.double().var(0, unbiased=False)) <= reduction(torch.float32, 1000)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.1, 1.0, torch.tensor(0.25)], ids=str)

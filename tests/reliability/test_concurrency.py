@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 
+import pytest
 import torch
 
 from cases import each_dims, each_layer, gradients, image, parameters, randn, randomize
@@ -13,15 +14,16 @@ SHAPES = {1: (6, 4, 5), 2: (4, 4, 3, 5), 3: (3, 4, 2, 3, 2)}
 
 
 @each_dims
-def test_a28_interleaved_forwards_and_backwards(layer_type):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a28_interleaved_forwards_and_backwards(layer_type, dtype):
     """Every forward's gradient is the one that it would have had alone, whatever ran between."""
     shape = SHAPES[layer_type.dims]
     modes = [True, False, True, False]
 
     def steps(order):
-        layer = randomize(layer_type(4))
-        xs = [randn(*shape, seed=i).requires_grad_() for i in range(4)]
-        dys = [randn(*shape, seed=10 + i) for i in range(4)]
+        layer = randomize(layer_type(4, dtype=dtype))
+        xs = [randn(*shape, seed=i, dtype=dtype).requires_grad_() for i in range(4)]
+        dys = [randn(*shape, seed=10 + i, dtype=dtype) for i in range(4)]
         grads: list[dict] = [{}] * 4
         ys: list = [None] * 4
         for action, i in order:

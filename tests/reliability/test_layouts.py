@@ -193,3 +193,18 @@ def test_a22_backward_inside_autocast(layer_type):
             y = layer(x)
             grads.append(gradients(y, {"input": x, **parameters(layer)}, image(seed=3)))
     assert all(torch.equal(grads[0][name], g) for name, g in grads[1].items())
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")  # torch's own, in forward mode
+def test_a22_autocast_where_the_plain_path_runs():
+    """Transformations and double backward keep (N, C) numbers in float32, where autocast would round fc's products."""
+    layer, x = randomize(cn.IEBN2d(4, operator="fc", track_running_stats=False)), image()
+    results = []
+    for inside in (False, True):
+        leaf = x.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=inside):
+            _, forward_mode = torch.func.jvp(layer, (x,), (torch.ones_like(x),))
+            (dx,) = torch.autograd.grad(layer(leaf).square().sum(), leaf, create_graph=True)
+        (ddx,) = torch.autograd.grad(dx.square().sum(), leaf)
+        results.append([forward_mode, dx, ddx])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

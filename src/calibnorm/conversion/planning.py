@@ -104,6 +104,8 @@ def make(
     """Return the plan for the selected layers, checked. Called by what users call: warnings name their line."""
     _checks.flag("preserve", preserve)
     _probe(method, 2, 1, True, options)  # an unknown method or a wrong option, before anything else
+    if preserve and options.get("act") is not None:
+        raise ValueError("preserve=True cannot keep a network's function with act=, which adds a ReLU; leave one out")
     left = select(model, found, **choices)
     noise = {name: options[name] for name in ("noise", "noise_in") if name in options}
     if noise.get("noise") is None:
@@ -252,9 +254,9 @@ def _check_layer(entry: Found, layer: LayerPlan, shared: set[int]) -> None:
 def _check_preserve(name: str, child: nn.Module, new: CalibratedNorm, shared: set[int]) -> None:
     """Refuse preserve=True where gamma and beta cannot take back what the initial gate does."""
     if new.noise is not None and new.noise_in == "always":
-        raise ValueError("preserve=True cannot keep a network's function under noise; leave one of the two out")
+        raise ValueError("preserve=True cannot keep a network's function under noise; leave one out")
     if isinstance(new.method, BN) and new.method.gamma_init != 1.0:
-        raise ValueError("preserve=True cannot keep a network's function with gamma_init; leave one of the two out")
+        raise ValueError("preserve=True cannot keep a network's function with gamma_init; leave one out")
     gate = new.method.initial_gate(new.num_features)
     if gate is None or not bool(gate.all()):
         raise ValueError(

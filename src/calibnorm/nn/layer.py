@@ -28,6 +28,8 @@ class CalibratedNorm(nn.Module):
     whatever other software does to BatchNorm layers (synchronize, freeze, reset, replace) reaches them; the layer
     follows the child it finds at each forward. The gates belong to the layer. The child itself is never called:
     hooks belong on the layer.
+
+    Activation checkpointing runs a forward twice, and the statistics move twice, as torch's BatchNorm's do.
     """
 
     dims: ClassVar[int]
