@@ -44,7 +44,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     "mobilenet_v2": (_tv("mobilenet_v2"), IMAGES, 52),
     "shufflenet_v2": (_tv("shufflenet_v2_x0_5"), IMAGES, 56),
     "regnet_y_400mf": (_tv("regnet_y_400mf"), IMAGES, 53),
-    "r3d_18": (_tv("r3d_18"), (2, 3, 4, 32, 32), 20),
+    "r3d_18": (_tv("r3d_18"), (2, 3, 4, 16, 16), 20),
     "timm efficientnet_b0": (_timm("efficientnet_b0"), IMAGES, 49),
     "timm regnetx_002": (_timm("regnetx_002"), IMAGES, 44),
     "timm densenet121": (_timm("densenet121"), IMAGES, 121),

@@ -203,7 +203,7 @@ def test_act_relu_comes_back_as_a_layer_that_has_it():
     assert (type(net.bn1), net.bn1.act) == (cn.RBN2d, "relu")
 
 
-@pytest.mark.parametrize(("first", "second"), itertools.permutations(["iebn", "rbn", "bn"], 2))
+@pytest.mark.parametrize(("first", "second"), list(itertools.permutations(["iebn", "rbn", "bn"], 2)))
 def test_method_to_method_goes_through_batchnorm(first, second):
     net, x = convert(small().train(), first, preserve=True), randn(*X, seed=5)
     twin = cn.revert(copy.deepcopy(net))
