@@ -5,6 +5,7 @@
 #   make test      everything that must pass: ruff, mypy, pytest with branch coverage
 #   make lint      ruff and mypy only
 #   make bench     layer times against nn.BatchNorm2d, into benchmarks/results
+#   make sanitize  the CPU kernels under AddressSanitizer
 #   make nightly   the tests that take minutes
 #   make clean     removes caches and build output, keeps .venv and runs
 #
@@ -17,11 +18,11 @@ JOBS   ?= 2
 BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.calibnorm-installed
 
-.PHONY: help setup demo test lint bench nightly clean
+.PHONY: help setup demo test lint bench sanitize nightly clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '3,11p' Makefile | sed 's/^# *//'
+	@sed -n '3,12p' Makefile | sed 's/^# *//'
 
 setup: $(INSTALLED)
 
@@ -56,6 +57,10 @@ test: lint
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/layer.py
+
+# The kernels under AddressSanitizer and UndefinedBehaviorSanitizer: a second library, in a process that loads ASan first.
+sanitize: $(INSTALLED)
+	$(BIN)/python tests/ops/sanitize.py
 
 nightly: $(INSTALLED)
 	$(BIN)/python -m pytest -m nightly

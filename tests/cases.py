@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import calibnorm as cn
 import pytest
 import torch
-from tolerances import error
 from torch import Tensor, nn
+
+import calibnorm as cn
+from tolerances import error
 
 LAYERS_2D = [cn.BN2d, cn.IEBN2d, cn.RBN2d]
 LAYERS_ALL = [cn.BN1d, cn.IEBN1d, cn.RBN1d, *LAYERS_2D, cn.BN3d, cn.IEBN3d, cn.RBN3d]
@@ -29,7 +30,9 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32, mean: float = 0.0, std: float = 1.0) -> Tensor:
+def randn(
+    *shape: int, seed: int = 0, dtype: torch.dtype = torch.float32, mean: float = 0.0, std: float = 1.0
+) -> Tensor:
     """Normal values, drawn in float64."""
     return (mean + std * torch.randn(shape, generator=generator(seed), dtype=torch.float64)).to(dtype)
 

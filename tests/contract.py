@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from cases import gradients, parameters, randn, randomize
 from oracles import Pair, Running
 from tolerances import ORACLE, error
-from torch import Tensor
 
 Oracle = Callable[..., tuple[Tensor, Pair]]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 
 Noise = tuple[float, float]
@@ -72,6 +73,11 @@ def noise(value: object, noise_in: object = "always") -> Noise | None:
     return n_a, n_b
 
 
+def sizes_known() -> bool:
+    """Whether sizes are numbers: torch.jit.trace makes tensors of them, and a comparison would warn and be frozen."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is None
+
+
 def features(x: object, ranks: Iterable[int] | None, channels: int | None, where: str) -> None:
     """Refuse an input of the wrong type, dtype, rank or channel count.
 
@@ -90,7 +96,7 @@ def features(x: object, ranks: Iterable[int] | None, channels: int | None, where
         raise ValueError(
             f"{where}: input has {x.ndim} dimensions, shape {tuple(x.shape)}; expected {wanted}: (N, C, ...)"
         )
-    if channels is not None and x.shape[1] != channels:
+    if channels is not None and sizes_known() and x.shape[1] != channels:
         raise ValueError(f"{where}: input has {x.shape[1]} channels, shape {tuple(x.shape)}; expected {channels}")
 
 
@@ -100,3 +106,11 @@ def per_channel(name: str, value: Tensor | None, channels: int, where: str) -> N
         raise ValueError(
             f"{where}: {name} has shape {tuple(value.shape)}; expected ({channels},), one number a channel"
         )
+
+
+def residual(value: object, shape: tuple[int, ...], where: str) -> None:
+    """Refuse a residual that cannot be added to the output pixel by pixel."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{where}: residual must be a Tensor, not {type(value).__name__}")
+    if sizes_known() and value.shape != shape:
+        raise ValueError(f"{where}: residual has shape {tuple(value.shape)}; expected {tuple(shape)}, the input's")

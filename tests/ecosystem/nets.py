@@ -1,4 +1,4 @@
-"""What every test of this folder needs: a small network, layers with a history, and the formulas by torch's own parts."""
+"""What the tests of this folder share: a small network, layers with a history, the formulas by torch's own parts."""
 
 from __future__ import annotations
 

@@ -6,6 +6,10 @@ import copy
 
 import pytest
 import torch
+from timm.utils import ModelEmaV3
+from torch import nn
+from torch.optim.swa_utils import SWALR, AveragedModel, get_ema_avg_fn, update_bn
+
 from ecosystem.nets import (
     LAYERS,
     assert_same,
@@ -18,9 +22,6 @@ from ecosystem.nets import (
     network,
     stirred,
 )
-from timm.utils import ModelEmaV3
-from torch import nn
-from torch.optim.swa_utils import SWALR, AveragedModel, get_ema_avg_fn, update_bn
 
 pytestmark = pytest.mark.parametrize("norm", LAYERS)
 

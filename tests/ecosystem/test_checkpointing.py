@@ -7,6 +7,9 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+
 from ecosystem.nets import (
     LAYERS,
     assert_same,
@@ -17,8 +20,6 @@ from ecosystem.nets import (
     loss,
     stirred,
 )
-from torch import nn
-from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 pytestmark = pytest.mark.parametrize("norm", LAYERS)
 

@@ -8,6 +8,11 @@ import pytest
 import timm.layers
 import timm.utils
 import torch
+from lightning.pytorch.callbacks import BaseFinetuning
+from torch import nn
+from torchvision.models.detection._utils import overwrite_eps
+from torchvision.ops.misc import FrozenBatchNorm2d
+
 from ecosystem.nets import (
     LAYERS,
     assert_same,
@@ -20,10 +25,6 @@ from ecosystem.nets import (
     statistics,
     stirred,
 )
-from lightning.pytorch.callbacks import BaseFinetuning
-from torch import nn
-from torchvision.models.detection._utils import overwrite_eps
-from torchvision.ops.misc import FrozenBatchNorm2d
 
 pytestmark = pytest.mark.parametrize("norm", LAYERS)
 

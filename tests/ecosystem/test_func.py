@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ecosystem.nets import LAYERS, assert_same, images, loss, network, oracle, statistics, stirred
 from torch.func import (
     functional_call,
     grad,
@@ -17,7 +16,13 @@ from torch.func import (
     vmap,
 )
 
-pytestmark = pytest.mark.parametrize("norm", LAYERS)
+from ecosystem.nets import LAYERS, assert_same, images, loss, network, oracle, statistics, stirred
+
+pytestmark = [
+    pytest.mark.parametrize("norm", LAYERS),
+    # torch registers the decompositions of forward-mode AD by torch.jit.script, at the first use.
+    pytest.mark.filterwarnings("ignore:`torch.jit.script:FutureWarning"),
+]
 
 
 def state(model):

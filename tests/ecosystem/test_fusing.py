@@ -6,10 +6,12 @@ import copy
 
 import pytest
 import torch
-from ecosystem.nets import LAYERS, gates, images, layers, network
 from torch import nn
+from torch.ao.quantization import fuse_modules
 from torch.fx.experimental.optimization import fuse
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ecosystem.nets import LAYERS, gates, images, layers, network
 
 pytestmark = pytest.mark.parametrize("norm", LAYERS)
 
@@ -39,6 +41,12 @@ def test_fx_fuse_leaves_our_layers_and_folds_the_others(norm):
     assert [name for name in called if ".bn" in name] == ["net.bn1", "net.bn2", "net.bn3"]  # ... and knew its limits
     torch.testing.assert_close(fused(x), model(x))
     assert gates(fused).keys() == gates(model).keys()
+
+
+def test_torch_ao_fuse_modules_refuses_the_layer(norm):
+    model = network(norm).eval()
+    with pytest.raises(AssertionError, match=rf"did not find fuser method.*{norm.__name__}"):
+        fuse_modules(model, [["conv1", "bn1"]])
 
 
 def fuse_by_duck(model):

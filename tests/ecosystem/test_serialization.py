@@ -8,9 +8,10 @@ import pickle
 
 import pytest
 import torch
-from ecosystem.nets import LAYERS, Net, assert_same, gates, images, layers, network, statistics, stirred
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
+
+from ecosystem.nets import LAYERS, Net, assert_same, gates, images, layers, network, statistics, stirred
 
 pytestmark = pytest.mark.parametrize("norm", LAYERS)
 
@@ -137,7 +138,9 @@ def test_the_whole_model_in_another_dtype(norm, dtype):
     y = model.train()(x.to(dtype))
     y.float().square().sum().backward()
     assert y.dtype is dtype
-    assert all(p.grad is not None and p.grad.dtype is dtype and torch.isfinite(p.grad).all() for p in model.parameters())
+    assert all(
+        p.grad is not None and p.grad.dtype is dtype and torch.isfinite(p.grad).all() for p in model.parameters()
+    )
     assert not torch.equal(statistics(model)["bn2.bn.running_mean"], before["bn2.bn.running_mean"])
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import functools
 
 import pytest
 import torch
 import torch.distributed as dist
-from ecosystem.nets import LAYERS, assert_same, images, loss, network, statistics, stirred
 from torch import nn
 from torch.distributed.fsdp import (
     FullyShardedDataParallel,
@@ -18,6 +16,8 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.nn.parallel import DistributedDataParallel
+
+from ecosystem.nets import LAYERS, assert_same, images, loss, network, statistics, stirred
 
 pytestmark = [
     pytest.mark.parametrize("norm", LAYERS),
@@ -95,6 +95,10 @@ def test_fsdp2_of_the_child_alone_is_refused(norm):
     assert_same(statistics(layer), before)
 
 
+def without_prefix(named):
+    return {name.replace("_fsdp_wrapped_module.", ""): value.detach().clone() for name, value in named}
+
+
 @pytest.mark.parametrize("use_orig_params", [False, True])
 def test_fsdp1_of_whole_layers(norm, use_orig_params):
     model = network(norm).train()
@@ -106,23 +110,14 @@ def test_fsdp1_of_whole_layers(norm, use_orig_params):
         device_id=torch.device("cpu"),
     )
     assert isinstance(wrapped.module.bn1, FullyShardedDataParallel)
+    assert type(wrapped.module.bn1.module.bn) is nn.BatchNorm2d
 
     def named(m):
         with FullyShardedDataParallel.summon_full_params(m):
-            return [
-                (name.replace("_fsdp_wrapped_module.", ""), p.detach().clone())
-                for name, p in m.state_dict().items()
-                if "running" not in name and "tracked" not in name
-            ]
+            return list(without_prefix(m.named_parameters()).items())
 
-    x = images()
-    torch.testing.assert_close(wrapped(x), copy.deepcopy(plain)(x))
-    loss(wrapped(images(seed=1))).backward()
-    loss(plain(x)).backward()
-    with FullyShardedDataParallel.summon_full_params(wrapped, with_grads=use_orig_params):
-        got = {n.replace("_fsdp_wrapped_module.", ""): b.clone() for n, b in wrapped.named_buffers()}
-    plain(images(seed=1))
-    assert_same(got, statistics(plain), rtol=1e-5, atol=1e-6)
+    assert_trains_like(wrapped, plain, named)
+    assert_same(without_prefix(wrapped.named_buffers()), statistics(plain), rtol=1e-5, atol=1e-6)
 
 
 def test_fsdp1_auto_wrap_with_mixed_precision_is_refused_by_name(norm):
@@ -137,23 +132,27 @@ def test_fsdp1_auto_wrap_with_mixed_precision_is_refused_by_name(norm):
             mixed_precision=MixedPrecision(param_dtype=torch.bfloat16),
             device_id=torch.device("cpu"),
         )
-    with pytest.raises(TypeError, match=rf"{norm.__name__}.*wrap the whole layer as one unit"):
+    with pytest.raises(
+        TypeError, match=rf"{norm.__name__}: FSDP took its child `bn` alone.*wrap the whole layer as one"
+    ):
         wrapped(images())
-    got = {n.replace("_fsdp_wrapped_module.", ""): b for n, b in wrapped.named_buffers()}
-    assert_same(got, before)
+    assert_same(without_prefix(wrapped.named_buffers()), before)
 
 
-def test_fsdp1_remedy(norm):
-    # The remedy that the message names: the layer as one unit, and no BatchNorm class left out of mixed precision.
+def test_the_remedy_that_the_message_names(norm):
     model = network(norm).train()
-    policy = MixedPrecision(param_dtype=torch.bfloat16, _module_classes_to_ignore=())
+    before = statistics(model)
     wrapped = FullyShardedDataParallel(
         model,
-        auto_wrap_policy=functools.partial(ModuleWrapPolicy({norm})),
-        mixed_precision=policy,
+        auto_wrap_policy=ModuleWrapPolicy({norm}),
+        mixed_precision=MixedPrecision(param_dtype=torch.bfloat16, _module_classes_to_ignore=()),
         device_id=torch.device("cpu"),
     )
     y = wrapped(images())
     loss(y.float()).backward()
     assert torch.isfinite(y).all()
     assert y.dtype is torch.bfloat16
+    after = without_prefix(wrapped.named_buffers())
+    assert all(
+        not torch.equal(after[name], value) and after[name].dtype is value.dtype for name, value in before.items()
+    )

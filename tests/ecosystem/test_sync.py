@@ -8,6 +8,8 @@ import pytest
 import timm.layers
 import torch
 import torch.distributed as dist
+from torch import nn
+
 from ecosystem.nets import (
     LAYERS,
     assert_same,
@@ -22,7 +24,6 @@ from ecosystem.nets import (
     statistics,
     stirred,
 )
-from torch import nn
 
 CONVERSIONS = {"torch": nn.SyncBatchNorm.convert_sync_batchnorm, "timm": timm.layers.convert_sync_batchnorm}
 pytestmark = [pytest.mark.parametrize("norm", LAYERS), pytest.mark.parametrize("convert_sync", CONVERSIONS.values())]

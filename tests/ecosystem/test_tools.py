@@ -7,11 +7,11 @@ import copy
 import pytest
 import torch
 import torchinfo
-from ecosystem.nets import LAYERS, gates, images, loss, network, oracle, stirred
-from fvcore.nn import FlopCountAnalysis, parameter_count
 from torch import nn
 from torch.nn.utils import parametrize, prune
 from torch.utils.flop_counter import FlopCounterMode
+
+from ecosystem.nets import LAYERS, gates, images, loss, network, oracle, stirred
 
 pytestmark = pytest.mark.parametrize("norm", LAYERS)
 
@@ -26,8 +26,10 @@ def test_torch_flop_counter_sees_the_convolutions(norm):
         assert counter.get_total_flops() == 2 * 2 * CONV_AND_FC
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 def test_fvcore(norm):
+    from fvcore.nn import FlopCountAnalysis, parameter_count  # its import scripts a function, which warns
+
     model = network(norm).eval()
     x = images(n=1)
     analysis = FlopCountAnalysis(model, x).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
@@ -84,7 +86,7 @@ def test_a_parametrized_gamma_and_gate_are_used(norm):
 
 
 def test_a_pruned_gamma_follows_its_parameter(norm):
-    # Pruning recomputes `weight = weight_orig * weight_mask` in a hook of the child, which nobody calls: the layer must.
+    # Pruning recomputes `weight = weight_orig * weight_mask` in a hook of the child, which nobody calls but the layer.
     layer, x = stirred(norm).train(), images(channels=6)
     mask = torch.tensor([1.0, 0, 1, 1, 0, 1])
     prune.custom_from_mask(layer.bn, "weight", mask)

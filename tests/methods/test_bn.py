@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-import calibnorm as cn
 import pytest
 import torch
+
+import calibnorm as cn
 from cases import randomize
 from contract import batch, check_layer
 from oracles.bn import bn

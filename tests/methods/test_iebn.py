@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-import calibnorm as cn
 import pytest
 import torch
+
+import calibnorm as cn
 from cases import randn, randomize
 from contract import batch, check_functional, check_layer
 from oracles.iebn import iebn

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-import calibnorm as cn
 import pytest
 import torch
+
+import calibnorm as cn
 from cases import randn, randomize
 from contract import batch, check_functional, check_layer
 from oracles.rbn import rbn
@@ -87,12 +88,17 @@ def test_input_without_pixels(statistic):
     check_layer(cn.RBN1d, rbn, options, options, rank2=True)
 
 
-@pytest.mark.parametrize("statistic", STATISTICS)
-@pytest.mark.parametrize("noise", [(0.8, 0.5), (-0.5, 0.2), (0.0, 1.5)], ids=str)
+ATTACKS = [
+    (statistic, noise)
+    for statistic in STATISTICS
+    for noise in ((0.8, 0.5), (-0.5, 0.2), (0.0, 1.5))
+    if noise[0] or not statistic.endswith("std")  # X_s is constant then, and the equations' sqrt has no derivative
+]
+
+
+@pytest.mark.parametrize(("statistic", "noise"), ATTACKS, ids=str)
 @pytest.mark.parametrize("noise_in", ["always", "train"])
 def test_constant_noise_attack(statistic, noise, noise_in):
-    if noise[0] == 0.0 and statistic.endswith("std"):
-        pytest.skip("X_s is constant, so the oracle's sqrt has no derivative; test_constant_plane covers the library")
     options = {"center_stat": statistic, "scale_stat": statistic}
     check_layer(cn.RBN2d, rbn, options, options, noise=noise, noise_in=noise_in)
 

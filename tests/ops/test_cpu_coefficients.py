@@ -84,7 +84,7 @@ def test_the_gate_over_its_whole_range() -> None:
 
 def test_nan_where_the_variance_overflows() -> None:
     how, tensors = step(BN(), 3, True)
-    m, v = torch.zeros(2, 3), torch.ones(2, 3)
+    m, v = torch.zeros(2, 3, dtype=torch.float64), torch.ones(2, 3, dtype=torch.float64)
     v[1, 1] = torch.inf
     scale, _, _ = FUSED.forward(how, m, v, None, tensors)
     assert scale.isnan().any(0).tolist() == [False, True, False]

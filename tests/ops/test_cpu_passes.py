@@ -52,10 +52,9 @@ def laid(x: Tensor, layout: str) -> Tensor:
 
 def inputs(shape: tuple[int, ...], dtype: torch.dtype, layout: str) -> dict[str, Any]:
     """x, dy and a residual in the layout, and (N, C) numbers."""
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
     found = {name: laid(randn(*shape, seed=i, std=2.0, mean=0.5, dtype=dtype), layout) for i, name in enumerate("xgr")}
-    numbers = {name: randn(*shape[:2], seed=10 + i, dtype=wide) for i, name in enumerate(["m", "scale", "shift", "slope"])}
-    return found | numbers | {"offset": randn(*shape[:2], seed=20, dtype=wide)}
+    numbers = {name: randn(*shape[:2], seed=10 + i, dtype=torch.float64) for i, name in enumerate(["m", "scale", "shift", "slope"])}
+    return found | numbers | {"offset": randn(*shape[:2], seed=20, dtype=torch.float64)}
 
 
 def doubled(values: dict[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from oracles import Pair, Tensors, batch_moments, gamma_beta, standardize
 from torch import Tensor
+
+from oracles import Pair, Tensors, batch_moments, gamma_beta, standardize
 
 
 def bn(

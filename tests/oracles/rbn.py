@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from oracles import Pair, Tensors, batch_moments, channels, gamma_beta, planes, standardize
 from torch import Tensor
+
+from oracles import Pair, Tensors, batch_moments, channels, gamma_beta, planes, standardize
 
 
 def statistic(x: Tensor, name: str) -> Tensor:

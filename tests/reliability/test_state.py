@@ -6,12 +6,13 @@ import copy
 import io
 import pickle
 
-import calibnorm as cn
 import pytest
 import safetensors.torch
 import torch
-from cases import each_dims, each_layer, image, randn, randomize
 from torch import nn
+
+import calibnorm as cn
+from cases import each_dims, each_layer, image, randn, randomize
 
 SHAPES = {1: (6, 4, 5), 2: (4, 4, 3, 5), 3: (3, 4, 2, 3, 2)}
 BATCHNORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}

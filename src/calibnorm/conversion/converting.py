@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor, nn
 
 from calibnorm.conversion import planning, sources
 from calibnorm.conversion.planning import LayerPlan, Plan
@@ -20,8 +19,6 @@ from calibnorm.methods import BN
 from calibnorm.nn import CalibratedNorm, layer_type
 
 log = logging.getLogger("calibnorm")
-
-_WRAPPERS = ("FullyShardedDataParallel", "FSDPModule")
 
 
 def convert(
@@ -63,11 +60,12 @@ def convert(
         The network; where it is itself a BatchNorm, the new layer.
 
     Raises:
-        TypeError: The model is no module, or an option is not known.
-        ValueError: A value is not known, a layer cannot be converted (it is named), or the network is wrapped.
+        TypeError: The model is no module, an argument has the wrong type, or an option is not known.
+        ValueError: A value is not known, a layer cannot be converted (it is named), the plan belongs to another
+            network, or the network is wrapped (DistributedDataParallel, FSDP, torch.compile, torch.jit).
 
     Warns:
-        UserWarning: The network has no BatchNorm, or has been trained and ``preserve`` is False.
+        UserWarning: Nothing was converted; or the network has been trained and ``preserve`` is False.
 
     >>> import torch, torchvision, calibnorm as cn
     >>> net = torchvision.models.resnet18()
@@ -75,107 +73,104 @@ def convert(
     >>> type(net.layer1[0].bn1).__name__
     'IEBN2d'
     """
-    _check_model(model)
-    if isinstance(method, Mapping):
-        choices = (include, exclude, where, stages, skip)
-        if preserve or options or any(choice is not None for choice in choices):
-            raise ValueError("a plan says everything about the conversion; pass nothing beside it but report=")
-        chosen = planning.read(method)
-        found = sources.find(model)
-        planning.check(found, chosen)
+    sources.check_unwrapped(model)
+    if report is not None and not callable(report):
+        raise TypeError(f"report={report!r} must be a function of a text, such as print")
+    found = sources.find(model)
+    choices = {"include": include, "exclude": exclude, "where": where, "stages": stages, "skip": skip}
+    if not isinstance(method, Mapping):
+        chosen = planning.make(model, found, method, preserve, choices, options)
+    elif preserve or options or any(choice is not None for choice in choices.values()):
+        raise ValueError("a plan says everything about the conversion; pass nothing beside it but report=")
     else:
-        chosen = planning.plan(
-            model,
-            method,
-            preserve=preserve,
-            include=include,
-            exclude=exclude,
-            where=where,
-            stages=stages,
-            skip=skip,
-            **options,
-        )
-        found = sources.find(model)
-    if not found:
-        warnings.warn(f"{type(model).__name__} has no BatchNorm; nothing was converted", stacklevel=2)
-        return model
+        chosen = planning.read(method)
+        planning.check(model, found, chosen)
+    if not chosen["layers"]:
+        why = "has no BatchNorm" if not found else f"has {len(found)} BatchNorms, of which none was selected"
+        warnings.warn(f"{type(model).__name__} {why}; nothing was converted", stacklevel=2)
     planning.warn_if_trained(found, chosen)
-    root, lines = _apply(model, found, chosen)
-    text = "\n".join([*lines, *(f"{name}: left, {why}" for name, why in chosen["left"].items())])
+    root, text = _apply(model, found, chosen)
     log.info("%s", text)
     if report is not None:
         report(text)
     return root
 
 
-def _check_model(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
-    for module in model.modules():
-        kinds = {base.__name__ for base in type(module).__mro__}
-        if isinstance(module, DistributedDataParallel) or kinds & set(_WRAPPERS):
-            raise ValueError(
-                f"the network is wrapped in {type(module).__name__}, which would not see the new gates; "
-                "convert first, then wrap"
-            )
-        if isinstance(module, torch.jit.ScriptModule):
-            raise ValueError("the network holds a ScriptModule, which cannot be changed; convert first, then script")
-
-
-def _apply(model: nn.Module, found: list[Found], plan: Plan) -> tuple[nn.Module, list[str]]:
-    """Carry out a plan that has been checked; return the network and a line for every layer."""
+def _apply(model: nn.Module, found: list[Found], plan: Plan) -> tuple[nn.Module, str]:
+    """Carry out a plan that has been checked; return the network and the report."""
+    cuda = sorted({p.device.index for p in model.parameters() if p.is_cuda and p.device.index is not None})
+    layers = plan["layers"]
+    # every layer is made before the first one is put in, so that running out of memory changes nothing either;
+    # fc gates start at random: the caller's generators stay as they were
+    with torch.random.fork_rng(devices=cuda):
+        fresh = {
+            entry.name: _make(entry.module, layers[entry.name], sources.like(model))
+            for entry in found
+            if entry.name in layers and not planning.is_done(entry.module, layers[entry.name])
+        }
     root, lines = model, []
-    cuda = sorted(
-        {p.device.index for p in model.parameters() if p.device.type == "cuda" and p.device.index is not None}
-    )
-    with torch.random.fork_rng(devices=cuda):  # fc gates start at random: the caller's generators stay as they were
-        for entry in found:
-            layer = plan["layers"].get(entry.name)
-            if layer is None:
-                continue
-            if planning.is_done(entry.module, layer):
-                lines.append(f"{entry.name}: already {type(entry.module).__name__}")
-                continue
-            new = _convert_one(entry.module, layer)
+    for entry in found:
+        before = type(entry.module).__name__
+        if entry.name in fresh:
+            new = fresh[entry.name]
+            _move_in(entry.module, new, layers[entry.name])
             sources.replace(entry, new)
             root = new if entry.module is model else root
-            before = type(entry.module).__name__
-            lines.append(f"{entry.name}: {before} -> {type(new).__name__}({new.extra_repr()})")
-    return root, lines
+            lines.append(f"{entry.title}: {before} -> {type(new).__name__}({new.extra_repr()})")
+        elif entry.name in layers:
+            lines.append(f"{entry.title}: already {before}")
+        else:
+            lines.append(f"{entry.title}: left, {plan['left'][entry.name]}")
+    done = len(layers) - len(fresh)
+    head = f"{len(found)} normalizations: {len(fresh)} converted, {done} done already, {len(found) - len(layers)} left"
+    return root, "\n".join([head, *lines])
 
 
-def _convert_one(source: nn.Module, layer: LayerPlan) -> CalibratedNorm:
-    drop: nn.Module | None
+def _make(source: nn.Module, layer: LayerPlan, fallback: Tensor | None) -> CalibratedNorm:
+    """Return the new layer with its gates; its BatchNorm is a placeholder."""
+    like = sources.like(sources.holder(source))
+    like = fallback if like is None else like  # a BatchNorm without affine and tracking says nothing of its device
+    return layer_type(layer["method"], sources.dims(source))(
+        layer["features"],
+        affine=sources.holder(source).weight is not None,
+        device=None if like is None else like.device,
+        dtype=None if like is None else like.dtype,
+        **layer["options"],
+    )
+
+
+def _move_in(source: nn.Module, new: CalibratedNorm, layer: LayerPlan) -> None:
+    """Let the new layer take over child, drop, act, mode and hooks of the source, and compensate for its gate."""
     act: nn.Module | str | None
     if isinstance(source, CalibratedNorm):
-        dims, child, drop, act = source.dims, fold(source), source.drop, source.act
+        child, drop, act, new.frozen = fold(source), source.drop, source.act, source.frozen
     else:
-        dims = sources.dims(source)
         child, drop, act = sources.take_apart(source)
-    new = layer_type(layer["method"], dims).around(child, **layer["options"])
-    new.drop = drop
-    if act is not None:
+    new.bn, new.drop, new.training = child, drop, source.training
+    if isinstance(act, str) or (act is not None and new.act is None):
         new.act = act
     sources.move_hooks(source, new)
-    if sources.is_frozen(child) and "center_weight" in new._parameters:
+    if (new.frozen or sources.is_frozen(child)) and "center_weight" in new._parameters:
         new.center_weight.requires_grad_(False)  # the frozen running mean belongs to w_m as it is
     if layer["preserve"]:
-        _compensate(new)
+        _scale(new, 1.0 / _initial_gate(new), new.method.gated)
+        new.compensated = True
     if isinstance(new.method, BN) and new.method.gamma_init != 1.0:
-        with torch.no_grad():
-            for part in sources.tensors(child):
-                part.weight.mul_(new.method.gamma_init)  # type: ignore[operator]
-    return new
+        _scale(new, torch.tensor(new.method.gamma_init), ("weight",))
+
+
+def _initial_gate(layer: CalibratedNorm) -> Tensor:
+    gate = layer.method.initial_gate(layer.num_features)
+    assert gate is not None, "the plan has been checked"
+    return gate
 
 
 @torch.no_grad()
-def _compensate(layer: CalibratedNorm) -> None:
-    """Divide the initial gate out of gamma and beta, where the gate multiplies them."""
-    gate = layer.method.initial_gate(layer.num_features)
-    assert gate is not None
+def _scale(layer: CalibratedNorm, factor: Tensor, names: Iterable[str]) -> None:
+    """Multiply gamma or beta, in float32 or wider, of every part of the child that has one."""
     for part in sources.tensors(layer.bn):
-        for name in layer.method.gated:
+        for name in names:
             stored = getattr(part, name)
             if stored is not None:
-                stored.div_(gate.to(stored))
-    layer.compensated = True
+                wide = torch.promote_types(stored.dtype, torch.float32)
+                stored.copy_(stored.to(wide) * factor.to(stored.device, wide))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from typing import Any, TypedDict, cast
@@ -10,9 +11,10 @@ from torch import nn
 
 from calibnorm import _checks
 from calibnorm.conversion import sources
-from calibnorm.conversion.reverting import irreversible
+from calibnorm.conversion.reverting import irreversible, unwritable
 from calibnorm.conversion.selection import Patterns, Predicate, select
 from calibnorm.conversion.sources import Found
+from calibnorm.methods import BN, methods
 from calibnorm.nn import CalibratedNorm, layer_type
 
 VERSION = 1
@@ -50,11 +52,13 @@ def plan(
     """Return what ``cn.convert`` would do, or, without a method, what has been done to the model.
 
     The plan is a plain dict: save it as JSON beside a checkpoint, and ``cn.convert(fresh_model, plan)`` rebuilds the
-    network that the checkpoint belongs to.
+    network that the checkpoint belongs to. Statistics frozen by ``cn.freeze_stats`` are a matter of training, not part
+    of it.
 
     Args:
         model: The network; it is not changed.
-        method: A method's name; None describes the calibrated layers that the model has now.
+        method: A method's name; None describes the calibrated layers that the model has now, and takes no further
+            argument.
         preserve: As for :func:`convert`.
         include: As for :func:`convert`.
         exclude: As for :func:`convert`.
@@ -63,7 +67,12 @@ def plan(
         skip: As for :func:`convert`.
         options: As for :func:`convert`.
 
+    Returns:
+        ``version``; ``layers``, by name, with ``method``, ``options``, ``preserve`` and ``features``; ``left``, the
+        reasons, by name, why the others are left.
+
     Raises:
+        TypeError: As for :func:`convert`.
         ValueError: As for :func:`convert`.
 
     >>> import torchvision, calibnorm as cn
@@ -76,62 +85,93 @@ def plan(
     ('RBN2d', 'BatchNorm2d')
     """
     found = sources.find(model)
-    if method is None:
-        return _describe(found)
+    choices = {"include": include, "exclude": exclude, "where": where, "stages": stages, "skip": skip}
+    if method is not None:
+        return make(model, found, method, preserve, choices, options)
+    if preserve or options or any(choice is not None for choice in choices.values()):
+        raise ValueError("without a method the plan describes the model as it is; name a method, or pass nothing else")
+    return _describe(found)
+
+
+def make(
+    model: nn.Module,
+    found: list[Found],
+    method: str,
+    preserve: bool,
+    choices: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> Plan:
+    """Return the plan for the selected layers, checked. Called by what users call: warnings name their line."""
     _checks.flag("preserve", preserve)
-    layer_type(method)(1, device="meta", **options)  # an unknown method or a wrong option, before anything else
-    left = select(model, found, include=include, exclude=exclude, where=where, stages=stages, skip=skip)
-    noise: dict[str, Any] = {
-        name: options[name] for name in ("noise", "noise_in") if options.get("noise") is not None and name in options
-    }
+    _probe(method, 2, 1, True, options)  # an unknown method or a wrong option, before anything else
+    if preserve and options.get("act") is not None:
+        raise ValueError("preserve=True cannot keep a network's function with act=, which adds a ReLU; leave one out")
+    left = select(model, found, **choices)
+    noise = {name: options[name] for name in ("noise", "noise_in") if name in options}
+    if noise.get("noise") is None:
+        noise.clear()
     layers: dict[str, LayerPlan] = {}
     for entry in found:
         if entry.name not in left:
             layers[entry.name] = _layer_plan(entry, method, options, preserve)
         elif noise and not isinstance(entry.module, CalibratedNorm):
             # the attack reaches every BatchNorm of a network, converted or not
+            if why := sources.refusal(entry.module):
+                warnings.warn(f"the noise does not reach {entry.title}, which {why}", stacklevel=3)
+                continue
             layers[entry.name] = _layer_plan(entry, "bn", noise, False)
             left.pop(entry.name)
     result = Plan(version=VERSION, layers=layers, left=left)
-    check(found, result)
+    check(model, found, result)
     return result
 
 
-def check(found: list[Found], plan: Plan) -> None:
+def check(model: nn.Module, found: list[Found], plan: Plan) -> None:
     """Refuse a plan that cannot be carried out on these layers.
 
     Raises:
-        ValueError: Naming the layer, and what to do.
+        TypeError: A layer's options are not known; it is named.
+        ValueError: A layer cannot become what the plan says; it is named.
     """
-    modules = {entry.name: entry.module for entry in found}
-    for name, layer in plan["layers"].items():
-        if name not in modules:
+    names = {entry.name for entry in found}
+    for name in [*plan["layers"], *plan["left"]]:
+        if name not in names:
             raise ValueError(
                 f"the plan names {name!r}, which is no BatchNorm of this network; was it made for another?"
             )
-        _check_layer(name, modules[name], layer)
+    shared = sources.tied(model)
+    for entry in found:
+        if entry.name in plan["layers"]:
+            _check_layer(entry, plan["layers"][entry.name], shared)
+        elif entry.name not in plan["left"]:
+            raise ValueError(
+                f"the network has {entry.title}, which the plan does not name; was it made for another? To leave the "
+                "layer as it is, put its name with a reason into plan['left']"
+            )
 
 
 def read(plan: Mapping[str, Any]) -> Plan:
     """Check the form of a plan that came from outside, such as a JSON file, and return it."""
     if plan.get("version") != VERSION:
         raise ValueError(f"plan['version'] is {plan.get('version')!r}; this calibnorm reads version {VERSION}")
-    layers = plan.get("layers")
-    wanted = set(LayerPlan.__annotations__)
-    if not isinstance(layers, Mapping) or any(set(layer) != wanted for layer in layers.values()):
-        raise ValueError(f"plan['layers'] must map names to {sorted(wanted)}; make a plan with cn.plan(model)")
-    return Plan(
-        version=VERSION,
-        layers={name: cast(LayerPlan, dict(layer)) for name, layer in layers.items()},
-        left=dict(plan.get("left", {})),
-    )
+    layers, left = plan.get("layers"), plan.get("left", {})
+    if not isinstance(layers, Mapping) or not isinstance(left, Mapping):
+        raise ValueError("plan['layers'] and plan['left'] must map names; make a plan with cn.plan(model)")
+    wanted = LayerPlan.__annotations__.keys()
+    for name, layer in layers.items():
+        if not isinstance(layer, Mapping) or layer.keys() != wanted or not isinstance(layer["options"], Mapping):
+            raise ValueError(f"plan['layers'][{name!r}] must hold {', '.join(wanted)}; make a plan with cn.plan(model)")
+        _checks.flag(f"plan['layers'][{name!r}]['preserve']", layer["preserve"])
+    return Plan(version=VERSION, layers={n: cast(LayerPlan, dict(v)) for n, v in layers.items()}, left=dict(left))
 
 
 def is_done(module: nn.Module, layer: LayerPlan) -> bool:
     """Whether the module already is what the plan asks for."""
     if not isinstance(module, CalibratedNorm) or module.method_type.name != layer["method"]:
         return False
-    return module.options() == _layer(layer, module).options()
+    act = {"act": module.act} if isinstance(module.act, str) else {}  # an activation stays unless it is asked for
+    wanted = _probe(layer["method"], module.dims, layer["features"], module.affine, act | layer["options"])
+    return module.options() == wanted.options()
 
 
 def _describe(found: list[Found]) -> Plan:
@@ -141,7 +181,7 @@ def _describe(found: list[Found]) -> Plan:
         if isinstance(module, CalibratedNorm):
             layers[name] = LayerPlan(
                 method=module.method_type.name,
-                options=module.options(),
+                options=_as_json(module.options()),
                 preserve=module.compensated,
                 features=module.num_features,
             )
@@ -150,76 +190,98 @@ def _describe(found: list[Found]) -> Plan:
     return Plan(version=VERSION, layers=layers, left=left)
 
 
-def _layer_plan(entry: Found, method: str, options: dict[str, Any], preserve: bool) -> LayerPlan:
-    why = None if isinstance(entry.module, CalibratedNorm) else sources.refusal(entry.module)
-    if why is not None:
-        raise ValueError(f"{entry.name or 'the model'} {why}")
-    return LayerPlan(method=method, options=dict(options), preserve=preserve, features=_features(entry.module))
+def _layer_plan(entry: Found, method: str, options: Mapping[str, Any], preserve: bool) -> LayerPlan:
+    _check_source(entry)
+    return LayerPlan(
+        method=method, options=_as_json(options), preserve=preserve, features=sources.features(entry.module)
+    )
 
 
-def _features(module: Any) -> int:
-    return int(module.num_features if hasattr(module, "num_features") else module.weight.numel())
+def _as_json(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as they come back from a JSON file: a tuple is a list there."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
 
 
-def _layer(layer: LayerPlan, module: Any) -> CalibratedNorm:
-    """Return the planned layer without memory, to ask it questions."""
-    size = module.dims if isinstance(module, CalibratedNorm) else sources.dims(module)
-    affine = module.weight is not None
-    return layer_type(layer["method"], size)(layer["features"], affine=affine, device="meta", **layer["options"])
+def _probe(method: str, dims: int, features: int, affine: bool, options: Mapping[str, Any]) -> CalibratedNorm:
+    """Return a layer without memory, which has checked its options and answers questions."""
+    _checks.choice("method", method, methods())
+    kind = layer_type(method, dims)
+    arguments = inspect.signature(kind).parameters
+    known = [name for name, argument in arguments.items() if argument.kind is argument.KEYWORD_ONLY]
+    for name in options:
+        if name in arguments and name not in known:
+            raise ValueError(f"{name}={options[name]!r} belongs to the BatchNorm, which keeps its own; leave it out")
+        if name not in known:
+            raise TypeError(f"{name!r} is not an option of {method!r}, which takes {', '.join(known)}")
+    return kind(features, affine=affine, device="meta", **options)
 
 
-def _check_layer(name: str, module: nn.Module, layer: LayerPlan) -> None:
-    if _features(module) != layer["features"]:
-        raise ValueError(
-            f"{name}: the plan was made for {layer['features']} channels, the network has {_features(module)}"
-        )
+def _check_source(entry: Found) -> None:
+    if not isinstance(entry.module, CalibratedNorm) and (why := sources.refusal(entry.module)):
+        raise ValueError(f"{entry.title} {why}")
+
+
+def _check_layer(entry: Found, layer: LayerPlan, shared: set[int]) -> None:
+    module, name = entry.module, entry.title
+    _check_source(entry)
+    child, channels = sources.holder(module), sources.features(module)
+    if channels != layer["features"]:
+        raise ValueError(f"{name}: the plan was made for {layer['features']} channels, the network has {channels}")
     try:
-        new = _layer(layer, module)
+        new = _probe(layer["method"], sources.dims(module), channels, child.weight is not None, layer["options"])
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from None
-    if isinstance(module, CalibratedNorm):
-        if is_done(module, layer):
-            return
-        if why := irreversible(module):
-            raise ValueError(
-                f"{name} is a trained {type(module).__name__} ({why}), and a method replaces another through plain "
-                "BatchNorm; call cn.revert(model, lossy=True) first"
-            )
-    else:
-        if why := sources.refusal(module):
-            raise ValueError(f"{name} {why}")
+    if is_done(module, layer):
+        return
+    if isinstance(module, CalibratedNorm) and (why := irreversible(module) or unwritable(module, shared)):
+        raise ValueError(
+            f"{name} is a {type(module).__name__} that cannot turn into another method, which goes through plain "
+            f"BatchNorm: {why}. Call cn.revert(model, lossy=True) first, or leave it out with exclude="
+        )
+    leave = "leave it out with exclude="
+    if new.act is not None and sources.has_own_act(module):
+        raise ValueError(
+            f"{name}: act={new.act!r} was given, but this {type(module).__name__} has an activation; {leave}"
+        )
+    if new.method.gated == ("bias",) and child.bias is None:
+        raise ValueError(f"{name}: position='beta' gates beta, which this layer does not have; {leave}")
+    if isinstance(new.method, BN) and new.method.gamma_init != 1.0 and (why := sources.locked(child, "weight", shared)):
+        raise ValueError(f"{name}: gamma_init multiplies gamma, and this layer {why}; {leave}")
     if layer["preserve"]:
-        _check_preserve(name, module, new)
+        _check_preserve(name, child, new, shared)
 
 
-def _check_preserve(name: str, module: Any, new: CalibratedNorm) -> None:
+def _check_preserve(name: str, child: nn.Module, new: CalibratedNorm, shared: set[int]) -> None:
     """Refuse preserve=True where gamma and beta cannot take back what the initial gate does."""
     if new.noise is not None and new.noise_in == "always":
-        raise ValueError("preserve=True cannot keep a network's function under noise; leave one of the two out")
+        raise ValueError("preserve=True cannot keep a network's function under noise; leave one out")
+    if isinstance(new.method, BN) and new.method.gamma_init != 1.0:
+        raise ValueError("preserve=True cannot keep a network's function with gamma_init; leave one out")
     gate = new.method.initial_gate(new.num_features)
     if gate is None or not bool(gate.all()):
         raise ValueError(
             f"preserve=True needs an initial gate that is a constant other than 0; {new.method} has none "
             "(use the default operator, activation and init)"
         )
-    holder = module.bn if isinstance(module, CalibratedNorm) else module
     for gated in new.method.gated:
-        stored = holder._parameters.get(gated, holder._buffers.get(gated))
-        if stored is None and (gated == "weight" or new.method.gated == ("bias",)):
+        why = sources.locked(child, gated, shared)
+        if why and not (gated == "bias" and child.bias is None):  # the gate does nothing to a beta that is not there
             raise ValueError(
-                f"{name}: preserve=True divides {gated} by the initial gate, and this layer has no {gated} of its own "
-                "(affine=False, or a parametrization); convert it with preserve=False or leave it out with exclude="
+                f"{name}: preserve=True divides {gated} by the initial gate, and this layer {why}; "
+                "convert it with preserve=False or leave it out with exclude="
             )
 
 
 def warn_if_trained(found: list[Found], plan: Plan) -> None:
     """Say that a trained network will not compute the same afterwards."""
-    changes = {name for name, layer in plan["layers"].items() if layer["method"] != "bn" and not layer["preserve"]}
-    trained = [e.name for e in found if e.name in changes and not isinstance(e.module, CalibratedNorm)]
-    modules = {e.name: e.module for e in found}
-    if any(sources.looks_trained(modules[name]) for name in trained):
-        warnings.warn(
-            "the network has been trained, and its function changes: a new gate scales every channel. "
-            "preserve=True keeps the function; preserve=False is right for training from here on as the papers do",
-            stacklevel=3,
-        )
+    for entry in found:
+        layer = plan["layers"].get(entry.name)
+        if layer is None or layer["method"] == "bn" or layer["preserve"] or is_done(entry.module, layer):
+            continue
+        if sources.looks_trained(entry.module):
+            warnings.warn(
+                "the network has been trained, and its function changes: a new gate scales every channel. "
+                "preserve=True keeps the function; preserve=False is right for training from here on as the papers do",
+                stacklevel=3,
+            )
+            return

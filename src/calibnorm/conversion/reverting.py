@@ -16,18 +16,21 @@ def revert(model: nn.Module, *, lossy: bool = False) -> nn.Module:
     """Turn every calibrated layer back into the BatchNorm that it owns, in place, and return the model.
 
     Exact where a gate is the same for every input (IEBN with g_hat = 0; RBN with w_m = w_v = 0): gamma, or beta, or
-    both, take the gate over, and noise that is always on.
+    both, take the gate over, and noise that is always on. A layer with ``act="relu"`` becomes a BN1d/2d/3d, because
+    plain BatchNorm has no activation. Statistics frozen by ``cn.freeze_stats`` move again.
 
     Args:
         model: The network, or a layer.
-        lossy: Also revert layers whose gate depends on the input: the gate of an average input stays, and the network's
-            function changes.
+        lossy: Also revert layers whose gate depends on the input, or whose noise is on in training alone: the gate of
+            an average input stays, and the network's function changes.
 
     Returns:
         The model; where the model itself is a calibrated layer, its BatchNorm.
 
     Raises:
-        ValueError: A gate depends on the input and ``lossy`` is False; nothing has changed then.
+        TypeError: The model is no module.
+        ValueError: A layer has no exact BatchNorm and ``lossy`` is False, its gamma or beta cannot be written, or the
+            network is wrapped. Nothing has changed then.
 
     >>> import torch, torchvision, calibnorm as cn
     >>> net = torchvision.models.resnet18().eval()
@@ -37,16 +40,20 @@ def revert(model: nn.Module, *, lossy: bool = False) -> nn.Module:
     >>> torch.allclose(net(x), before, rtol=1e-4, atol=1e-5), type(net.bn1).__name__
     (True, 'BatchNorm2d')
     """
+    sources.check_unwrapped(model)
     _checks.flag("lossy", lossy)
+    shared = sources.tied(model)
     found = [entry for entry in sources.find(model) if isinstance(entry.module, CalibratedNorm)]
-    if not lossy:
-        for name, layer, _ in found:
-            assert isinstance(layer, CalibratedNorm)
-            if why := irreversible(layer):
-                raise ValueError(
-                    f"{name or 'the model'} ({type(layer).__name__}): {why}, which plain BatchNorm cannot do; "
-                    "revert with lossy=True to keep the gate of an average input"
-                )
+    for entry in found:
+        assert isinstance(entry.module, CalibratedNorm)
+        where = f"{entry.title} ({type(entry.module).__name__})"
+        if not lossy and (why := irreversible(entry.module)):
+            raise ValueError(
+                f"{where}: {why}, which plain BatchNorm cannot do; "
+                "revert with lossy=True to keep the gate of an average input"
+            )
+        if why := unwritable(entry.module, shared):
+            raise ValueError(f"{where}: {why}")
     root = model
     for entry in found:
         assert isinstance(entry.module, CalibratedNorm)
@@ -58,16 +65,33 @@ def revert(model: nn.Module, *, lossy: bool = False) -> nn.Module:
 
 def irreversible(layer: CalibratedNorm) -> str | None:
     """Return why a layer has no exact plain BatchNorm, or None."""
-    if layer.method.constant_gate(layer.gates()) is None:
-        return "its gate depends on the input"
+    if _constant_gate(layer) is None:
+        on_meta = any(gate.is_meta for gate in layer.gates().values())
+        return "its gate has no values on the meta device" if on_meta else "its gate depends on the input"
+    if layer.noise is not None and layer.noise_in == "train":
+        return "its noise is on in training alone"
     return None
+
+
+def unwritable(layer: CalibratedNorm, shared: set[int]) -> str | None:
+    """Return why gate and noise cannot be folded into the child, or why drop and act cannot stay; or None."""
+    for name in _written(layer):
+        # gamma and beta that are not there are made
+        if getattr(layer.bn, name) is not None and (why := sources.locked(layer.bn, name, shared)):
+            return f"its BatchNorm takes over what the gate does, and {why}"
+    if layer.drop is None and not isinstance(layer.act, nn.Module):
+        return None
+    if sources.can_carry_act(layer.bn):
+        return None
+    return f"a {type(layer.bn).__name__} cannot take its drop and act over; put them after the layer"
 
 
 def _to_batchnorm(layer: CalibratedNorm) -> nn.Module:
     child = fold(layer)
     if isinstance(layer.act, str):
-        # plain BatchNorm has no activation to keep: the library's own does
-        plain: nn.Module = layer_type("bn", layer.dims).around(child, act=layer.act)
+        whole = layer_type("bn", layer.dims).around(child, act=layer.act)
+        whole.drop = layer.drop
+        plain: nn.Module = whole
     else:
         plain = sources.put_together(child, layer.drop, layer.act)
     sources.move_hooks(layer, plain)
@@ -76,42 +100,67 @@ def _to_batchnorm(layer: CalibratedNorm) -> nn.Module:
 
 @torch.no_grad()
 def fold(layer: CalibratedNorm) -> nn.Module:
-    """Return the layer's child with the gate and noise folded into it; the layer must not be used any more."""
-    n_a, n_b = layer.noise if layer.noise is not None and layer.noise_in == "always" else (1.0, 0.0)
-    gate = layer.method.constant_gate(layer.gates())
+    """Return the layer's child with the gate and noise folded into it; the layer must not be used any more.
+
+    gamma' = gamma d N_a and beta' = beta d + gamma d N_b, the gate d where the layer has it.
+    """
+    written = _written(layer)
+    n_a, n_b = _steady_noise(layer)
     for part in sources.tensors(layer.bn):
-        mine = gate if gate is not None else _mean_gate(layer, part)
-        gamma = mine if "weight" in layer.method.gated else torch.ones(1, device=mine.device)
-        beta = mine if "bias" in layer.method.gated else torch.ones(1, device=mine.device)
-        _fold(part, gamma, beta, n_a, n_b)
+        d = _gate(layer, part)
+        if not written:
+            continue
+        _complete(part, written, part.running_mean if part.running_mean is not None else d)
+        gamma = part.weight * d if "weight" in layer.method.gated else part.weight
+        if "bias" in written:
+            part.bias.copy_((part.bias * d if "bias" in layer.method.gated else part.bias) + gamma * n_b)
+        if "weight" in written:
+            part.weight.copy_(gamma * n_a)
     return layer.bn
 
 
-def _mean_gate(layer: CalibratedNorm, part: Any) -> Tensor:
-    """Return the gate of an average input, after moving the running mean to that of the uncalibrated feature."""
-    mean = part.running_mean if part.running_mean is not None else torch.zeros(layer.num_features)
-    gate, uncalibrated = layer.method.mean_gate(layer.gates(), mean)
-    if part.running_mean is not None:
-        part.running_mean.copy_(uncalibrated)
-    return gate
+def _steady_noise(layer: CalibratedNorm) -> tuple[float, float]:
+    """Return the noise that is always on."""
+    return layer.noise if layer.noise is not None and layer.noise_in == "always" else (1.0, 0.0)
 
 
-def _fold(part: Any, gamma_gate: Tensor, beta_gate: Tensor, n_a: float, n_b: float) -> None:
-    """Fold gates and noise into one BatchNorm: gamma' = gamma d N_a, beta' = beta d + gamma d N_b."""
-    weight, bias = part.weight, part.bias
-    if weight is None and bool((gamma_gate * n_a == 1).all()) and n_b == 0:
-        return
-    if weight is None:
-        weight = part.weight = _new_parameter(part, 1.0)
+def _written(layer: CalibratedNorm) -> set[str]:
+    """Return which of gamma and beta change when gate and noise are folded into them."""
+    n_a, n_b = _steady_noise(layer)
+    names = {"weight"} if n_a != 1.0 else set()
+    names |= {"bias"} if n_b != 0.0 else set()
+    # the gate does nothing to a beta that is not there
+    return names | {name for name in layer.method.gated if name == "weight" or layer.bn.bias is not None}
+
+
+def _constant_gate(layer: CalibratedNorm) -> Tensor | None:
+    """Return the gate, computed in float32 or wider as the layer does, if it is known and the same for every input."""
+    gates = layer.gates()
+    if any(gate.is_meta for gate in gates.values()):
+        return None
+    return layer.method.constant_gate(
+        {name: gate.detach().to(torch.promote_types(gate.dtype, torch.float32)) for name, gate in gates.items()}
+    )
+
+
+def _gate(layer: CalibratedNorm, part: Any) -> Tensor:
+    """Return the gate, or that of an average input after moving the running mean to the uncalibrated feature's."""
+    like = sources.like(layer)
+    gate = _constant_gate(layer)
+    if gate is None:
+        mean = part.running_mean
+        zeros = torch.zeros(layer.num_features, device=None if like is None else like.device)
+        gate, uncalibrated = layer.method.mean_gate(layer.gates(), zeros if mean is None else mean)
+        if mean is not None:
+            mean.copy_(uncalibrated)
+    return gate if like is None else gate.to(like.device)
+
+
+def _complete(part: Any, written: set[str], like: Tensor) -> None:
+    """Give a BatchNorm the gamma and beta that it needs and does not have."""
+    if part.weight is None:
+        written = {"weight", "bias"}  # torch's BatchNorm has both or, with bias=False, gamma alone
         part.affine = True
-    if bias is None and n_b != 0:
-        bias = part.bias = _new_parameter(part, 0.0)
-    gated = weight * gamma_gate.to(weight)
-    weight.copy_(gated * n_a)
-    if bias is not None:
-        bias.copy_(bias * beta_gate.to(bias) + gated * n_b)
-
-
-def _new_parameter(part: Any, value: float) -> nn.Parameter:
-    like = part.running_mean if part.running_mean is not None else torch.empty(0)
-    return nn.Parameter(torch.full((part.num_features,), value, device=like.device, dtype=like.dtype))
+    for name, new in (("weight", torch.ones_like), ("bias", torch.zeros_like)):
+        if name in written and getattr(part, name) is None:
+            setattr(part, name, nn.Parameter(new(like.expand(part.num_features))))

@@ -16,7 +16,7 @@ Patterns = str | Sequence[str] | None
 Predicate = Callable[[str, nn.Module], bool]
 
 # Names that torchvision, timm and the usual CIFAR networks give to stages; the second kind counts from 0.
-_FROM_ONE = re.compile(r"(?:^|\.)(?:layer|stage_?|denseblock|s)(\d+)(?=\.|$)")
+_FROM_ONE = re.compile(r"(?:^|\.)(?:layer|stage_?|denseblock|block|s)(\d+)(?=\.|$)")
 _FROM_ZERO = re.compile(r"(?:^|\.)(?:stages|blocks|layers)\.(\d+)(?=\.|$)")
 _SHORTCUTS = {"downsample", "shortcut", "skip"}
 
@@ -44,7 +44,7 @@ def select(
 
     Raises:
         ValueError: A pattern or a stage that the network does not have, or an unknown ``skip``.
-        TypeError: ``where`` cannot be called.
+        TypeError: ``where`` cannot be called, or a stage is no integer, or a pattern no string.
     """
     _checks.choice("skip", skip, (None, "shortcut"))  # type: ignore[arg-type]
     if where is not None and not callable(where):
@@ -64,7 +64,7 @@ def select(
             left[name] = "in a shortcut"
         elif where is not None and not where(name, module):
             left[name] = "where(name, module) is False"
-    if skip is not None and not any(in_shortcut(model, name) for name in modules):
+    if skip is not None and modules and not any(in_shortcut(model, name) for name in modules):
         warnings.warn(
             f"skip='shortcut' found no normalization in a branch named {', '.join(sorted(_SHORTCUTS))}; "
             "if the network has shortcuts of another name, leave them out with exclude=",
@@ -115,7 +115,9 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 def _stages(stages: int | Sequence[int] | None, names: Iterable[str]) -> set[int] | None:
     if stages is None:
         return None
-    wanted = {stages} if isinstance(stages, int) else set(stages)
+    wanted = set(stages) if isinstance(stages, Iterable) else {stages}
+    if not all(isinstance(stage, int) and not isinstance(stage, bool) for stage in wanted):
+        raise TypeError(f"stages={stages!r} must be a number or numbers, such as stages=4 or stages=(1, 2)")
     known = {stage for name in names if (stage := stage_of(name)) is not None}
     if not wanted <= known:
         raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from calibnorm.conversion import sources
 from calibnorm.nn import CalibratedNorm
@@ -57,6 +58,9 @@ def summary(model: nn.Module) -> Summary:
     Returns:
         A list of rows that prints as a table.
 
+    Raises:
+        TypeError: The model is no module.
+
     >>> import calibnorm as cn
     >>> from torch import nn
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 16, 3), cn.RBN2d(16, scale_stat="std"))
@@ -68,18 +72,17 @@ def summary(model: nn.Module) -> Summary:
     --------------------------------------------------------------------------------
     2 layers                                 96     48
     """
-    return Summary(_row(entry.name, entry.module) for entry in sources.find(model))
+    return Summary(_row(entry.title, entry.module) for entry in sources.find(model))
 
 
-def _row(name: str, module: nn.Module) -> Row:
+def _row(title: str, module: nn.Module) -> Row:
     layer = module if isinstance(module, CalibratedNorm) else None
-    child: Any = module if layer is None else layer.bn
-    channels = int(child.num_features if hasattr(child, "num_features") else child.weight.numel())
+    child = sources.holder(module)
     return Row(
-        name or "(model)",
+        title,
         type(module).__name__,
-        channels,
-        sum(p.numel() for p in module.parameters()),
+        sources.features(module),
+        sum(p.numel() for p in module.parameters() if not is_lazy(p)),
         0 if layer is None else sum(p.numel() for p in layer.gates().values()),
         _statistics(child, layer),
         "" if layer is None else ", ".join(f"{key}={value!r}" for key, value in layer.options().items()),

@@ -30,6 +30,7 @@ def param_groups(
         One or two groups, ``{"params": [...], "weight_decay": ...}``, every trainable parameter once.
 
     Raises:
+        TypeError: The model is no module, or an argument has the wrong type.
         ValueError: ``weight_decay`` is negative.
 
     >>> import torchvision, calibnorm as cn
@@ -37,9 +38,19 @@ def param_groups(
     >>> [(group["weight_decay"], len(group["params"])) for group in cn.param_groups(net, weight_decay=1e-4)]
     [(0.0001, 62), (0.0, 60)]
     """
+    sources.check_model(model)
+    _checks.flag("decay_gates", decay_gates)
+    _checks.flag("decay_norm_and_bias", decay_norm_and_bias)
     if _checks.real("weight_decay", weight_decay) < 0:
         raise ValueError(f"weight_decay={weight_decay} must be 0 or more")
-    gates = {id(p) for m in model.modules() if isinstance(m, CalibratedNorm) for p in m.gates().values()}
+    # Not by gates(): a pruned or parametrized gate is computed from a parameter of another name.
+    gates = {
+        id(p)
+        for layer in model.modules()
+        if isinstance(layer, CalibratedNorm)
+        for name, p in layer.named_parameters()
+        if name.partition(".")[0] not in ("bn", "act", "drop")
+    }
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for parameter in model.parameters():
@@ -70,6 +81,7 @@ def freeze_stats(model: nn.Module, frozen: bool = True, *, center: bool = False)
         The model.
 
     Raises:
+        TypeError: The model is no module, or an argument has the wrong type.
         ValueError: A layer keeps no running statistics; nothing has changed then.
 
     Warns:
@@ -84,21 +96,20 @@ def freeze_stats(model: nn.Module, frozen: bool = True, *, center: bool = False)
     _checks.flag("frozen", frozen)
     _checks.flag("center", center)
     found = sources.find(model)
-    layers = [(name, module) for name, module, _ in found if isinstance(module, CalibratedNorm)]
-    for name, layer in layers:
+    layers = [(entry.title, entry.module) for entry in found if isinstance(entry.module, CalibratedNorm)]
+    for title, layer in layers:
         if frozen and getattr(layer.bn, "running_mean", None) is None:
-            raise ValueError(f"{name or 'the model'} keeps no running statistics (track_running_stats=False) to freeze")
+            raise ValueError(f"{title} keeps no running statistics (track_running_stats=False) to freeze")
     for _, layer in layers:
+        if "center_weight" in layer._parameters and not sources.is_frozen(layer.bn) and (frozen or layer.frozen):
+            layer.center_weight.requires_grad_(center or not frozen)
         layer.frozen = frozen
-        if "center_weight" in layer._parameters:
-            layer.center_weight.requires_grad_(center or not (frozen or sources.is_frozen(layer.bn)))
-    plain = [
-        name for name, module, _ in found if not isinstance(module, CalibratedNorm) and not sources.is_frozen(module)
-    ]
-    if plain:
+    calibrated = {id(layer) for _, layer in layers}
+    plain = [e.title for e in found if id(e.module) not in calibrated and not sources.is_frozen(e.module)]
+    if frozen and plain:
         warnings.warn(
-            f"{len(plain)} plain BatchNorms ({', '.join(plain[:3])}, ...) are not frozen; convert them too, with 'bn' "
-            "if they are to stay BatchNorm",
+            f"{len(plain)} plain BatchNorms are not frozen ({', '.join(plain[:3])}{', ...' * (len(plain) > 3)}); "
+            "convert them too, with 'bn' if they are to stay BatchNorm",
             stacklevel=2,
         )
     return model

@@ -81,13 +81,13 @@ static int pass(cn_job *job, cn_work work, cn_work merge, int64_t numbers)
 #define SHAPE int32_t dtype, int32_t rows, int64_t N, int64_t C, int64_t S
 #define JOB(...) {.N = N, .C = C, .S = S, .rows = rows, __VA_ARGS__}
 
-EXPORT int32_t calibnorm_moments(SHAPE, const void *x, void *m, void *v)
+EXPORT int32_t calibnorm_moments(SHAPE, const void *x, double *m, double *v)
 {
     cn_job job = JOB(.x = x, .first = m, .second = v);
-    return pass(&job, table->moments[rows][dtype], table->merge_moments[dtype == CN_F64], 3);
+    return pass(&job, table->moments[rows][dtype], table->merge_moments, 3);
 }
 
-EXPORT int32_t calibnorm_affine(SHAPE, const void *x, const void *m, const void *scale, const void *shift,
+EXPORT int32_t calibnorm_affine(SHAPE, const void *x, const double *m, const double *scale, const double *shift,
                                 const void *residual, int32_t relu, void *y)
 {
     cn_job job = JOB(.x = x, .m = m, .scale = scale, .shift = shift, .residual = residual, .relu = relu, .y = y);
@@ -95,31 +95,31 @@ EXPORT int32_t calibnorm_affine(SHAPE, const void *x, const void *m, const void 
 }
 
 /* scale, shift, residual and masked_dy matter with relu alone; masked_dy is written where there is a residual. */
-EXPORT int32_t calibnorm_gradient_sums(SHAPE, const void *dy, const void *x, const void *m, const void *scale,
-                                       const void *shift, const void *residual, int32_t relu, void *masked_dy,
-                                       void *sum_dy, void *sum_dy_centred)
+EXPORT int32_t calibnorm_gradient_sums(SHAPE, const void *dy, const void *x, const double *m, const double *scale,
+                                       const double *shift, const void *residual, int32_t relu, void *masked_dy,
+                                       double *sum_dy, double *sum_dy_centred)
 {
     cn_job job = JOB(.dy = dy, .x = x, .m = m, .scale = scale, .shift = shift, .residual = residual, .relu = relu,
                      .y = masked_dy, .first = sum_dy, .second = sum_dy_centred);
-    return pass(&job, table->gradient_sums[rows][dtype], table->merge_sums[dtype == CN_F64], 2);
+    return pass(&job, table->gradient_sums[rows][dtype], table->merge_sums, 2);
 }
 
-EXPORT int32_t calibnorm_gradient_apply(SHAPE, const void *dy, const void *x, const void *m, const void *scale,
-                                        const void *slope, const void *offset, const void *shift, int32_t relu, void *dx)
+EXPORT int32_t calibnorm_gradient_apply(SHAPE, const void *dy, const void *x, const double *m, const double *scale,
+                                        const double *slope, const double *offset, const double *shift, int32_t relu, void *dx)
 {
     cn_job job = JOB(.dy = dy, .x = x, .m = m, .scale = scale, .slope = slope, .offset = offset, .shift = shift,
                      .relu = relu, .y = dx);
     return pass(&job, table->gradient_apply[rows][dtype], NULL, 0);
 }
 
-EXPORT void calibnorm_coefficients(int32_t wide, cn_coefficient_job *job)
+EXPORT void calibnorm_coefficients(cn_coefficient_job *job)
 {
     /* A channel's number costs about as much as 8 pixels. */
-    run(table->coefficients[wide], (job->C + CN_CHANNEL_BLOCK - 1) / CN_CHANNEL_BLOCK, job->N * CN_CHANNEL_BLOCK * 8, job);
+    run(table->coefficients, (job->C + CN_CHANNEL_BLOCK - 1) / CN_CHANNEL_BLOCK, job->N * CN_CHANNEL_BLOCK * 8, job);
 }
 
-EXPORT void calibnorm_coefficients_vjp(int32_t wide, cn_coefficient_job *job)
+EXPORT void calibnorm_coefficients_vjp(cn_coefficient_job *job)
 {
-    run(table->coefficients_vjp[wide], (job->C + CN_CHANNEL_BLOCK - 1) / CN_CHANNEL_BLOCK,
+    run(table->coefficients_vjp, (job->C + CN_CHANNEL_BLOCK - 1) / CN_CHANNEL_BLOCK,
         job->N * CN_CHANNEL_BLOCK * 16, job);
 }

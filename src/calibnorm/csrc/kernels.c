@@ -31,8 +31,6 @@
 #include "lanes.inc.h"
 #include "planes.inc.h"
 #include "rows.inc.h"
-#include "merge.inc.h"
-#include "coefficients.inc.h"
 #undef SUFFIX
 #undef T
 #undef LOAD
@@ -95,8 +93,8 @@
 #include "lanes.inc.h"
 #include "planes.inc.h"
 #include "rows.inc.h"
-#include "merge.inc.h"
-#include "coefficients.inc.h"
+#include "merge.h"
+#include "coefficients.h"
 
 #define EACH(name) {name##_f32, name##_f64, name##_bf16, name##_f16}
 
@@ -105,8 +103,8 @@ const cn_table CN_TABLE = {
     .gradient_sums = {EACH(gradient_sums_planes), EACH(gradient_sums_rows)},
     .affine = {EACH(affine_planes), EACH(affine_rows)},
     .gradient_apply = {EACH(gradient_apply_planes), EACH(gradient_apply_rows)},
-    .merge_moments = {merge_moments_f32, merge_moments_f64},
-    .merge_sums = {merge_sums_f32, merge_sums_f64},
-    .coefficients = {coefficients_f32, coefficients_f64},
-    .coefficients_vjp = {coefficients_vjp_f32, coefficients_vjp_f64},
+    .merge_moments = merge_moments,
+    .merge_sums = merge_sums,
+    .coefficients = coefficients,
+    .coefficients_vjp = coefficients_vjp,
 };

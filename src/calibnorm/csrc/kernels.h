@@ -7,15 +7,14 @@
 enum { CN_F32, CN_F64, CN_BF16, CN_F16, CN_DTYPES };
 enum { CN_PLANES, CN_ROWS, CN_LAYOUTS }; /* (N, C, S): planes of S values; (N, S, C): rows of C values */
 
-/* Arguments of a pass over pixels. Pixels have the job's dtype, (N, C) numbers its accumulation type: double for
- * double, else float. Work is cut into units by shape alone, never by the number of threads, so that results do not
+/* Arguments of a pass over pixels. Pixels have the job's dtype; (N, C) numbers are double. Work is cut into units by shape alone, never by the number of threads, so that results do not
  * depend on it: `chunks` units a plane (CN_PLANES), or an instance (CN_ROWS), each of `chunk` pixels but the last. */
 typedef struct {
     int64_t N, C, S, chunks, chunk;
     const void *x, *dy, *residual;
-    const void *m, *scale, *shift, *slope, *offset;
+    const double *m, *scale, *shift, *slope, *offset;
     void *y;            /* affine: y; gradient_apply: dx; gradient_sums: the masked dy, or NULL */
-    void *first, *second; /* moments: m, v; gradient_sums: S1, S2 */
+    double *first, *second; /* moments: m, v; gradient_sums: S1, S2 */
     double *partial;    /* what a unit found, where an instance's plane has more than one unit */
     int relu, rows;
 } cn_job;
@@ -28,15 +27,15 @@ typedef struct {
     cn_work gradient_sums[CN_LAYOUTS][CN_DTYPES];
     cn_work affine[CN_LAYOUTS][CN_DTYPES];
     cn_work gradient_apply[CN_LAYOUTS][CN_DTYPES];
-    cn_work merge_moments[2]; /* float, double: from partial to first and second; units are (n, c) */
-    cn_work merge_sums[2];
-    cn_work coefficients[2];          /* float, double; units are blocks of channels */
-    cn_work coefficients_vjp[2];
+    cn_work merge_moments; /* from partial to first and second; units are (n, c) */
+    cn_work merge_sums;
+    cn_work coefficients; /* units are blocks of channels */
+    cn_work coefficients_vjp;
 } cn_table;
 
 extern const cn_table cn_table_base, cn_table_avx2, cn_table_avx512;
 
-/* Arguments of the coefficient step. All (N, C) and (C,) arrays are float or double, by the table's index. */
+/* Arguments of the coefficient step. All arrays are double. */
 enum { CN_CENTER_NONE, CN_CENTER_MEAN, CN_CENTER_STD };
 enum { CN_GATE_NONE, CN_GATE_STANDARDIZED, CN_GATE_STD, CN_GATE_INPUT };
 enum { CN_GATE_GAMMA = 1, CN_GATE_BETA = 2 };
@@ -45,15 +44,15 @@ typedef struct {
     int64_t N, C, S;
     int32_t center, gate, gated, fixed; /* fixed: mean and var are given, not those of this batch */
     double eps, noise_a, noise_b;
-    const void *m, *v;                                             /* (N, C) */
-    void *mean, *var;                                              /* (C,): read where fixed, else written */
-    const void *weight, *bias, *center_weight, *gate_weight, *gate_bias; /* (C,) or NULL */
-    void *scale, *shift;                                           /* (N, C); the gradient step writes scale alone */
-    const void *sum_dy, *sum_dy_centred;                           /* (N, C), from here on of the gradient step */
-    void *slope, *offset;
-    void *d_weight, *d_bias, *d_center_weight, *d_gate_weight, *d_gate_bias; /* (C,) or NULL */
+    const double *m, *v;                                             /* (N, C) */
+    double *mean, *var;                                              /* (C,): read where fixed, else written */
+    const double *weight, *bias, *center_weight, *gate_weight, *gate_bias; /* (C,) or NULL */
+    double *scale, *shift;                                           /* (N, C); the gradient step writes scale alone */
+    const double *sum_dy, *sum_dy_centred;                           /* (N, C), from here on of the gradient step */
+    double *slope, *offset;
+    double *d_weight, *d_bias, *d_center_weight, *d_gate_weight, *d_gate_bias; /* (C,) or NULL */
 } cn_coefficient_job;
 
-#define CN_CHANNEL_BLOCK 64 /* channels a unit of the coefficient step: two cache lines of float, and a stack of 64 doubles */
+#define CN_CHANNEL_BLOCK 64 /* channels a unit of the coefficient step: arrays of them stay in L1 */
 
 #endif

@@ -65,8 +65,8 @@ static void FN(moments_planes)(int64_t begin, int64_t end, void *p)
         if (job->chunks > 1) {
             memcpy(job->partial + 3 * u, &found, sizeof found);
         } else {
-            ((A *)job->first)[u] = (A)found.mean;
-            ((A *)job->second)[u] = (A)(found.m2 / found.n);
+            job->first[u] = found.mean;
+            job->second[u] = found.m2 / found.n;
         }
     }
 }
@@ -78,9 +78,8 @@ INLINE void FN(tile_sums)(const cn_job *job, int64_t at, int64_t n, int64_t plan
     const T *x = (const T *)job->x + at, *dy = (const T *)job->dy + at;
     const T *r = residual ? (const T *)job->residual + at : x;
     T *out = residual ? (T *)job->y + at : 0;
-    const V zero = {0}, m = zero + ((const A *)job->m)[plane];
-    const V scale = relu ? zero + ((const A *)job->scale)[plane] : zero;
-    const V shift = relu ? zero + ((const A *)job->shift)[plane] : zero;
+    const FN(numbers) of = FN(numbers_of)(job, plane);
+    const V zero = {0}, m = zero + of.m, scale = zero + of.scale, shift = zero + of.shift;
     int64_t rest = n % LANES, full = n - rest, i = 0;
     V a[2] = {zero, zero}, b[2] = {zero, zero};
     for (; i < full; i += LANES) {
@@ -105,8 +104,9 @@ INLINE void FN(tile_sums)(const cn_job *job, int64_t at, int64_t n, int64_t plan
         a[0] += FN(masked)(g, keep);
         b[0] += FN(masked)(g * x_c, keep); /* after the product: 0 * inf of a neighbour would be NaN */
     }
-    sums[0] += (double)TOTAL(a[0] + a[1]);
-    sums[1] += (double)TOTAL(b[0] + b[1]);
+    double sum = (double)TOTAL(a[0] + a[1]);
+    sums[0] += sum;
+    sums[1] += (double)TOTAL(b[0] + b[1]) - of.rest * sum;
 }
 
 INLINE void FN(sums_planes)(int64_t begin, int64_t end, const cn_job *job, int relu, int residual)
@@ -119,8 +119,8 @@ INLINE void FN(sums_planes)(int64_t begin, int64_t end, const cn_job *job, int r
         if (job->chunks > 1) {
             memcpy(job->partial + 2 * u, sums, sizeof sums);
         } else {
-            ((A *)job->first)[u] = (A)sums[0];
-            ((A *)job->second)[u] = (A)sums[1];
+            job->first[u] = sums[0];
+            job->second[u] = sums[1];
         }
     }
 }
@@ -140,8 +140,8 @@ INLINE void FN(affine_units)(int64_t begin, int64_t end, const cn_job *job, int 
         FN(span) at = FN(unit)(job, u);
         const T *x = (const T *)job->x + at.at, *r = residual ? (const T *)job->residual + at.at : x;
         T *y = (T *)job->y + at.at;
-        const V m = zero + ((const A *)job->m)[at.plane], scale = zero + ((const A *)job->scale)[at.plane];
-        const V shift = zero + ((const A *)job->shift)[at.plane];
+        const FN(numbers) of = FN(numbers_of)(job, at.plane);
+        const V m = zero + of.m, scale = zero + of.scale, shift = zero + of.shift;
         int64_t rest = at.n % LANES, full = at.n - rest;
         for (int64_t i = 0; i < full; i += LANES) {
             V v = FN(linear)(LOAD(x + i) - m, scale, shift, residual ? LOAD(r + i) : zero, residual);
@@ -171,9 +171,9 @@ INLINE void FN(apply_units)(int64_t begin, int64_t end, const cn_job *job, int r
         FN(span) at = FN(unit)(job, u);
         const T *x = (const T *)job->x + at.at, *dy = (const T *)job->dy + at.at;
         T *dx = (T *)job->y + at.at;
-        const V m = zero + ((const A *)job->m)[at.plane], scale = zero + ((const A *)job->scale)[at.plane];
-        const V slope = zero + ((const A *)job->slope)[at.plane], offset = zero + ((const A *)job->offset)[at.plane];
-        const V shift = relu ? zero + ((const A *)job->shift)[at.plane] : zero;
+        const FN(numbers) of = FN(numbers_of)(job, at.plane);
+        const V m = zero + of.m, scale = zero + of.scale, shift = zero + of.shift;
+        const V slope = zero + of.slope, offset = zero + of.offset;
         int64_t rest = at.n % LANES, full = at.n - rest;
         for (int64_t i = 0; i < full; i += LANES) {
             V x_c = LOAD(x + i) - m, g = LOAD(dy + i);

@@ -45,13 +45,32 @@ INLINE void FN(put)(T *p, const cn_job *job, int narrow, V v)
     memcpy(p, copy, (size_t)job->C * sizeof(T));
 }
 
-/* The block's columns of an (N, C) array; zeros where there is none. */
-INLINE void FN(fetch)(V *into, const void *array, const cn_job *job, const FN(block) *at, int narrow)
+/* The numbers of the block's columns; see lanes.inc.h. */
+typedef struct { V m[BLOCK], scale[BLOCK], shift[BLOCK], slope[BLOCK], offset[BLOCK]; } FN(columns_numbers);
+
+INLINE void FN(fetch)(FN(columns_numbers) *into, const cn_job *job, const FN(block) *at, int narrow)
 {
+    const int lanes = narrow ? (int)job->C : LANES;
     for (int j = 0; j < at->count; j++) {
-        V v = {0};
-        if (array) memcpy(&v, (const A *)array + at->n * job->C + at->column[j], narrow ? job->C * sizeof(A) : sizeof v);
-        into[j] = v;
+        const int64_t nc = at->n * job->C + at->column[j];
+        const double *m = job->m + nc;
+        A values[LANES] = {0};
+        double rest[LANES];
+        for (int i = 0; i < lanes; i++) values[i] = (A)m[i];
+        for (int i = 0; i < lanes; i++) rest[i] = m[i] - (double)values[i];
+        memcpy(&into->m[j], values, sizeof values);
+#define FETCH(NAME, FROM)                                                    \
+    if (job->NAME) {                                                         \
+        const double *array = job->NAME + nc, *factor = job->FROM + nc;      \
+        const double used = job->NAME != job->FROM; /* whether rest is taken up here */ \
+        for (int i = 0; i < lanes; i++) values[i] = (A)(array[i] - used * factor[i] * rest[i]); \
+        memcpy(&into->NAME[j], values, sizeof values);                       \
+    }
+        FETCH(scale, scale)
+        FETCH(shift, scale)
+        FETCH(slope, slope)
+        FETCH(offset, slope)
+#undef FETCH
     }
 }
 
@@ -114,8 +133,8 @@ INLINE void FN(moments_blocks)(int64_t begin, int64_t end, const cn_job *job, in
                     if (job->chunks > 1) {
                         memcpy(job->partial + 3 * (u * job->C + c), found, sizeof found);
                     } else {
-                        ((A *)job->first)[u * job->C + c] = (A)found[1];
-                        ((A *)job->second)[u * job->C + c] = (A)(found[2] / seen);
+                        job->first[u * job->C + c] = found[1];
+                        job->second[u * job->C + c] = found[2] / seen;
                     }
                 }
         }
@@ -135,13 +154,12 @@ INLINE void FN(sums_blocks)(int64_t begin, int64_t end, const cn_job *job, int r
         FN(block) at;
         for (int64_t b = 0; at = FN(columns)(job, u, b, narrow), at.count; b++) {
             double sums[2][BLOCK * LANES];
-            V m[BLOCK], scale[BLOCK], shift[BLOCK], s[2][BLOCK];
+            FN(columns_numbers) of;
+            V s[2][BLOCK];
             const int64_t step = FN(tile_rows)(&at), lanes = (int64_t)at.count * LANES;
             memset(sums[0], 0, sizeof(double) * lanes);
             memset(sums[1], 0, sizeof(double) * lanes);
-            FN(fetch)(m, job->m, job, &at, narrow);
-            if (relu) FN(fetch)(scale, job->scale, job, &at, narrow);
-            if (relu) FN(fetch)(shift, job->shift, job, &at, narrow);
+            FN(fetch)(&of, job, &at, narrow);
             for (int64_t t = at.lo; t < at.hi; t += step) {
                 int64_t stop = at.hi - t < step ? at.hi : t + step;
                 for (int j = 0; j < at.count; j++) s[0][j] = s[1][j] = (V){0};
@@ -149,12 +167,12 @@ INLINE void FN(sums_blocks)(int64_t begin, int64_t end, const cn_job *job, int r
                     int64_t row = (at.n * job->S + r) * job->C;
                     for (int j = 0; j < at.count; j++) {
                         int64_t i = row + at.column[j];
-                        V x_c = FN(get)((const T *)job->x + i, job, narrow, job->x) - m[j];
+                        V x_c = FN(get)((const T *)job->x + i, job, narrow, job->x) - of.m[j];
                         V g = FN(get)((const T *)job->dy + i, job, narrow, job->dy);
                         if (relu) {
                             V extra = {0};
                             if (residual) extra = FN(get)((const T *)job->residual + i, job, narrow, job->residual);
-                            g = FN(relu_mask)(g, FN(linear)(x_c, scale[j], shift[j], extra, residual));
+                            g = FN(relu_mask)(g, FN(linear)(x_c, of.scale[j], of.shift[j], extra, residual));
                         }
                         if (residual) FN(put)((T *)job->y + i, job, narrow, g);
                         s[0][j] += g;
@@ -166,13 +184,14 @@ INLINE void FN(sums_blocks)(int64_t begin, int64_t end, const cn_job *job, int r
             }
             for (int j = 0; j < at.count; j++)
                 for (int i = 0; i < LANES && i < job->C; i++) {
-                    double found[2] = {sums[0][j * LANES + i], sums[1][j * LANES + i]};
                     int64_t c = at.column[j] + i;
+                    double m = job->m[at.n * job->C + c], sum = sums[0][j * LANES + i];
+                    double found[2] = {sum, sums[1][j * LANES + i] - (m - (double)(A)m) * sum};
                     if (job->chunks > 1) {
                         memcpy(job->partial + 2 * (u * job->C + c), found, sizeof found);
                     } else {
-                        ((A *)job->first)[u * job->C + c] = (A)found[0];
-                        ((A *)job->second)[u * job->C + c] = (A)found[1];
+                        job->first[u * job->C + c] = found[0];
+                        job->second[u * job->C + c] = found[1];
                     }
                 }
         }
@@ -193,17 +212,15 @@ INLINE void FN(affine_blocks)(int64_t begin, int64_t end, const cn_job *job, int
     for (int64_t u = begin; u < end; u++) {
         FN(block) at;
         for (int64_t b = 0; at = FN(columns)(job, u, b, narrow), at.count; b++) {
-            V m[BLOCK], scale[BLOCK], shift[BLOCK];
-            FN(fetch)(m, job->m, job, &at, narrow);
-            FN(fetch)(scale, job->scale, job, &at, narrow);
-            FN(fetch)(shift, job->shift, job, &at, narrow);
+            FN(columns_numbers) of;
+            FN(fetch)(&of, job, &at, narrow);
             for (int64_t r = at.lo; r < at.hi; r++) {
                 int64_t row = (at.n * job->S + r) * job->C;
                 for (int j = 0; j < at.count; j++) {
                     int64_t i = row + at.column[j];
-                    V x_c = FN(get)((const T *)job->x + i, job, narrow, job->x) - m[j], extra = {0};
+                    V x_c = FN(get)((const T *)job->x + i, job, narrow, job->x) - of.m[j], extra = {0};
                     if (residual) extra = FN(get)((const T *)job->residual + i, job, narrow, job->residual);
-                    V y = FN(linear)(x_c, scale[j], shift[j], extra, residual);
+                    V y = FN(linear)(x_c, of.scale[j], of.shift[j], extra, residual);
                     FN(put)((T *)job->y + i, job, narrow, FN(relu)(y, relu));
                 }
             }
@@ -226,20 +243,16 @@ INLINE void FN(apply_blocks)(int64_t begin, int64_t end, const cn_job *job, int 
     for (int64_t u = begin; u < end; u++) {
         FN(block) at;
         for (int64_t b = 0; at = FN(columns)(job, u, b, narrow), at.count; b++) {
-            V m[BLOCK], scale[BLOCK], slope[BLOCK], offset[BLOCK], shift[BLOCK];
-            FN(fetch)(m, job->m, job, &at, narrow);
-            FN(fetch)(scale, job->scale, job, &at, narrow);
-            FN(fetch)(slope, job->slope, job, &at, narrow);
-            FN(fetch)(offset, job->offset, job, &at, narrow);
-            if (relu) FN(fetch)(shift, job->shift, job, &at, narrow);
+            FN(columns_numbers) of;
+            FN(fetch)(&of, job, &at, narrow);
             for (int64_t r = at.lo; r < at.hi; r++) {
                 int64_t row = (at.n * job->S + r) * job->C;
                 for (int j = 0; j < at.count; j++) {
                     int64_t i = row + at.column[j];
-                    V x_c = FN(get)((const T *)job->x + i, job, narrow, job->x) - m[j];
+                    V x_c = FN(get)((const T *)job->x + i, job, narrow, job->x) - of.m[j];
                     V g = FN(get)((const T *)job->dy + i, job, narrow, job->dy);
-                    if (relu) g = FN(relu_mask)(g, FN(linear)(x_c, scale[j], shift[j], (V){0}, 0));
-                    FN(put)((T *)job->y + i, job, narrow, scale[j] * g + (slope[j] * x_c + offset[j]));
+                    if (relu) g = FN(relu_mask)(g, FN(linear)(x_c, of.scale[j], of.shift[j], (V){0}, 0));
+                    FN(put)((T *)job->y + i, job, narrow, of.scale[j] * g + (of.slope[j] * x_c + of.offset[j]));
                 }
             }
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import version
 from typing import Annotated
 
@@ -14,7 +15,8 @@ from calibnorm.lab.errors import UsageError
 
 DESCRIPTION = """Experiments with batch normalization that is calibrated by each instance (IEBN, RBN).
 
-Start with `calibnorm demo`. Every subcommand explains its options: `calibnorm demo --help`."""
+Start with `calibnorm demo`. Every subcommand explains its options: `calibnorm demo --help`.
+`calibnorm --version` prints the version."""
 
 
 def demo(config: Annotated[DemoConfig, tyro.conf.arg(name="")]) -> None:
@@ -42,7 +44,8 @@ def main(args: Sequence[str]) -> int:
         args: What follows the command's name, such as ``["demo", "--quick"]``.
 
     Returns:
-        The exit status: 0, 2 for input that cannot be used (the message names it), 130 after Ctrl-C.
+        The exit status: 0; 1 where a worker process died; 2 for input that cannot be used, which the message names; 130
+        after Ctrl-C.
     """
     if list(args) in (["--version"], ["-V"]):
         print(f"calibnorm {version('calibnorm')}")
@@ -58,6 +61,9 @@ def main(args: Sequence[str]) -> int:
     except UsageError as error:
         print(f"calibnorm: {error}", file=sys.stderr)
         return 2
+    except BrokenProcessPool:
+        print("calibnorm: a worker process died, perhaps for want of memory; nothing was written", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\ncalibnorm: stopped by Ctrl-C; nothing was written", file=sys.stderr)
         return 130

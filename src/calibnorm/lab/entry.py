@@ -29,3 +29,7 @@ def main() -> int:
     from calibnorm.lab import cli
 
     return cli.main(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

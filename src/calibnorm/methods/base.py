@@ -116,7 +116,8 @@ class Method:
         specs = self.parameters(num_features)
         if any(spec.fan_in is not None for spec in specs.values()):
             return None  # a random start is no constant, and looking must not draw random numbers
-        return self.constant_gate({name: spec.create() for name, spec in specs.items()})
+        with torch.device("cpu"):  # a gate on the meta device would have no values
+            return self.constant_gate({name: spec.create(dtype=torch.float64) for name, spec in specs.items()})
 
     def options(self) -> dict[str, object]:
         """Return the options that differ from their defaults: what a layer's constructor needs to rebuild it."""

@@ -59,5 +59,6 @@ def norm_layer(name: str, *, dims: int = 2, **options: Any) -> partial[Calibrate
     'IEBN2d'
     """
     layer = layer_type(name, dims)
-    layer(1, **options)  # a wrong option is refused here, not in the depths of a network's constructor
+    # A wrong option is refused here, not in the depths of a network's constructor; on meta, no random number is drawn.
+    layer(1, **{**options, "device": "meta"})
     return partial(layer, **options)

@@ -14,8 +14,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from calibnorm import _checks
+
+# Hooks of a child that compute its weight before each forward; a child is never called, so the layer runs them.
+_COMPUTE_WEIGHT = (BasePruningMethod, SpectralNorm, WeightNorm)
 
 
 class ChildState(NamedTuple):
@@ -101,12 +107,20 @@ def read(child: Any, where: str) -> ChildState:
             num_features(child),
             where,
         )
+    if type(child).__name__ == "FullyShardedDataParallel":
+        raise TypeError(
+            f"{where}: FSDP took its child `bn` alone, and only FSDP's own forward gathers its shards; wrap the whole "
+            "layer as one unit. Under mixed precision FSDP1 does this to every BatchNorm: also pass "
+            "MixedPrecision(..., _module_classes_to_ignore=())"
+        )
     if not (is_batchnorm(child) or is_split(child)):
         raise TypeError(
             f"{where}: its child `bn` is a {type(child).__module__}.{type(child).__qualname__}, which it does not "
-            "know how to read; put back a torch BatchNorm, SyncBatchNorm or FrozenBatchNorm2d. (If a wrapper such as "
-            "FSDP's auto-wrap took the child alone, wrap the whole layer as one unit.)"
+            "know how to read; put back a torch BatchNorm, SyncBatchNorm or FrozenBatchNorm2d"
         )
+    for hook in child._forward_pre_hooks.values():
+        if isinstance(hook, _COMPUTE_WEIGHT):
+            hook(child, ())
     use_batch = child.training or (child.running_mean is None and child.running_var is None)
     if use_batch and isinstance(child, nn.SyncBatchNorm):
         _refuse_several_processes(child, where)
@@ -132,12 +146,21 @@ def _checked(state: ChildState, channels: int, where: str) -> ChildState:
     _checks.momentum(state.momentum)
     for name in ("weight", "bias", "running_mean", "running_var"):
         tensor = getattr(state, name)
-        if tensor is not None and tuple(tensor.shape) != (channels,):
+        if tensor is not None and _checks.sizes_known() and tuple(tensor.shape) != (channels,):
             raise ValueError(
                 f"{where}: bn.{name} has shape {tuple(tensor.shape)} instead of ({channels},). If a sharding wrapper "
                 "(FSDP) took the child `bn` alone, wrap the whole layer as one unit"
             )
     return state
+
+
+def refuse_shards(state: ChildState, x: Tensor, where: str) -> None:
+    """Refuse parameters that FSDP2 holds as shards: it gathers them when it is called, and nobody calls a child."""
+    if type(x) is Tensor and any(type(t).__name__ == "DTensor" for t in (state.weight, state.bias)):
+        raise ValueError(
+            f"{where}: the parameters of its child `bn` are shards (DTensor), which only FSDP's own forward gathers; "
+            "do not call fully_shard on the child alone, wrap the whole layer as one unit"
+        )
 
 
 def _refuse_several_processes(child: nn.SyncBatchNorm, where: str) -> None:

@@ -52,12 +52,14 @@ def apply(
         relu: Rectify the result.
     """
     tensors = {name: tensor for name, tensor in params.items() if tensor is not None}
-    if x.numel() == 0:
+    if method.gated == ("bias",) and "bias" not in tensors:
+        raise ValueError(f"{where}: position='beta' gates beta, and there is none: bias is None; use position='gamma'")
+    if _checks.sizes_known() and x.numel() == 0:
         return _finished(_empty(x, tensors), residual, relu)
     fixed: Statistics | None = None
     if use_batch:
         count = x.numel() // x.shape[1]
-        if count == 1:
+        if _checks.sizes_known() and count == 1:
             raise ValueError(
                 f"{where}: input of shape {tuple(x.shape)} has one value per channel, which has no variance; in "
                 "training use a larger batch, or eval() to normalize with the running statistics"
@@ -73,11 +75,16 @@ def apply(
         y = _finished(y, residual, relu)
     else:
         step = Step(method, tuple(tensors), eps, noise)
-        y, (mean, var) = normalize(x, step, fixed, tuple(tensors.values()), residual, relu)
+        # A sum of two dtypes has the wider one, as torch promotes; the passes write x's.
+        apart = residual is not None and residual.dtype != x.dtype
+        extra = (None, False) if apart else (residual, relu)
+        y, (mean, var) = normalize(x, step, fixed, tuple(tensors.values()), *extra)
+        if apart:
+            y = _finished(y, residual, relu)
     if update and use_batch:
         assert running_mean is not None
         assert running_var is not None
-        update_running(running_mean, running_var, mean.detach(), var.detach(), momentum, count)
+        update_running(running_mean, running_var, mean, var, momentum, count)
     return y
 
 
@@ -101,6 +108,9 @@ def _batch_norm_eval(
 ) -> Tensor:
     """Plain BatchNorm with running statistics needs no moments: torch's own is one read and one write."""
     mean, var = statistics
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        # A training step between this forward and its backward moves the originals.
+        mean, var = mean.clone(), var.clone()
     weight, bias = tensors.get("weight"), tensors.get("bias")
     if noise is not None:
         n_a, n_b = noise

@@ -28,6 +28,8 @@ class CalibratedNorm(nn.Module):
     whatever other software does to BatchNorm layers (synchronize, freeze, reset, replace) reaches them; the layer
     follows the child it finds at each forward. The gates belong to the layer. The child itself is never called:
     hooks belong on the layer.
+
+    Activation checkpointing runs a forward twice, and the statistics move twice, as torch's BatchNorm's do.
     """
 
     dims: ClassVar[int]
@@ -87,7 +89,15 @@ class CalibratedNorm(nn.Module):
         Args:
             child: A BatchNorm, SyncBatchNorm or FrozenBatchNorm2d; the instance itself becomes the child.
             options: The method's options, ``noise``, ``noise_in`` and ``act``.
+
+        Raises:
+            TypeError: The child is of a class that a layer cannot follow, such as a LazyBatchNorm2d without a size.
         """
+        if not children.accepts(child):
+            raise TypeError(
+                f"{cls.__name__}.around: {type(child).__name__} is no BatchNorm that a layer can follow; give it a "
+                "torch BatchNorm, SyncBatchNorm or FrozenBatchNorm2d (a lazy one after its first forward)"
+            )
         tensors = [t for t in (*child.parameters(recurse=False), *child.buffers(recurse=False))]
         floats = [t for t in tensors if t.is_floating_point()]
         like = floats[0] if floats else torch.empty(0)
@@ -130,6 +140,12 @@ class CalibratedNorm(nn.Module):
         states = [children.read(part, where) for part in split]
         ranks = None if isinstance(self.bn, nn.SyncBatchNorm) else self._ranks
         _checks.features(input, ranks, self.num_features, where)
+        if residual is not None:  # here, not where it is added: by then the running statistics have moved
+            _checks.residual(residual, input.shape, where)
+        if len(states) == 1 and self.drop is None:  # the passes add and rectify on their way
+            relu = self.act == "relu"
+            y = self._normalize(input, states[0], where, residual, relu)
+            return self.act(y) if isinstance(self.act, nn.Module) and not relu else y
         if len(states) == 1:
             y = self._normalize(input, states[0], where)
         else:
@@ -142,7 +158,15 @@ class CalibratedNorm(nn.Module):
             y = torch.cat([self._normalize(x, s, where) for x, s in zip(shares, states, strict=True)])
         return self._finish(y, residual)
 
-    def _normalize(self, x: Tensor, state: children.ChildState, where: str) -> Tensor:
+    def _normalize(
+        self,
+        x: Tensor,
+        state: children.ChildState,
+        where: str,
+        residual: Tensor | None = None,
+        relu: bool = False,
+    ) -> Tensor:
+        children.refuse_shards(state, x, where)
         use_batch = state.use_batch and not (self.frozen and state.running_mean is not None)
         update = state.update and use_batch
         y = functional.apply(
@@ -157,17 +181,15 @@ class CalibratedNorm(nn.Module):
             eps=state.eps,
             noise=self.noise if self.noise_in == "always" or self.training else None,
             where=where,
+            residual=residual,
+            relu=relu,
         )
-        if update and state.num_batches_tracked is not None and x.numel():
+        if update and state.num_batches_tracked is not None and not (_checks.sizes_known() and x.numel() == 0):
             state.num_batches_tracked.add_(1)
         return y
 
     def _finish(self, y: Tensor, residual: Tensor | None) -> Tensor:
         if residual is not None:
-            if residual.shape != y.shape:
-                raise ValueError(
-                    f"{type(self).__name__}: residual has shape {tuple(residual.shape)}; expected {tuple(y.shape)}"
-                )
             y = y + residual
         if self.drop is not None:
             y = self.drop(y)
@@ -198,6 +220,13 @@ class CalibratedNorm(nn.Module):
     def bias(self) -> Tensor | None:
         """The child's beta, (C,)."""
         return self.bn.bias  # type: ignore[return-value]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Hand gamma and beta through to the child; a property alone cannot, since nn.Module takes parameters first."""
+        if name in ("weight", "bias"):
+            setattr(self.bn, name, value)
+        else:
+            super().__setattr__(name, value)
 
     @property
     def eps(self) -> float:
@@ -247,7 +276,7 @@ class CalibratedNorm(nn.Module):
         return ", ".join([str(self.num_features), *(f"{name}={value!r}" for name, value in self.options().items())])
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        loading.adapt(state_dict, prefix, self.method, self.num_features, self.compensated)
+        loading.adapt(state_dict, prefix, self.method, self.bn, self.compensated)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __prepare_scriptable__(self) -> NoReturn:

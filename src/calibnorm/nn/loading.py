@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from calibnorm.methods import Method
+from calibnorm.nn import child as children
 
 CHILD_KEYS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
-def adapt(state: dict[str, Any], prefix: str, method: Method, num_features: int, compensated: bool) -> None:
+def adapt(state: dict[str, Any], prefix: str, method: Method, child: nn.Module, compensated: bool) -> None:
     """Rename and reshape, in place, the entries of a state dict that belong to one layer.
 
     A state without any of the method's tensors is that of a plain BatchNorm. It then brings the initial gates, and,
@@ -22,27 +24,41 @@ def adapt(state: dict[str, Any], prefix: str, method: Method, num_features: int,
         state: The state dict that torch is about to load.
         prefix: The layer's prefix in it, such as ``"layer1.0.bn1."``.
         method: The layer's method.
-        num_features: C.
+        child: The layer's BatchNorm; what it holds further (the parts of a split one) has flat keys too.
         compensated: Whether the layer was converted with ``preserve=True``.
     """
     for theirs, ours in method.aliases.items():
         if prefix + theirs in state and prefix + ours not in state:
             state[prefix + ours] = state.pop(prefix + theirs)
-    gates = method.parameters(num_features)
-    flat = [name for name in CHILD_KEYS if prefix + name in state and f"{prefix}bn.{name}" not in state]
-    for name in [*flat, *(g for g, spec in gates.items() if len(spec.shape) == 1)]:
-        tensor = state.get(prefix + name)
-        if isinstance(tensor, Tensor) and tensor.ndim > 1 and tensor.numel() == num_features:
-            state[prefix + name] = tensor.reshape(num_features)
-    for name in flat:
-        state[f"{prefix}bn.{name}"] = state.pop(prefix + name)
+    channels = children.num_features(child)
+    gates = method.parameters(channels)
+    within = tuple(f"{prefix}{name}." for name in child._modules)
+    candidates = [*(prefix + name for name in CHILD_KEYS), *(key for key in state if key.startswith(within))]
+    flat = {k: f"{prefix}bn.{k.removeprefix(prefix)}" for k in candidates if k in state}
+    flat = {key: target for key, target in flat.items() if target not in state}
+    for key in [*flat, *(prefix + name for name, spec in gates.items() if len(spec.shape) == 1)]:
+        tensor = state.get(key)
+        if isinstance(tensor, Tensor) and tensor.ndim > 1 and tensor.numel() == channels:
+            state[key] = tensor.reshape(channels)
+    for key, target in flat.items():
+        state[target] = state.pop(key)
     if flat and not any(prefix + name in state for name in gates):
-        for name, spec in gates.items():
-            state[prefix + name] = spec.create()
-        if compensated:
-            gate = method.initial_gate(num_features)
-            assert gate is not None
-            for name in method.gated:
-                key = f"{prefix}bn.{name}"
-                if key in state:
-                    state[key] = state[key] / gate.to(state[key])
+        _start_gates(state, prefix, method, channels, list(flat.values()), compensated)
+
+
+def _start_gates(
+    state: dict[str, Any], prefix: str, method: Method, channels: int, of_child: list[str], compensated: bool
+) -> None:
+    """Give the state of a plain BatchNorm the gates of a new layer, and the compensation that goes with them."""
+    tensors = {key: state[key] for key in of_child if isinstance(state[key], Tensor)}
+    like = next((t for t in tensors.values() if t.is_floating_point()), torch.empty(0))
+    for name, spec in method.parameters(channels).items():
+        state[prefix + name] = spec.create(like.device, like.dtype)
+    if not compensated:
+        return
+    gate = method.initial_gate(channels)
+    assert gate is not None
+    for key, tensor in tensors.items():
+        if key.rpartition(".")[2] in method.gated:
+            wide = torch.promote_types(tensor.dtype, torch.float32)
+            state[key] = (tensor.to(wide) / gate.to(tensor.device, wide)).to(tensor.dtype)

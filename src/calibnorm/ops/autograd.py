@@ -43,21 +43,22 @@ def normalize(
     """
     with _without_autocast(x):
         if dispatch.transformed(x) or (residual is not None and dispatch.transformed(residual)):
-            return _differentiable(x, residual, step, statistics, relu, tensors)
-        y, *used = _Normalize.apply(x, residual, step, statistics, relu, *tensors)
+            return _differentiable(x, step, statistics, tensors, residual, relu)
+        y, *used = _Normalize.apply(_two_layouts(x), residual, step, statistics, relu, *tensors)
         return y, statistics or (used[0], used[1])
 
 
 def _differentiable(
     x: Tensor,
-    residual: Tensor | None,
     step: Step,
     statistics: Statistics | None,
-    relu: bool,
     tensors: tuple[Tensor, ...],
+    residual: Tensor | None = None,
+    relu: bool = False,
 ) -> tuple[Tensor, Statistics]:
     """The same three steps as plain torch operations."""
-    m, v = reference.moments(x)
+    # Not wider than the pixels: ONNX runtimes and other compilers have few float64 kernels.
+    m, v = reference.moments(x, reference.accumulation_dtype(x.dtype))
     scale, shift, statistics = step(m, v, statistics, tensors)
     return reference.affine(x, m, scale, shift, residual, relu), statistics
 
@@ -102,7 +103,9 @@ class _Normalize(torch.autograd.Function):
             if torch.is_grad_enabled():  # create_graph=True: the gradient must itself be differentiable
                 grads = _replay(dy, x, residual, ctx.step, statistics, ctx.relu, tensors, wanted)
             else:
-                grads = _fused(ctx.backend, dy, x, m, v, residual, ctx.step, statistics, ctx.relu, tensors, wanted)
+                # Batched gradients (is_grads_batched) bring a transformed dy to a plain forward.
+                backend = dispatch.BACKENDS[-1] if dispatch.transformed(dy) else ctx.backend
+                grads = _fused(backend, dy, x, m, v, residual, ctx.step, statistics, ctx.relu, tensors, wanted)
         return (*grads[:2], None, None, None, *grads[2:])
 
 
@@ -163,10 +166,19 @@ def _replay(
     passes_through = wanted[1] and not relu
     asked = (wanted[0], wanted[1] and relu, *wanted[2:])
     inputs = [t for t, want in zip((x, residual, *tensors), asked, strict=True) if want and t is not None]
-    y, _ = _differentiable(x, residual, step, statistics, relu, tensors)
+    y, _ = _differentiable(x, step, statistics, tensors, residual, relu)
     found = iter(torch.autograd.grad(y, inputs, dy, create_graph=True, allow_unused=True, materialize_grads=True))
     grads = [next(found) if want else None for want in asked]
     return [grads[0], dy if passes_through else grads[1], *grads[2:]]
+
+
+def _two_layouts(x: Tensor) -> Tensor:
+    """Return x contiguous or channels_last, as torch's BatchNorm does: backends see, and outputs have, no third one."""
+    if x.is_contiguous():
+        return x
+    if x.ndim in (4, 5) and x.stride(1) == 1:
+        return x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
+    return x.contiguous()
 
 
 def _without_autocast(x: Tensor) -> AbstractContextManager[Any]:

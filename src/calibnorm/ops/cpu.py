@@ -1,6 +1,6 @@
 """The passes over pixels in C, for CPU tensors; see :mod:`calibnorm.ops.reference` for what each returns.
 
-Sums are kept in float32 (float64 for float64) within a tile and in float64 beyond it. Work is cut by shape alone, so
+Sums are kept in float32 (float64 for float64) within a tile and in float64 beyond it; (N, C) numbers are float64. Work is cut by shape alone, so
 results are bitwise repeatable and the same for any number of threads. An input that is neither contiguous nor
 channels_last is copied by each pass that reads it.
 """
@@ -54,7 +54,7 @@ def affine(
 ) -> Tensor:
     """Return ``scale * (x - m) + shift`` (plus the residual, then rectified, where asked), laid out as x."""
     x, rows = _dense(x)
-    m, scale, shift = m.contiguous(), scale.contiguous(), shift.contiguous()
+    m, scale, shift = _wide(m), _wide(scale), _wide(shift)
     residual = _like(residual, x)
     y = torch.empty_like(x)
     _ran(
@@ -79,7 +79,7 @@ def gradient_sums(
     x, rows = _dense(x)
     same = _like(dy, x)
     assert same is not None
-    m = m.contiguous()
+    m = _wide(m)
     sum_dy, sum_dy_centred = _numbers(x), _numbers(x)
     outputs = (sum_dy.data_ptr(), sum_dy_centred.data_ptr())
     shape = _shape(x, rows)
@@ -87,7 +87,7 @@ def gradient_sums(
     if relu is None:
         _ran(_library().gradient_sums(*shape, *pixels, None, None, None, False, None, *outputs))
         return sum_dy, sum_dy_centred, None
-    scale, shift, residual = relu.scale.contiguous(), relu.shift.contiguous(), _like(relu.residual, x)
+    scale, shift, residual = _wide(relu.scale), _wide(relu.shift), _like(relu.residual, x)
     masked = None if residual is None else torch.empty_like(x)
     _ran(
         _library().gradient_sums(
@@ -111,8 +111,8 @@ def gradient_apply(
     x, rows = _dense(x)
     same = _like(dy, x)
     assert same is not None
-    m, scale, slope, offset = m.contiguous(), scale.contiguous(), slope.contiguous(), offset.contiguous()
-    shift = None if shift is None else shift.contiguous()
+    m, scale, slope, offset = _wide(m), _wide(scale), _wide(slope), _wide(offset)
+    shift = None if shift is None else _wide(shift)
     dx = torch.empty_like(x)
     _ran(
         _library().gradient_apply(
@@ -164,7 +164,11 @@ def _like(t: Tensor | None, x: Tensor) -> Tensor | None:
 
 
 def _numbers(x: Tensor) -> Tensor:
-    return x.new_empty(x.shape[:2], dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+    return x.new_empty(x.shape[:2], dtype=torch.float64)
+
+
+def _wide(t: Tensor) -> Tensor:
+    return t.to(torch.float64).contiguous()
 
 
 def _shape(x: Tensor, rows: bool) -> tuple[int, bool, int, int, int]:

@@ -52,9 +52,9 @@ class Backend:
     passes: Passes
     refuses: Callable[[Tensor], str | None]
     """Why it does not take an input, or None."""
-    unavailable: Callable[[], str | None]
+    unavailable: Callable[[], str | None] = lambda: None
     """Why it cannot run here at all, or None."""
-    runs_with: Callable[[], str]
+    runs_with: Callable[[], str] = lambda: "plain torch, any device"
     fused: Coefficients | None = None
 
     def coefficients(self, step: Step) -> Coefficients:
@@ -74,7 +74,7 @@ class BackendStatus(NamedTuple):
 
 BACKENDS: list[Backend] = [
     Backend("cpu", cpu, cpu.refuses, cpu.unavailable, cpu.runs_with, fused.FUSED),
-    Backend("reference", reference, lambda x: None, lambda: None, lambda: "plain torch, any device"),
+    Backend("reference", reference, lambda x: None),
 ]
 """In the order of preference. The reference takes everything and stays last."""
 

@@ -1,6 +1,6 @@
 """The coefficient step of BN, IEBN and RBN in C, checked against the generic one of :mod:`calibnorm.ops.coefficients`.
 
-Everything between the (N, C) arrays is computed in float64, sums over the batch included.
+Every number is float64, sums over the batch included.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Fused:
         job.mean, job.var = mean.data_ptr(), var.data_ptr()
         scale, shift = torch.empty_like(m), torch.empty_like(m)
         job.scale, job.shift = scale.data_ptr(), shift.data_ptr()
-        _library().coefficients(m.dtype == torch.float64, ctypes.byref(job))
+        _library().coefficients(ctypes.byref(job))
         del keep
         return scale, shift, (mean, var)
 
@@ -118,7 +118,7 @@ class Fused:
             gradients.append(gradient)
             if gradient is not None:
                 setattr(job, "d_" + _ROLES[name], gradient.data_ptr())
-        _library().coefficients_vjp(m.dtype == torch.float64, ctypes.byref(job))
+        _library().coefficients_vjp(ctypes.byref(job))
         del keep
         typed = [None if g is None else g.to(t.dtype) for g, t in zip(gradients, tensors, strict=True)]
         return Gradients(scale, slope, offset, typed)
@@ -129,6 +129,7 @@ def _job(step: Step, m: Tensor, v: Tensor, tensors: tuple[Tensor, ...]) -> tuple
     kind = _kind(step.method)
     assert kind is not None
     noise_a, noise_b = step.noise or (1.0, 0.0)
+    assert m.dtype == v.dtype == torch.float64
     assert m.is_contiguous()
     assert v.is_contiguous()
     job = _Job(*m.shape, 1, *kind, 0, step.eps, noise_a, noise_b, m.data_ptr(), v.data_ptr())
@@ -139,7 +140,7 @@ def _job(step: Step, m: Tensor, v: Tensor, tensors: tuple[Tensor, ...]) -> tuple
 
 
 def _plain(t: Tensor, like: Tensor) -> Tensor:
-    """Return t, (C,), contiguous and in the accumulation dtype."""
+    """Return t, (C,), contiguous and in float64."""
     return t.to(like.dtype).contiguous()
 
 

@@ -40,7 +40,7 @@ class Library:
         self.coefficients = library.calibnorm_coefficients
         self.coefficients_vjp = library.calibnorm_coefficients_vjp
         for function in (self.coefficients, self.coefficients_vjp):
-            function.argtypes, function.restype = [_INT, _POINTER], None
+            function.argtypes, function.restype = [_POINTER], None
 
 
 def _parallel_for() -> int | None:
@@ -57,10 +57,14 @@ def _parallel_for() -> int | None:
 
 @functools.cache
 def load() -> Library | str:
-    """Return the library, or why there is none. ``CALIBNORM_CPU=avx2`` (or ``base``) leaves wider vectors unused."""
+    """Return the library, or why there is none.
+
+    ``CALIBNORM_CPU=avx2`` (or ``base``) leaves wider vectors unused; ``CALIBNORM_LIBRARY`` names another file, such as
+    one built with a sanitizer.
+    """
     from calibnorm.ops import build  # here, so that `python -m calibnorm.ops.build` does not find itself imported
 
-    path = build.SOURCES / build.LIBRARY
+    path = Path(os.environ.get("CALIBNORM_LIBRARY") or build.SOURCES / build.LIBRARY)
     limit = os.environ.get("CALIBNORM_CPU")
     if limit is not None and limit not in INSTRUCTION_SETS:
         return f"CALIBNORM_CPU={limit!r} is not known; choose one of {', '.join(INSTRUCTION_SETS)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
@@ -13,7 +12,6 @@ def batch_statistics(mean_NC: Tensor, var_NC: Tensor) -> tuple[Tensor, Tensor]:
     return mean, var_NC.mean(0) + (mean_NC - mean).square().mean(0)
 
 
-@torch.no_grad()
 def update_running(
     running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, momentum: float | Tensor, count: int
 ) -> None:
@@ -27,5 +25,7 @@ def update_running(
         momentum: Weight of the batch, as torch defines it: ``running = (1 - momentum) * running + momentum * batch``.
         count: Values a channel in the batch.
     """
+    # detach rather than no_grad: torch.export cannot save a graph that switches gradients off in its midst.
+    mean, var = mean.detach(), var.detach() * (count / (count - 1))
     running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-    running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
+    running_var.lerp_(var.to(running_var.dtype), momentum)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
@@ -78,7 +79,9 @@ def draw_curves(history: Sequence[Epoch], config: DemoConfig, test_images: int, 
     for axes, label in zip(grid[:, 0], ("test error (%)", "training loss"), strict=True):
         axes.set_ylabel(label)
     for axes in grid.flat:
-        axes.set_yscale("log")
+        # A logarithmic axis cannot be drawn where every run diverged and no loss is a number.
+        if any(math.isfinite(value) for line in axes.get_lines() for value in line.get_ydata()):
+            axes.set_yscale("log")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter("{x:g}")
         tidy(axes)
@@ -96,7 +99,7 @@ def error(epoch: Epoch, test_images: int) -> float:
 def draw_gates(rows: Sequence[GateRow], config: DemoConfig, path: Path) -> None:
     """Draw the learned quantities by layer: lines are means over channels, bands hold eight tenths of the channels."""
     norms = [norm for norm in config.norms if any(row.norm == norm for row in rows)]
-    figure = Figure(figsize=(4.8 * len(norms), 7.4), layout="constrained")
+    figure = Figure(figsize=(max(6.4, 4.8 * len(norms)), 7.4), layout="constrained")
     grid = figure.subplots(3, len(norms), sharex=True, squeeze=False)
     for column, norm in enumerate(norms):
         names = [quantity for quantity, (_, _, owner) in QUANTITIES.items() if owner == norm]

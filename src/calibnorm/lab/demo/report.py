@@ -14,7 +14,11 @@ from calibnorm.lab.demo.gates import GATE, GateRow
 from calibnorm.lab.demo.plots import title
 from calibnorm.lab.demo.results import Row, half_interval
 
-HEADER = ("norm", "accuracy (%)", "minus BN", "step (ms)", "of BN's", "parameters")
+HEADER = ("norm", "accuracy (%)", "minus BN", "ms/step", "of BN's", "parameters")
+
+CONSTANT = (
+    " For practical purposes that is a constant: what IEBN gains or loses here can hardly be due to the instance."
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Report:
         if row.differences:
             low, high = min(row.differences), max(row.differences)
             difference = f"{mean(row.differences):+.2f}"
-            difference += f" ({low:+.2f} to {high:+.2f})" if len(row.differences) > 1 else ""
+            difference += f" [{low:+.2f}, {high:+.2f}]" if len(row.differences) > 1 else ""
         return (
             row.label,
             f"{row.accuracy:.2f}{spread}{diverged}",
@@ -71,25 +75,24 @@ class Report:
         )
 
     def verdict(self, condition: Condition) -> str:
-        """Return in a sentence whether the accuracies of a condition differ by more than chance would make them."""
+        """Return in a sentence whether accuracies in a condition differ by more than chance would make them."""
         rows = self.rows_of(condition)
         name = title(condition, self.config).capitalize()
         if not any(row.differences for row in rows):
             return f"{name}: BN and another norm were not both there, so nothing is compared."
         if self.config.seeds == 1:
             return f"{name}: a single seed can show no difference."
-        half = half_interval(max(row.accuracy for row in rows), self.test_images)
-        apart = [
-            f"{row.label} {mean(row.differences):+.2f}"
-            for row in rows
-            if row.differences and abs(mean(row.differences)) > half and min(row.differences) * max(row.differences) > 0
-        ]
+        bn = next(row for row in rows if row.norm == "bn")
+        apart = []
+        for row in rows:
+            # Both accuracies are uncertain. That they share their test images can only make the true bound narrower.
+            bound = math.hypot(*(half_interval(r.accuracy, self.test_images) for r in (row, bn)))
+            same_sign = row.differences and min(row.differences) * max(row.differences) > 0
+            if same_sign and abs(mean(row.differences)) > bound:
+                apart.append(f"{row.label} {mean(row.differences):+.2f} points (test images: ± {bound:.1f})")
         if apart:
-            return (
-                f"{name}: against BN, {' and '.join(apart)} points on average, with the same sign in every seed and "
-                f"more than the ± {half:.1f} points that the test images leave."
-            )
-        return f"{name}: no difference from BN beyond what seeds and the ± {half:.1f} points of the test images allow."
+            return f"{name}: against BN, with the same sign in every seed, {' and '.join(apart)}."
+        return f"{name}: no difference from BN larger than the seeds' and the test images' chance allows."
 
     def limits(self) -> list[str]:
         """Return what the numbers do and do not show, one paragraph each."""
@@ -99,11 +102,12 @@ class Report:
         return [
             f"One test image is {100 / self.test_images:.2f} points. At {best:.1f} % the {self.test_images} test "
             f"images alone leave ± {half:.1f} points (95 % Wilson interval). The std over seeds leaves that out: all "
-            "seeds share one test set. Norms are tested on the same images and paired by seed (same initial weights, same "
-            "batches), which makes their differences steadier, but a few seeds cannot rank norms that are close.",
+            "seeds share one test set. Norms are tested on the same images and paired by seed (same initial weights, "
+            "same batches), which makes their differences steadier, but a few seeds cannot rank norms that are close. "
+            "Another machine or torch version rounds differently, which training magnifies to about the seeds' spread.",
             "Images of 8 x 8 pixels, a network this small and a schedule this short say nothing about ImageNet or "
-            "about fully trained networks. The recipe is the usual one for CIFAR ResNets, only shorter; it was not tuned "
-            "for any norm.",
+            "about fully trained networks. The recipe is the usual one for CIFAR ResNets, only shorter; it was not "
+            "tuned for any norm.",
             "IEBN's gate starts at sigmoid(-1) = 0.269, so its network also starts with a smaller scale after every "
             "norm. A gain of IEBN is by itself no evidence that information about the instance helps; "
             f"`{COMMAND} --norms bn bn-gate iebn` adds BN with gamma from 0.269 as a control.",
@@ -111,7 +115,7 @@ class Report:
             "testing. It is not random, and gamma and beta could undo it: BN under the attack can represent exactly "
             "what it can without. What the attack tests is how training copes with that starting point. The IEBN paper "
             "reports it for 164 layers on CIFAR-100, where BN often fails to train (its Table 2).",
-            "Times are medians of forward, backward and optimizer step on this machine, the norms taking turns batch "
+            "Times are medians of forward, backward and optimizer step in one thread, the norms taking turns batch "
             "by batch. Clean BN is torch's fused nn.BatchNorm2d; all others run this library's plain PyTorch path, "
             "where a ratio above 1 is expected.",
         ]
@@ -126,7 +130,7 @@ class Report:
                 sentences.append(
                     f"{title(condition, self.config).capitalize()}: the IEBN gate is {middle:.3f} on average over "
                     "layers and channels (it started at 0.269); from one test image to another it varies by "
-                    f"{moves:.2g} (std)."
+                    f"{moves:.2g} (std)." + (CONSTANT if moves < 0.01 * middle else "")
                 )
         return sentences
 
@@ -166,7 +170,7 @@ class Report:
         commit = f" (commit {e['commit']})" if e["commit"] else ""
         return (
             f"`{command_line(self.config)}`, {self.seconds:.0f} s, with calibnorm {e['calibnorm']}{commit}, "
-            f"torch {e['torch']}, Python {e['python']}, {e['torch_threads']} threads on {e['cpu']}. "
+            f"torch {e['torch']}, Python {e['python']}, on {e['cpu']}. "
             "Settings: config.json. Machine and versions: environment.json. Every epoch of every run: metrics.csv."
         )
 

@@ -51,10 +51,14 @@ class Row:
         return stdev(self.accuracies) if len(self.accuracies) > 1 else math.nan
 
 
-def summarize(history: Sequence[Epoch], parameters: Mapping[NormName, int]) -> list[Row]:
+def summarize(
+    history: Sequence[Epoch],
+    parameters: Mapping[NormName, int],
+    conditions: Sequence[Condition] = CONDITIONS,
+) -> list[Row]:
     """Return the table's rows, by condition and then in the order in which the norms were named."""
     rows: list[Row] = []
-    for condition in CONDITIONS:
+    for condition in conditions:
         final = {norm: final_accuracies(history, condition, norm) for norm in parameters}
         step_ms = {norm: step_time(history, condition, norm) for norm in parameters}
         for norm in parameters:
@@ -78,7 +82,8 @@ def summarize(history: Sequence[Epoch], parameters: Mapping[NormName, int]) -> l
 def final_accuracies(history: Sequence[Epoch], condition: Condition, norm: NormName) -> dict[int, float]:
     """Return the test accuracy after each seed's last epoch."""
     runs = [e for e in history if e.condition == condition and e.norm == norm]
-    return {e.seed: e.test_accuracy for e in sorted(runs, key=lambda e: e.epoch)}
+    last = {e.seed: e for e in sorted(runs, key=lambda e: e.epoch)}
+    return {seed: last[seed].test_accuracy for seed in sorted(last)}
 
 
 def step_time(history: Sequence[Epoch], condition: Condition, norm: NormName) -> float:

@@ -5,27 +5,25 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
-from torch import nn
+from rich.text import Text
 
 from calibnorm.lab.demo import data, plots
-from calibnorm.lab.demo.config import CONDITIONS, DemoConfig, NormName
+from calibnorm.lab.demo.config import CONDITIONS, VARIANTS, DemoConfig
 from calibnorm.lab.demo.folder import COMMAND, CONFIG, result_folder
-from calibnorm.lab.demo.gates import GateRow, describe
+from calibnorm.lab.demo.gates import GateRow
+from calibnorm.lab.demo.parallel import Outcome, train_all
 from calibnorm.lab.demo.report import HEADER, Report
 from calibnorm.lab.demo.results import summarize
-from calibnorm.lab.demo.training import Epoch, train_side_by_side
+from calibnorm.lab.demo.training import Epoch
 from calibnorm.lab.environment import describe_environment
 
 
@@ -44,14 +42,15 @@ def run(config: DemoConfig, console: Console | None = None) -> Report:
     """
     config, console = config.resolved(), console or Console()
     start = time.perf_counter()
-    with result_folder(config.out) as folder, torch_threads(config.threads):
+    with result_folder(config.out) as folder:
+        outcomes = train(config, console)
+        history = [epoch for outcome in outcomes for epoch in outcome.history]
         digits = data.load()
-        history, gates, parameters = train_all(config, digits, console)
         report = Report(
             config,
             describe_environment(),
-            summarize(history, parameters),
-            gates,
+            summarize(history, outcomes[0].parameters),
+            [row for outcome in outcomes for row in outcome.gates],
             len(digits.train_labels),
             len(digits.test_labels),
             time.perf_counter() - start,
@@ -61,47 +60,15 @@ def run(config: DemoConfig, console: Console | None = None) -> Report:
     return report
 
 
-def train_all(
-    config: DemoConfig, digits: data.Digits, console: Console
-) -> tuple[list[Epoch], list[GateRow], dict[NormName, int]]:
-    """Train every norm, condition and seed; return their figures, seed 0's gates and the networks' sizes."""
-    history: list[Epoch] = []
-    gates: list[GateRow] = []
-    parameters: dict[NormName, int] = {}
+def train(config: DemoConfig, console: Console) -> list[Outcome]:
+    """Train everything behind a progress bar."""
+    tasks = len(CONDITIONS) * config.seeds
+    total = tasks * len(config.norms) * config.epochs * data.load().steps(config.batch_size)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
-        steps = len(CONDITIONS) * config.seeds * config.epochs * digits.steps(config.batch_size)
-        bar = progress.add_task("starting", total=steps * len(config.norms))
-        # Seeds outside: what a machine that slows down over minutes does falls on both conditions.
-        for seed in range(config.seeds):
-            for condition in CONDITIONS:
-
-                def on_step(epoch: int, where: str = f"{condition}, seed {seed}") -> None:
-                    text = f"{where}, epoch {epoch}/{config.epochs}"
-                    progress.update(bar, advance=len(config.norms), description=text)
-
-                epochs, networks = train_side_by_side(config, digits, condition, seed, on_step)
-                history += epochs
-                parameters = {norm: count(network) for norm, network in networks.items()}
-                if seed == 0:
-                    gates += describe(networks, condition, digits.test_images)
-    return history, gates, parameters
-
-
-def count(network: nn.Module) -> int:
-    """Return how many learnable numbers a network has."""
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-@contextmanager
-def torch_threads(number: int) -> Iterator[None]:
-    """Run a block with so many torch threads, but no more than there are processors."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(min(number, os.cpu_count() or 1))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        names = ", ".join(VARIANTS[norm].label for norm in config.norms)
+        bar = progress.add_task(f"{names}: {2 * config.seeds} runs each", total=total)
+        return train_all(config, lambda steps: progress.update(bar, completed=steps))
 
 
 def write(report: Report, history: Sequence[Epoch], folder: Path) -> None:
@@ -133,12 +100,14 @@ def show(report: Report, console: Console) -> None:
     """Print the table, what it means, and where the rest is."""
     console.print(f"\n{report.setting()}\n", highlight=False)
     for condition in CONDITIONS:
-        table = Table(title=plots.title(condition, report.config), title_justify="left", box=SIMPLE_HEAD)
-        for number, name in enumerate(HEADER):
-            table.add_column(name, justify="right" if number else "left", no_wrap=True, min_width=len(name))
+        name = plots.title(condition, report.config)
+        table = Table(title=name, title_justify="left", box=SIMPLE_HEAD, show_edge=False)
+        for number, column in enumerate(HEADER):
+            justify: Literal["left", "right"] = "right" if number else "left"
+            table.add_column(column, justify=justify, no_wrap=True, min_width=len(column))
         for row in report.rows_of(condition):
-            table.add_row(*report.cells(row))
-        console.print(table)
+            table.add_row(*map(Text, report.cells(row)))
+        console.print(table, "")
     for condition in CONDITIONS:
         console.print(report.verdict(condition), highlight=False)
     for sentence in report.gate_finding():

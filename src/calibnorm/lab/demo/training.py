@@ -107,7 +107,7 @@ def train_side_by_side(
     digits: Digits,
     condition: Condition,
     seed: int,
-    on_step: Callable[[int], object],
+    on_step: Callable[[], object],
 ) -> tuple[list[Epoch], dict[NormName, nn.Module]]:
     """Train one network of each norm on the same batches.
 
@@ -119,7 +119,7 @@ def train_side_by_side(
         digits: The images.
         condition: With or without the noise attack.
         seed: Gives the initial weights and the order of batches.
-        on_step: Called with the epoch after every batch, for a progress bar.
+        on_step: Called after every step of a network, for a progress bar.
 
     Returns:
         The figures of every norm and epoch, and the trained networks by norm.
@@ -132,6 +132,6 @@ def train_side_by_side(
             first = number % len(runs)
             for run in runs[first:] + runs[:first]:
                 run.step(images, labels)
-            on_step(epoch)
+                on_step()
         history += [run.end_epoch(condition, seed, epoch, digits) for run in runs]
     return history, {run.norm: run.network for run in runs}

@@ -1,4 +1,4 @@
-/* The coefficient step of BN, IEBN and RBN, and its vector-Jacobian product, for A = float or double (N, C) arrays.
+/* The coefficient step of BN, IEBN and RBN, and its vector-Jacobian product.
  *
  * The formulas are those of calibnorm/methods, which the tests compare with. With M the mean that enters the batch,
  *
@@ -12,40 +12,40 @@
 
 #define ROW for (int c = 0; c < count; c++)
 
-typedef double FN(row)[CN_CHANNEL_BLOCK];
+typedef double coefficient_row[CN_CHANNEL_BLOCK];
 
 /* What a block's passes share. */
 typedef struct {
     const cn_coefficient_job *job;
     int64_t first;
     int count;
-    FN(row) weight, bias, center_weight, gate_weight, gate_bias, mean, var, inverse, a;
-} FN(channels);
+    coefficient_row weight, bias, center_weight, gate_weight, gate_bias, mean, var, inverse, a;
+} coefficient_channels;
 
 /* One instance's row: m, sqrt(v) where something needs it, M - E, b, k and g. */
 typedef struct {
-    FN(row) m, v, sd, centred, b, k, g;
-} FN(instance);
+    coefficient_row m, v, sd, centred, b, k, g;
+} coefficient_instance;
 
-INLINE void FN(read)(double *into, const void *array, int64_t at, int count, double otherwise)
+INLINE void coefficient_read(double *into, const double *array, int64_t at, int count, double otherwise)
 {
-    const A *from = array ? (const A *)array + at : 0;
-    ROW into[c] = from ? (double)from[c] : otherwise;
+    const double *from = array ? array + at : 0;
+    ROW into[c] = from ? from[c] : otherwise;
 }
 
-INLINE void FN(write)(void *array, int64_t at, int count, const double *values)
+INLINE void coefficient_write(double *array, int64_t at, int count, const double *values)
 {
-    A *to = array ? (A *)array + at : 0;
-    if (to) ROW to[c] = (A)values[c];
+    double *to = array ? array + at : 0;
+    if (to) ROW to[c] = values[c];
 }
 
 /* m, sqrt(v) and M of instance n; M goes to `centred`, before E is known. */
-INLINE void FN(read_instance)(const FN(channels) *s, int64_t n, FN(instance) *i)
+INLINE void coefficient_read_instance(const coefficient_channels *s, int64_t n, coefficient_instance *i)
 {
     const cn_coefficient_job *job = s->job;
     const int count = s->count;
-    FN(read)(i->m, job->m, n * job->C + s->first, count, 0);
-    FN(read)(i->v, job->v, n * job->C + s->first, count, 0);
+    coefficient_read(i->m, job->m, n * job->C + s->first, count, 0);
+    coefficient_read(i->v, job->v, n * job->C + s->first, count, 0);
     if (job->center == CN_CENTER_STD || job->gate == CN_GATE_STD) ROW i->sd[c] = __builtin_sqrt(i->v[c]);
     if (job->center == CN_CENTER_NONE) ROW i->centred[c] = i->m[c];
     if (job->center == CN_CENTER_MEAN) ROW i->centred[c] = (1.0 + s->center_weight[c]) * i->m[c];
@@ -53,30 +53,30 @@ INLINE void FN(read_instance)(const FN(channels) *s, int64_t n, FN(instance) *i)
 }
 
 /* Everything that does not depend on the instance. */
-INLINE void FN(prepare)(FN(channels) *s, const cn_coefficient_job *job, int64_t block, FN(instance) *i)
+INLINE void coefficient_prepare(coefficient_channels *s, const cn_coefficient_job *job, int64_t block, coefficient_instance *i)
 {
     int64_t left = job->C - block * CN_CHANNEL_BLOCK;
     const int count = left < CN_CHANNEL_BLOCK ? (int)left : CN_CHANNEL_BLOCK;
     s->job = job;
     s->first = block * CN_CHANNEL_BLOCK;
     s->count = count;
-    FN(read)(s->weight, job->weight, s->first, count, 1);
-    FN(read)(s->bias, job->bias, s->first, count, 0);
-    FN(read)(s->center_weight, job->center_weight, s->first, count, 0);
-    FN(read)(s->gate_weight, job->gate_weight, s->first, count, 0);
-    FN(read)(s->gate_bias, job->gate_bias, s->first, count, 0);
+    coefficient_read(s->weight, job->weight, s->first, count, 1);
+    coefficient_read(s->bias, job->bias, s->first, count, 0);
+    coefficient_read(s->center_weight, job->center_weight, s->first, count, 0);
+    coefficient_read(s->gate_weight, job->gate_weight, s->first, count, 0);
+    coefficient_read(s->gate_bias, job->gate_bias, s->first, count, 0);
     if (job->fixed) {
-        FN(read)(s->mean, job->mean, s->first, count, 0);
-        FN(read)(s->var, job->var, s->first, count, 0);
+        coefficient_read(s->mean, job->mean, s->first, count, 0);
+        coefficient_read(s->var, job->var, s->first, count, 0);
     } else {
         ROW s->mean[c] = s->var[c] = 0;
         for (int64_t n = 0; n < job->N; n++) {
-            FN(read_instance)(s, n, i);
+            coefficient_read_instance(s, n, i);
             ROW s->mean[c] += i->centred[c];
         }
         ROW s->mean[c] /= (double)job->N;
         for (int64_t n = 0; n < job->N; n++) {
-            FN(read_instance)(s, n, i);
+            coefficient_read_instance(s, n, i);
             ROW {
                 double d = i->centred[c] - s->mean[c];
                 s->var[c] += i->v[c] + d * d;
@@ -89,11 +89,11 @@ INLINE void FN(prepare)(FN(channels) *s, const cn_coefficient_job *job, int64_t 
     ROW s->a[c] = s->inverse[c] * job->noise_a;
 }
 
-INLINE void FN(gate)(const FN(channels) *s, int64_t n, FN(instance) *i)
+INLINE void coefficient_gate(const coefficient_channels *s, int64_t n, coefficient_instance *i)
 {
     const cn_coefficient_job *job = s->job;
     const int count = s->count;
-    FN(read_instance)(s, n, i);
+    coefficient_read_instance(s, n, i);
     ROW i->centred[c] -= s->mean[c];
     ROW i->b[c] = i->centred[c] * s->a[c] + job->noise_b;
     if (job->gate == CN_GATE_NONE) return;
@@ -103,53 +103,53 @@ INLINE void FN(gate)(const FN(channels) *s, int64_t n, FN(instance) *i)
     ROW i->g[c] = logistic(s->gate_weight[c] * i->k[c] + s->gate_bias[c]);
 }
 
-static void FN(coefficients)(int64_t begin, int64_t end, void *p)
+static void coefficients(int64_t begin, int64_t end, void *p)
 {
     const cn_coefficient_job *job = p;
     for (int64_t block = begin; block < end; block++) {
-        FN(channels) s;
-        FN(instance) i;
-        FN(row) scale, shift;
-        FN(prepare)(&s, job, block, &i);
+        coefficient_channels s;
+        coefficient_instance i;
+        coefficient_row scale, shift;
+        coefficient_prepare(&s, job, block, &i);
         const int count = s.count;
         if (!job->fixed) {
-            FN(write)(job->mean, s.first, count, s.mean);
-            FN(write)(job->var, s.first, count, s.var);
+            coefficient_write(job->mean, s.first, count, s.mean);
+            coefficient_write(job->var, s.first, count, s.var);
         }
         const int on_gamma = job->gate && job->gated & CN_GATE_GAMMA, on_beta = job->gate && job->gated & CN_GATE_BETA;
         for (int64_t n = 0; n < job->N; n++) {
-            FN(gate)(&s, n, &i);
+            coefficient_gate(&s, n, &i);
             ROW scale[c] = s.weight[c] * s.a[c];
             ROW shift[c] = s.weight[c] * i.b[c];
             if (on_gamma) ROW scale[c] *= i.g[c];
             if (on_gamma) ROW shift[c] *= i.g[c];
             if (on_beta) ROW shift[c] += s.bias[c] * i.g[c];
             else ROW shift[c] += s.bias[c];
-            FN(write)(job->scale, n * job->C + s.first, count, scale);
-            FN(write)(job->shift, n * job->C + s.first, count, shift);
+            coefficient_write(job->scale, n * job->C + s.first, count, scale);
+            coefficient_write(job->shift, n * job->C + s.first, count, shift);
         }
     }
 }
 
-static void FN(coefficients_vjp)(int64_t begin, int64_t end, void *p)
+static void coefficients_vjp(int64_t begin, int64_t end, void *p)
 {
     const cn_coefficient_job *job = p;
     const double per_pixel = 1.0 / (double)job->S, per_instance = 1.0 / (double)job->N;
     for (int64_t block = begin; block < end; block++) {
-        FN(channels) s;
-        FN(instance) i;
-        FN(prepare)(&s, job, block, &i);
+        coefficient_channels s;
+        coefficient_instance i;
+        coefficient_prepare(&s, job, block, &i);
         const int count = s.count;
         const int on_gamma = job->gate && job->gated & CN_GATE_GAMMA, on_beta = job->gate && job->gated & CN_GATE_BETA;
         /* Sums over instances. d_a counts a's every use; d_mean is minus the sum of dM. */
-        FN(row) d_weight, d_bias, d_gate_weight, d_gate_bias, d_center_weight, d_a, d_mean;
-        FN(row) d_scale, d_shift, g_gamma, dz, d_b, dm, dv, scale;
+        coefficient_row d_weight, d_bias, d_gate_weight, d_gate_bias, d_center_weight, d_a, d_mean;
+        coefficient_row d_scale, d_shift, g_gamma, dz, d_b, dm, dv, scale;
         ROW d_weight[c] = d_bias[c] = d_gate_weight[c] = d_gate_bias[c] = d_center_weight[c] = d_a[c] = d_mean[c] = 0;
         for (int64_t n = 0; n < job->N; n++) { /* what reaches m and v directly waits in offset and slope */
             int64_t at = n * job->C + s.first;
-            FN(gate)(&s, n, &i);
-            FN(read)(d_shift, job->sum_dy, at, count, 0);
-            FN(read)(d_scale, job->sum_dy_centred, at, count, 0);
+            coefficient_gate(&s, n, &i);
+            coefficient_read(d_shift, job->sum_dy, at, count, 0);
+            coefficient_read(d_scale, job->sum_dy_centred, at, count, 0);
             ROW g_gamma[c] = on_gamma ? i.g[c] : 1.0;
             ROW {
                 double d_gamma = d_scale[c] * s.a[c] + d_shift[c] * i.b[c]; /* over g_gamma */
@@ -179,20 +179,20 @@ static void FN(coefficients_vjp)(int64_t begin, int64_t end, void *p)
                 d_mean[c] -= d_b[c] * s.a[c];
                 dm[c] += d_b[c] * s.a[c]; /* dM: the gate takes m itself only where M is m */
             }
-            FN(write)(job->scale, at, count, scale);
-            FN(write)(job->offset, at, count, dm);
-            FN(write)(job->slope, at, count, dv);
+            coefficient_write(job->scale, at, count, scale);
+            coefficient_write(job->offset, at, count, dm);
+            coefficient_write(job->slope, at, count, dv);
         }
-        FN(row) d_var;
+        coefficient_row d_var;
         ROW d_var[c] = d_a[c] * job->noise_a * -0.5 * s.inverse[c] * s.inverse[c] * s.inverse[c];
         for (int64_t n = 0; n < job->N; n++) {
             int64_t at = n * job->C + s.first;
-            FN(read_instance)(&s, n, &i);
+            coefficient_read_instance(&s, n, &i);
             ROW i.centred[c] -= s.mean[c];
-            FN(read)(scale, job->scale, at, count, 0);
-            FN(read)(dm, job->offset, at, count, 0);
-            FN(read)(dv, job->slope, at, count, 0);
-            FN(read)(d_shift, job->sum_dy, at, count, 0);
+            coefficient_read(scale, job->scale, at, count, 0);
+            coefficient_read(dm, job->offset, at, count, 0);
+            coefficient_read(dv, job->slope, at, count, 0);
+            coefficient_read(d_shift, job->sum_dy, at, count, 0);
             if (!job->fixed)
                 ROW {
                     dm[c] += (d_mean[c] + 2.0 * d_var[c] * i.centred[c]) * per_instance;
@@ -212,14 +212,14 @@ static void FN(coefficients_vjp)(int64_t begin, int64_t end, void *p)
                 dv[c] *= 2.0 * per_pixel;
                 dm[c] = (dm[c] - scale[c] * d_shift[c]) * per_pixel;
             }
-            FN(write)(job->slope, at, count, dv);
-            FN(write)(job->offset, at, count, dm);
+            coefficient_write(job->slope, at, count, dv);
+            coefficient_write(job->offset, at, count, dm);
         }
-        FN(write)(job->d_weight, s.first, count, d_weight);
-        FN(write)(job->d_bias, s.first, count, d_bias);
-        FN(write)(job->d_center_weight, s.first, count, d_center_weight);
-        FN(write)(job->d_gate_weight, s.first, count, d_gate_weight);
-        FN(write)(job->d_gate_bias, s.first, count, d_gate_bias);
+        coefficient_write(job->d_weight, s.first, count, d_weight);
+        coefficient_write(job->d_bias, s.first, count, d_bias);
+        coefficient_write(job->d_center_weight, s.first, count, d_center_weight);
+        coefficient_write(job->d_gate_weight, s.first, count, d_gate_weight);
+        coefficient_write(job->d_gate_bias, s.first, count, d_gate_bias);
     }
 }
 

@@ -1,0 +1,140 @@
+"""The command `calibnorm`: what it says and how it ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+from concurrent.futures.process import BrokenProcessPool
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from calibnorm.lab import cli, entry
+from calibnorm.lab.demo import run
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(*args: object) -> None:
+        raise AssertionError("training started")
+
+    monkeypatch.setattr(run, "train", train)
+
+
+def main(args: list[str]) -> int | str | None:
+    """Return the exit status, whether main returns it or tyro raises it."""
+    try:
+        return cli.main(args)
+    except SystemExit as stop:
+        return stop.code
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (["demo", "--epcohs", "3"], "--epcohs"),
+        (["demo", "--epochs", "many"], "--epochs"),
+        (["demo", "--epochs", "0"], "--epochs 0"),
+        (["demo", "--workers", "-1"], "--workers -1"),
+        (["demo", "--batch-size", "1000"], "--batch-size 1000"),
+        (["demo", "--learning-rate", "nan"], "--learning-rate nan"),
+        (["demo", "--weight-decay", "-0.1"], "--weight-decay -0.1"),
+        (["demo", "--noise", "0", "0.5"], "--noise 0.0 0.5"),
+        (["demo", "--norms", "bn", "bn"], "--norms bn bn"),
+        (["demo", "--norms", "layer"], "--norms"),
+        (["demo", "--quick", "--epochs", "9"], "--quick fixes --epochs"),
+        (["train"], "train"),
+    ],
+)
+def test_wrong_input_is_named_before_training(
+    args: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main([*args, "--out", str(out)] if args[0] == "demo" else args) == 2
+    assert named in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"calibnorm {version('calibnorm')}\n"
+    for args in ([], ["--help"]):
+        assert main(args) == 0
+        assert "demo" in capsys.readouterr().out
+    assert main(["demo", "--help"]) == 0
+    assert "--seeds" in capsys.readouterr().out
+
+
+def test_ctrl_c_and_dead_worker(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for error, status in ((KeyboardInterrupt, 130), (BrokenProcessPool, 1)):
+
+        def train(*args: object, error: type[BaseException] = error) -> None:
+            raise error
+
+        monkeypatch.setattr(run, "train", train)
+        assert main(["demo", "--quick", "--out", str(tmp_path / "out")]) == status
+        assert "nothing was written" in capsys.readouterr().err
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to a process group")
+def test_real_ctrl_c_stops_the_workers(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "calibnorm.lab.entry", "demo", "--out", str(tmp_path / "out")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        # The staging folder appears when the arguments were read and the work begins.
+        while not any(tmp_path.iterdir()):
+            assert process.poll() is None, process.stderr.read()
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in out + err
+    assert "stopped by Ctrl-C" in err
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # no worker is left
+
+
+def test_missing_extra_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(entry, "find_spec", lambda name: None if name in ("rich", "sklearn") else object())
+    assert entry.main() == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == 'calibnorm: this command needs rich, sklearn; run: pip install "calibnorm[lab]"\n'
+
+
+def test_entry_runs_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["calibnorm", "--version"])
+    assert entry.main() == 0
+    assert capsys.readouterr().out.startswith("calibnorm ")
+
+
+def test_import_needs_torch_alone_and_entry_nothing_of_the_lab() -> None:
+    code = (
+        "import sys, calibnorm, calibnorm.lab.entry as entry\n"
+        "print([name for name in entry.LAB_MODULES if name in sys.modules and name != 'numpy'])\n"
+        "print([name for name in sys.modules if name.startswith('calibnorm.lab.')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # numpy is left out: torch itself imports it where it is installed.
+    assert done.stdout.splitlines() == ["[]", "['calibnorm.lab.entry']"]
+
+
+def test_entry_checks_what_the_extra_installs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {re.split(r"[<>=\[ ]", line)[0] for line in project["optional-dependencies"]["lab"]}
+    assert {name.replace("scikit-learn", "sklearn") for name in names} == set(entry.LAB_MODULES)
+    assert project["scripts"] == {"calibnorm": "calibnorm.lab.entry:main"}

@@ -1,0 +1,109 @@
+"""RELIABILITY.md A14, A15, A23: torch.compile and torch.export."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+import calibnorm as cn
+from cases import each_layer, each_mode, randn, randomize
+from tolerances import COMPILED, error
+
+VARIANTS = [
+    (cn.BN2d, {}),
+    (cn.IEBN2d, {}),
+    (cn.IEBN2d, {"operator": "fc", "position": "both"}),
+    (cn.RBN2d, {}),
+    (cn.RBN2d, {"center_stat": "std", "scale_stat": "std", "noise": (0.8, 0.5)}),
+    (cn.RBN2d, {"center_stat": "spatial_mean", "scale_stat": "spatial_std"}),
+]
+each_variant = pytest.mark.parametrize(
+    ("layer_type", "options"), VARIANTS, ids=lambda v: getattr(v, "__name__", str(v))
+)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_dynamo():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def assert_compiled_equals_eager(layer, backend, batches=(2, 3, 4, 5, 6)):
+    eager = copy.deepcopy(layer)
+    compiled = torch.compile(layer, backend=backend, fullgraph=True)
+    for size in batches:
+        xs = [randn(size, 4, 5, 3, seed=size).requires_grad_() for _ in range(2)]
+        ys = [compiled(xs[0]), eager(xs[1])]
+        assert error(*ys) <= COMPILED
+        dy = randn(*ys[0].shape, seed=99)
+        grads = [
+            torch.autograd.grad(y, [x, *module.parameters()], dy)
+            for y, x, module in zip(ys, xs, (layer, eager), strict=True)
+        ]
+        assert all(error(a, b) <= COMPILED for a, b in zip(*grads, strict=True))
+        for (name, a), b in zip(layer.named_buffers(), eager.buffers(), strict=True):
+            assert error(a, b) <= COMPILED, name
+
+
+@each_variant
+@each_mode
+def test_a14_fullgraph(layer_type, options, training):
+    """Batches 2-6: the first compiles for its size, the second for any size."""
+    counter = CompileCounterWithBackend("aot_eager")
+    assert_compiled_equals_eager(randomize(layer_type(4, **options)).train(training), counter)
+    assert counter.frame_count <= 2
+
+
+@each_layer
+def test_a14_mode_and_layout_switch(layer_type):
+    counter = CompileCounterWithBackend("aot_eager")
+    layer = randomize(layer_type(4))
+    eager = copy.deepcopy(layer)
+    compiled = torch.compile(layer, backend=counter, fullgraph=True)
+    for training in (True, False, True):
+        layer.train(training)
+        eager.train(training)
+        x = randn(3, 4, 5, 3).contiguous(memory_format=torch.channels_last)
+        y = compiled(x)
+        assert error(y, eager(x)) <= COMPILED
+        assert y.is_contiguous(memory_format=torch.channels_last)
+    assert counter.frame_count == 2
+
+
+@each_layer
+def test_a23_momentum_none(layer_type):
+    counter = CompileCounterWithBackend("aot_eager")
+    layer = randomize(layer_type(4, momentum=None))
+    assert_compiled_equals_eager(layer, counter)
+    assert counter.frame_count <= 2
+    assert int(layer.bn.num_batches_tracked) == 5
+
+
+@pytest.mark.nightly
+@each_layer
+@each_mode
+def test_a14_inductor(layer_type, training):
+    assert_compiled_equals_eager(randomize(layer_type(4)).train(training), "inductor")
+
+
+@each_variant
+@each_mode
+def test_a15_export(layer_type, options, training):
+    layer = randomize(layer_type(4, **options)).train(training)
+    eager = copy.deepcopy(layer)
+    batch = torch.export.Dim("batch", min=2, max=64)
+    program = torch.export.export(layer, (randn(3, 4, 5, 3),), dynamic_shapes={"input": {0: batch}})
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    reloaded = torch.export.load(file).module()
+    for size in (2, 3, 7):
+        x = randn(size, 4, 5, 3, seed=size)
+        assert error(reloaded(x), eager(x)) <= COMPILED
+    for name, buffer in eager.named_buffers():
+        assert error(reloaded.get_buffer(name), buffer) <= COMPILED, name

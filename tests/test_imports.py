@@ -1,0 +1,103 @@
+"""``import calibnorm`` needs torch alone, and dependencies between the parts point one way."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import calibnorm
+
+ROOT = Path(calibnorm.__file__).parent
+LAYERS = {
+    # A part may import what stands to its right, and itself.
+    "lab": {"conversion", "nn", "ops", "methods", "_checks", "calibnorm"},
+    "conversion": {"nn", "ops", "methods", "_checks"},
+    "nn": {"ops", "methods", "_checks"},
+    "ops": {"methods", "_checks"},
+    "methods": {"_checks"},
+    "_checks": set(),
+}
+
+ONLY_TORCH = """
+import sys
+import torch  # and whatever torch itself brings along
+before = set(sys.modules)
+TORCHS_OWN = {"torch"}
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top not in sys.stdlib_module_names and top not in TORCHS_OWN | {"calibnorm"}:
+            raise ImportError(f"calibnorm imported {name}")
+
+sys.meta_path.insert(0, Refuse())
+import calibnorm as cn
+new = {name.partition(".")[0] for name in set(sys.modules) - before}
+assert new - set(sys.stdlib_module_names) <= {"torch", "calibnorm"}, new
+assert not any(name.startswith("calibnorm.lab") for name in sys.modules), "the lab came along"
+for name in cn.__all__:
+    getattr(cn, name)
+TORCHS_OWN |= {"sympy", "mpmath"}  # torch.autograd.grad imports torch's requirement sympy at its first use
+x = torch.randn(2, 3, 4, 4, requires_grad=True)
+for layer in (cn.BN2d(3), cn.IEBN2d(3), cn.RBN2d(3)):
+    layer(x).sum().backward()
+    layer.eval()(x)
+"""
+
+
+def test_needs_torch_alone():
+    done = subprocess.run([sys.executable, "-W", "error", "-c", ONLY_TORCH], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_check_itself_sees_other_modules():
+    program = ONLY_TORCH.replace("import calibnorm as cn", "import calibnorm as cn, timm", 1)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "calibnorm imported timm" in done.stderr
+
+
+def imported(path: Path) -> set[str]:
+    """Parts of calibnorm that a file imports anywhere, also inside functions; type-checking imports count."""
+    parts = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path.name}: relative import, which this test does not follow"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            top, *rest = name.split(".")
+            if top == "calibnorm":
+                known = rest and ((ROOT / rest[0]).exists() or (ROOT / f"{rest[0]}.py").exists())
+                parts.add(rest[0] if known else "calibnorm")
+    return parts
+
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_dependencies_point_one_way(path):
+    part = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    if part == "__init__":
+        assert "lab" not in imported(path)
+        return
+    assert imported(path) <= LAYERS[part] | {part}
+
+
+def test_every_part_is_seen():
+    assert {"nn", "ops", "methods", "_checks"} <= {p.relative_to(ROOT).parts[0].removesuffix(".py") for p in FILES}
+    assert imported(ROOT / "nn" / "layer.py") >= {"methods", "_checks"}
+    assert imported(ROOT / "ops" / "autograd.py") >= {"methods"}
+
+
+def test_public_names():
+    assert list(calibnorm.__all__) == sorted(calibnorm.__all__)
+    assert {"BN2d", "IEBN1d", "RBN3d", "iebn", "rbn", "norm_layer", "methods"} <= set(calibnorm.__all__)
+    assert calibnorm.methods() == ["bn", "iebn", "rbn"]
