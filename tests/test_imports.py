@@ -94,7 +94,7 @@ def test_dependencies_point_one_way(path):
 def test_every_part_is_seen():
     assert {"nn", "ops", "methods", "_checks"} <= {p.relative_to(ROOT).parts[0].removesuffix(".py") for p in FILES}
     assert imported(ROOT / "nn" / "layer.py") >= {"methods", "_checks"}
-    assert imported(ROOT / "ops" / "autograd.py") >= {"methods"}
+    assert imported(ROOT / "ops" / "coefficients.py") >= {"methods"}
 
 
 def test_public_names():

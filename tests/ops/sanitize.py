@@ -16,10 +16,21 @@ TESTS = Path(__file__).parent
 
 def main() -> int:
     """Build, run the tests and return pytest's exit status."""
-    asan = subprocess.run([*build.compiler(), "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+    asan = subprocess.run(
+        [*build.compiler(), "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
+    )
     with tempfile.TemporaryDirectory() as folder:
         library = build.build(Path(folder), FLAGS)
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-o",
+            "addopts=--import-mode=importlib",
+        ]
         tests = [TESTS / "test_cpu_passes.py", TESTS / "test_cpu_coefficients.py"]
         # The interpreter itself leaks by design, and torch throws through frames that ASan does not know.
         options = {

@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import calibnorm as cn
 import pytest
 import torch
+
+import calibnorm as cn
 from calibnorm.ops import build, cpu, dispatch, library
 
 ROOT = Path(__file__).resolve().parents[2]

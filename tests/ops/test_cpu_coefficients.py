@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import calibnorm as cn
 import pytest
 import torch
+
+import calibnorm as cn
 from calibnorm.methods import BN, IEBN, RBN, Method
 from calibnorm.ops import Step, cpu
 from calibnorm.ops.coefficients import GENERIC
@@ -42,7 +43,10 @@ def test_equals_the_generic_step(method: Method, affine: bool, fixed: bool, nois
     n, channels = 7, 67  # more than one block of channels, and no multiple of the lanes
     how, tensors = step(method, channels, affine, noise)
     assert FUSED.takes(how)
-    m, v = randn(n, channels, seed=1, mean=1.0, dtype=torch.float64), randn(n, channels, seed=2, dtype=torch.float64).square()
+    m, v = (
+        randn(n, channels, seed=1, mean=1.0, dtype=torch.float64),
+        randn(n, channels, seed=2, dtype=torch.float64).square(),
+    )
     v[2, 3] = 0.0
     statistics = (m[0].clone(), v[1] + 0.1) if fixed else None
     sums = (randn(n, channels, seed=3, dtype=torch.float64), randn(n, channels, seed=4, dtype=torch.float64))

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from calibnorm.ops import cpu, reference
 from cases import randn
-from torch import Tensor
 
 pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 
@@ -53,7 +54,10 @@ def laid(x: Tensor, layout: str) -> Tensor:
 def inputs(shape: tuple[int, ...], dtype: torch.dtype, layout: str) -> dict[str, Any]:
     """x, dy and a residual in the layout, and (N, C) numbers."""
     found = {name: laid(randn(*shape, seed=i, std=2.0, mean=0.5, dtype=dtype), layout) for i, name in enumerate("xgr")}
-    numbers = {name: randn(*shape[:2], seed=10 + i, dtype=torch.float64) for i, name in enumerate(["m", "scale", "shift", "slope"])}
+    numbers = {
+        name: randn(*shape[:2], seed=10 + i, dtype=torch.float64)
+        for i, name in enumerate(["m", "scale", "shift", "slope"])
+    }
     return found | numbers | {"offset": randn(*shape[:2], seed=20, dtype=torch.float64)}
 
 

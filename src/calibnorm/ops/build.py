@@ -22,8 +22,8 @@ LIBRARY = "_calibnorm_cpu.so"
 # square root or a selection and its vector form, and nobody reads either.
 FLAGS = ["-O3", "-std=gnu11", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
 X86_SETS = {
-    "avx512": ["-DCN_BYTES=64", *"-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c".split()],
-    "avx2": ["-DCN_BYTES=32", *"-mavx2 -mfma -mf16c".split()],
+    "avx512": ["-DCN_BYTES=64", *["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"]],
+    "avx2": ["-DCN_BYTES=32", *["-mavx2", "-mfma", "-mf16c"]],
 }
 
 

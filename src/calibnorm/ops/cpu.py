@@ -1,8 +1,8 @@
 """The passes over pixels in C, for CPU tensors; see :mod:`calibnorm.ops.reference` for what each returns.
 
-Sums are kept in float32 (float64 for float64) within a tile and in float64 beyond it; (N, C) numbers are float64. Work is cut by shape alone, so
-results are bitwise repeatable and the same for any number of threads. An input that is neither contiguous nor
-channels_last is copied by each pass that reads it.
+Sums are kept in float32 (float64 for float64) within a tile and in float64 beyond it; (N, C) numbers are float64. Work
+is cut by shape alone, so results are bitwise repeatable and the same for any number of threads. An input that is
+neither contiguous nor channels_last is copied by each pass that reads it.
 """
 
 from __future__ import annotations

@@ -79,7 +79,8 @@ BACKENDS: list[Backend] = [
 """In the order of preference. The reference takes everything and stays last."""
 
 VARIABLE = "CALIBNORM_BACKEND"
-_asked: ContextVar[str | None] = ContextVar("calibnorm_backend", default=os.environ.get(VARIABLE))
+_FROM_ENVIRONMENT: str | None = os.environ.get(VARIABLE)
+_asked: ContextVar[str | None] = ContextVar("calibnorm_backend", default=_FROM_ENVIRONMENT)
 
 
 def choose(x: Tensor) -> Backend:
@@ -163,4 +164,5 @@ def transformed(x: Tensor) -> bool:
         or forward_ad._current_level >= 0
         or torch._C._get_tracing_state() is not None
         or torch._C._are_functorch_transforms_active()
+        or torch._C._functorch.is_legacy_batchedtensor(x)  # what is_grads_batched=True still uses
     )

@@ -40,7 +40,10 @@ class _Job(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("m", "v", "mean", "var")),
         *((name, ctypes.c_void_p) for name in ("weight", "bias", "center_weight", "gate_weight", "gate_bias")),
         *((name, ctypes.c_void_p) for name in ("scale", "shift", "sum_dy", "sum_dy_centred", "slope", "offset")),
-        *((name, ctypes.c_void_p) for name in ("d_weight", "d_bias", "d_center_weight", "d_gate_weight", "d_gate_bias")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("d_weight", "d_bias", "d_center_weight", "d_gate_weight", "d_gate_bias")
+        ),
     ]
 
 
