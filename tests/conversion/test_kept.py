@@ -23,6 +23,7 @@ each_method = pytest.mark.parametrize("method", METHODS)
 def test_c03_a_shared_layer_stays_one_layer(method):
     bn = nn.BatchNorm2d(4)
     block = nn.Sequential(nn.Conv2d(4, 4, 1), bn)
+    block.register_module("nothing", None)
     net = cn.convert(nn.ModuleDict({"a": block, "b": nn.Sequential(bn, bn), "c": block}), method)
     assert net["a"] is net["c"]
     assert isinstance(net["a"][1], CalibratedNorm)
@@ -162,9 +163,9 @@ def test_c03_a_parametrized_gamma_goes_on_being_computed():
         net.bn1(net.conv1(x)) - net.bn1.bias[:, None, None],
         gate * (plain.bn1(plain.conv1(x)) - plain.bn1.bias[:, None, None]),
     )
-    with pytest.raises(ValueError, match=r"bn1: gamma_init multiplies gamma, and this layer has a parametrized weight"):
+    with pytest.raises(ValueError, match=r"bn1: gamma_init multiplies gamma, and this layer computes its weight"):
         convert(copy.deepcopy(plain), "bn", gamma_init=0.5)
-    with pytest.raises(ValueError, match=r"bn1 \(IEBN2d\).*has a parametrized weight"):
+    with pytest.raises(ValueError, match=r"bn1 \(IEBN2d\).*computes its weight"):
         cn.revert(net)
 
 
@@ -179,3 +180,18 @@ def test_c03_a_pruned_layer_is_refused_by_name():
     assert snapshot(net) == before
     prune.remove(net.layer1[1], "weight")
     assert isinstance(convert(net, "iebn").layer1[1], cn.IEBN2d)
+
+
+def test_c03_a_child_that_was_pruned_since_comes_back_pruned():
+    net, x = convert(small(), "iebn", position="beta"), randn(4, 3, 5, 5, seed=5)
+    prune.l1_unstructured(net.bn1.bn, "weight", 0.5)
+    expected = net(x)
+    assert relative(cn.revert(net)(x), expected) <= 1e-5
+    assert prune.is_pruned(net.bn1)
+    with torch.no_grad():
+        net.bn1.weight_orig.mul_(2)
+    assert relative(net(x), expected) > 0.01, "the mask was applied once, not before each forward"
+    convert(prune.remove(net.bn1, "weight") and net, "iebn")
+    prune.l1_unstructured(net.bn1.bn, "weight", 0.5)
+    with pytest.raises(ValueError, match=r"bn1 \(IEBN2d\).*computes its weight \(pruned or parametrized\); make that"):
+        cn.revert(net)

@@ -248,3 +248,11 @@ def test_bad_arguments():
         cn.revert(small(), lossy=1)
     net = timm.create_model("resnet18")
     assert cn.revert(net) is net
+
+
+def test_lossy_without_statistics():
+    """Nobody knows an average input: its mean is taken as 0."""
+    layer = cn.IEBN2d(4, track_running_stats=False, init=(0.5, -1.0))
+    plain = cn.revert(layer, lossy=True)
+    torch.testing.assert_close(plain.weight.detach(), torch.sigmoid(torch.full((4,), -1.0)))
+    assert plain.running_mean is None

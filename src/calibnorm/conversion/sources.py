@@ -180,7 +180,7 @@ def locked(child: nn.Module, name: str, shared: set[int]) -> str | None:
         if stored is None and getattr(part, name) is None:
             return f"has no {name} (affine=False)"
         if stored is None:
-            return f"has a parametrized {name}; make it permanent with torch.nn.utils.parametrize"
+            return f"computes its {name} (pruned or parametrized); make that permanent with torch.nn.utils"
         if id(stored) in shared:
             return f"shares its {name} with another layer"
     return None

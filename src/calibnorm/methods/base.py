@@ -8,6 +8,7 @@ the two coefficients follow (:meth:`Method.coefficients`). Pixels, buffers and g
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -79,7 +80,7 @@ class Parameter:
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(ABC):
     """A normalization method with its options. Frozen: it can be hashed, compared, pickled and compiled."""
 
     name: ClassVar[str]
@@ -94,22 +95,22 @@ class Method:
         """Return the (N, C) mean and variance that enter the batch statistics."""
         return m, v
 
+    @abstractmethod
     def coefficients(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
         """Return scale and shift of ``y = scale * (x - m) + shift``, broadcastable to (N, C)."""
-        raise NotImplementedError
 
     @property
     def gated(self) -> tuple[str, ...]:
         """Which of ``weight`` and ``bias`` the gate multiplies."""
         return ()
 
+    @abstractmethod
     def constant_gate(self, p: Params) -> Tensor | None:
         """Return the (C,) gate where it is the same for every input; ``None`` where it depends on the input."""
-        return None
 
+    @abstractmethod
     def mean_gate(self, p: Params, running_mean: Tensor) -> tuple[Tensor, Tensor]:
         """Return the (C,) gate at an average input, and the running mean of the uncalibrated feature."""
-        raise NotImplementedError
 
     def initial_gate(self, num_features: int) -> Tensor | None:
         """Return the gate of a new layer where it is a constant, else ``None``."""
