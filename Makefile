@@ -36,10 +36,11 @@ $(BIN)/python:
 	  echo "error: '$(PYTHON)' has no venv module. On Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	"$(PYTHON)" -m venv "$(VENV)"
 
-# The stamp is older than a changed pyproject.toml or constraints.txt, so a change installs again and anything else is instant.
-$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+# The stamp is older than a changed file of these, so a change installs (and builds the kernels) again; else it is instant.
+$(INSTALLED): pyproject.toml constraints.txt setup.py $(wildcard src/calibnorm/csrc/*.[ch]) | $(BIN)/python
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "error: $(VENV) holds $$($(BIN)/python --version); calibnorm needs Python 3.11 or newer. Remove $(VENV) and run make again." >&2; exit 1; }
+	@echo "installing into $(VENV): several GB where torch brings CUDA, a few minutes"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[lab,dev]"
 	@touch $@
 

@@ -1,6 +1,6 @@
-"""Times IEBN2d and RBN2d against nn.BatchNorm2d on shapes of ResNets: `make bench`.
+"""Times this library's layers against nn.BatchNorm2d on shapes of ResNets: `make bench`.
 
-The three layers take turns, so that what else the machine does falls on all alike. Ratios travel between machines,
+The layers take turns, so that what else the machine does falls on all alike. Ratios travel between machines,
 absolute times do not. Writes benchmarks/results/layer.csv and prints the ratios.
 """
 
@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
+import functools
+import itertools
 import math
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -32,11 +33,13 @@ ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "
 
 LAYERS: dict[str, Callable[[int], nn.Module]] = {
     "nn.BatchNorm2d": nn.BatchNorm2d,
+    "cn.BN2d": cn.BN2d,
     "cn.IEBN2d": cn.IEBN2d,
     "cn.RBN2d": cn.RBN2d,
 }
 # CIFAR ResNets' three stages at batch 128, then the first and the last stage of an ImageNet ResNet at batch 32.
 SHAPES = ((128, 16, 32, 32), (128, 32, 16, 16), (128, 64, 8, 8), (32, 64, 56, 56), (32, 512, 7, 7))
+LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 # Tensors read or written, in units of the input, by a layer that reads and writes no more than it must (docs of the
 # design: 3 forward, 5 backward). The column gb_per_s divides them by the time: it is the useful bandwidth.
 PASSES = {"forward": 3, "forward+backward": 8}
@@ -86,10 +89,11 @@ def step(layer: nn.Module, x: Tensor, dy: Tensor, mode: str) -> float:
     return 1e3 * (time.perf_counter() - start)
 
 
-def measure(shape: tuple[int, ...], mode: str, warmup: int, repeats: int) -> dict[str, list[float]]:
+def measure(shape: tuple[int, ...], layout: str, mode: str, warmup: int, repeats: int) -> dict[str, list[float]]:
     """Return the times of every layer, taken in turns."""
     torch.manual_seed(0)
-    x, dy = torch.randn(shape, requires_grad=True), torch.randn(shape)
+    x, dy = (torch.randn(shape).to(memory_format=LAYOUTS[layout]) for _ in range(2))
+    x.requires_grad_()
     layers = {name: make(shape[1]) for name, make in LAYERS.items()}
     for layer in layers.values():
         check_values(layer, x.detach())
@@ -102,7 +106,7 @@ def measure(shape: tuple[int, ...], mode: str, warmup: int, repeats: int) -> dic
     return times
 
 
-def row(name: str, mode: str, shape: tuple[int, ...], times: dict[str, list[float]]) -> dict[str, object]:
+def row(name: str, layout: str, mode: str, shape: tuple[int, ...], times: dict[str, list[float]]) -> dict[str, object]:
     """Return a line of the table."""
     p20, p50, p80 = (statistics.quantiles(times[name], n=10)[decile] for decile in (1, 4, 7))
     gigabytes = PASSES[mode] * math.prod(shape) * 4 / 1e9
@@ -112,14 +116,13 @@ def row(name: str, mode: str, shape: tuple[int, ...], times: dict[str, list[floa
         mode,
         "x".join(map(str, shape)),
         "float32",
-        "NCHW",
+        layout,
         f"{p20:.4f}",
         f"{p50:.4f}",
         f"{p80:.4f}",
         f"{gigabytes / (p50 / 1e3):.2f}",
         f"{p50 / statistics.median(times['nn.BatchNorm2d']):.3f}",
-        # Of the process so far, which on a CPU cannot be told apart by layer.
-        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}",
+        "",  # a CPU's allocator does not tell the peak of one layer
         f"cpu {platform.machine()}",
         torch.__version__,
         "installed" if find_spec("triton") else "",
@@ -130,6 +133,7 @@ def row(name: str, mode: str, shape: tuple[int, ...], times: dict[str, list[floa
     return dict(zip(COLUMNS, values, strict=True))
 
 
+@functools.cache
 def commit() -> str:
     """Return the short commit of this checkout, or an empty string."""
     command = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
@@ -152,16 +156,16 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     rows = []
     unsteady = 0
-    print(f"{'shape':>16} {'mode':>17} {'layer':>15} {'p50 ms':>9} {'p20-p80':>17} {'of BN':>6}")
-    for shape in SHAPES:
-        for mode in PASSES:
-            times = measure(shape, mode, warmup=5, repeats=arguments.repeats)
-            for name in LAYERS:
-                r = row(name, mode, shape, times)
-                rows.append(r)
-                unsteady += float(str(r["p80_ms"])) > 1.5 * float(str(r["p20_ms"]))
-                spread = f"{r['p20_ms']}-{r['p80_ms']}"
-                print(f"{r['shape']:>16} {mode:>17} {name:>15} {r['p50_ms']:>9} {spread:>17} {r['ratio_to_bn']:>6}")
+    print(f"{'shape':>16} {'layout':>13} {'mode':>16} {'layer':>14} {'p50 ms':>9} {'p20-p80':>17} {'of BN':>6}")
+    for shape, layout, mode in itertools.product(SHAPES, LAYOUTS, PASSES):
+        times = measure(shape, layout, mode, warmup=5, repeats=arguments.repeats)
+        for name in LAYERS:
+            r = row(name, layout, mode, shape, times)
+            rows.append(r)
+            unsteady += float(str(r["p80_ms"])) > 1.5 * float(str(r["p20_ms"]))
+            spread = f"{r['p20_ms']}-{r['p80_ms']}"
+            what = f"{r['shape']:>16} {layout:>13} {mode:>16} {name:>14}"
+            print(f"{what} {r['p50_ms']:>9} {spread:>17} {r['ratio_to_bn']:>6}")
     if unsteady:
         print(f"{unsteady} of {len(rows)} rows have p80 over 1.5 times p20: the machine is busy, do not quote these.")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Iterable
 
 import torch
@@ -21,7 +22,7 @@ def choice(name: str, value: object, allowed: Iterable[str]) -> None:
 
 def real(name: str, value: object) -> float:
     """Return ``value`` as a finite float."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):  # numpy's numbers too
         raise TypeError(f"{name}={value!r} must be a real number, not {type(value).__name__}")
     if not math.isfinite(value):
         raise ValueError(f"{name}={value!r} must be finite")
@@ -41,25 +42,31 @@ def flag(name: str, value: object) -> None:
         raise TypeError(f"{name}={value!r} must be True or False, not {type(value).__name__}")
 
 
-def num_features(value: object) -> None:
-    """Refuse a channel count that is not a positive integer."""
-    if isinstance(value, bool) or not isinstance(value, int):
+def num_features(value: object) -> int:
+    """Return a channel count; refuse what is not a positive integer."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"num_features={value!r} must be an integer, not {type(value).__name__}")
     if value <= 0:
         raise ValueError(f"num_features={value} must be at least 1")
+    return int(value)
 
 
-def eps(value: object, *, frozen: bool = False) -> None:
-    """Refuse an eps that cannot keep the square root away from zero; 0 is legal for frozen statistics."""
+def eps(value: object, *, frozen: bool = False) -> float:
+    """Return eps; refuse one that cannot keep the square root away from zero; 0 is legal for frozen statistics."""
     number = real("eps", value)
     if number < 0 or (number == 0 and not frozen):
         raise ValueError(f"eps={value!r} must be positive, such as 1e-5")
+    return number
 
 
-def momentum(value: object) -> None:
-    """Refuse a momentum outside [0, 1]; ``None`` means a cumulative average."""
-    if value is not None and not 0.0 <= real("momentum", value) <= 1.0:
+def momentum(value: object) -> float | None:
+    """Return momentum; refuse one outside [0, 1]. ``None`` means a cumulative average."""
+    if value is None:
+        return None
+    number = real("momentum", value)
+    if not 0.0 <= number <= 1.0:
         raise ValueError(f"momentum={value!r} must lie in [0, 1], or be None for a cumulative average")
+    return number
 
 
 def noise(value: object, noise_in: object = "always") -> Noise | None:
@@ -108,9 +115,20 @@ def per_channel(name: str, value: Tensor | None, channels: int, where: str) -> N
         )
 
 
-def residual(value: object, shape: tuple[int, ...], where: str) -> None:
-    """Refuse a residual that cannot be added to the output pixel by pixel."""
+def residual(value: object, input: Tensor, where: str) -> None:
+    """Refuse a residual that cannot be added pixel by pixel, or whose sum would not be of the input's dtype."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{where}: residual must be a Tensor, not {type(value).__name__}")
-    if sizes_known() and value.shape != shape:
-        raise ValueError(f"{where}: residual has shape {tuple(value.shape)}; expected {tuple(shape)}, the input's")
+    if sizes_known() and value.shape != input.shape:
+        raise ValueError(
+            f"{where}: residual has shape {tuple(value.shape)}; expected {tuple(input.shape)}, the input's"
+        )
+    if value.dtype != input.dtype:
+        raise ValueError(
+            f"{where}: residual has dtype {value.dtype}, the input {input.dtype}; pass residual.to(input.dtype), or "
+            "add it to the output to get the wider one"
+        )
+    if value.device != input.device:
+        raise ValueError(
+            f"{where}: residual is on {value.device}, the input on {input.device}; pass residual.to(input.device)"
+        )

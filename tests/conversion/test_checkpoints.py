@@ -167,3 +167,42 @@ def test_reverted_networks_load_plain_checkpoints_unchanged():
     net = cn.revert(convert(small(seed=9), "iebn", preserve=True))
     net.load_state_dict(plain.state_dict())
     assert torch.equal(net.bn1.weight, plain.bn1.weight)
+
+
+PARTS = [("running_mean", "running_var"), ("weight",), ("weight", "bias"), ("weight", "bias", "running_mean")]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("names", PARTS, ids="+".join)
+@pytest.mark.parametrize("preserve", [True, False])
+def test_a_part_of_a_plain_checkpoint_leaves_trained_gates_alone(preserve, names, strict):
+    """Gamma and beta come as they are: the gates that stay need not be the initial ones that they would make up for."""
+    net = convert(small(), "iebn", preserve=preserve, position="both")
+    randomize_gates(net)
+    plain = small(seed=9).bn1
+    state = {f"bn1.{name}": getattr(plain, name).detach() for name in names}
+    gates = {f"bn1.{name}" for name in net.bn1.gates()}
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    if strict:
+        with pytest.raises(RuntimeError, match=r"Missing key\(s\) in state_dict:.*\"bn1\.gate_weight\""):
+            net.load_state_dict(state)
+    else:
+        missing, unexpected = net.load_state_dict(state, strict=False)
+        assert gates <= set(missing)
+        assert not unexpected
+    for name, tensor in net.state_dict().items():
+        new = state.get(name.replace("bn1.bn.", "bn1."), before[name])
+        assert torch.equal(tensor, new), name
+
+
+@pytest.mark.parametrize("position", ["gamma", "both"])
+def test_reset_layers_still_compensate(position):
+    """Reset, a layer computes what a new BatchNorm does; a plain checkpoint loaded then keeps its function too."""
+    plain = nn.BatchNorm2d(4)
+    layer = cn.convert(nn.BatchNorm2d(4), "iebn", preserve=True, position=position)
+    x = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    layer.reset_parameters()
+    torch.testing.assert_close(layer(x), plain(x))
+    plain.weight.data.uniform_(0.5, 2.0)
+    layer.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(layer(x), plain(x))

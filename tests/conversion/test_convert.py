@@ -253,3 +253,11 @@ def test_gamma_init_multiplies_and_a_zero_stays():
     assert torch.equal(net.bn1.weight, torch.full((64,), 0.25))
     cn.convert(net, "bn", gamma_init=0.25)
     assert torch.equal(net.bn1.weight, torch.full((64,), 0.25)), "multiplied twice"
+
+
+def test_gamma_init_inside_a_device_context():
+    net = small()
+    expected = net.bn1.weight.detach() * 0.25
+    with torch.device("meta"):
+        convert(net, "bn", gamma_init=0.25)
+    assert torch.equal(net.bn1.weight, expected)

@@ -155,3 +155,33 @@ def test_the_plan_of_a_root():
     assert isinstance(layer, cn.RBN3d)
     assert layer.options() == {"restrict": "tanh"}
     assert list(norms(layer)) == [""]
+
+
+@pytest.mark.parametrize("preserve", [True, False])
+def test_a_replay_on_layers_of_another_preserve_is_refused(preserve):
+    net = convert(small(), "iebn", preserve=not preserve)
+    before, made = snapshot(net), cn.plan(small(), "iebn", preserve=preserve)
+    message = f"bn1: the plan says preserve={preserve}, but this IEBN2d was converted with preserve={not preserve}"
+    with pytest.raises(ValueError, match=rf"{message}; call cn\.revert\(model\) first"):
+        cn.convert(net, made)
+    assert snapshot(net) == before
+    convert(cn.revert(net), made)
+    assert cn.plan(net)["layers"] == made["layers"]
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("second", [True, False])
+def test_converting_again_stays_whatever_preserve_was(first, second):
+    """Nothing changes, and the plan for it says how the layers are, so that it can be replayed."""
+    net = convert(small(), "iebn", preserve=first)
+    before, made = snapshot(net), cn.plan(net, "iebn", preserve=second)
+    assert made == cn.plan(net)
+    cn.convert(net, "iebn", preserve=second)
+    cn.convert(net, made)
+    assert snapshot(net) == before
+    assert all(layer.compensated is first for layer in norms(net).values())
+
+
+def test_preserve_means_nothing_without_a_gate():
+    net = convert(small(), "bn", preserve=True)
+    cn.convert(net, cn.plan(small(), "bn"))

@@ -256,3 +256,46 @@ def test_lossy_without_statistics():
     plain = cn.revert(layer, lossy=True)
     torch.testing.assert_close(plain.weight.detach(), torch.sigmoid(torch.full((4,), -1.0)))
     assert plain.running_mean is None
+
+
+def mixed():
+    """Gates in bfloat16, BatchNorms in float32; the gate of the last layer depends on the input."""
+    net = convert(convert(small(), "iebn", exclude="down*"), "iebn", include="down*", operator="fc").bfloat16()
+    for layer in norms(net).values():
+        layer.bn.float()
+    return net
+
+
+def test_lossy_with_gates_of_another_dtype():
+    net = mixed()
+    layer = net.downsample[1]
+    gates = {name: gate.detach().float() for name, gate in layer.gates().items()}
+    gate, _ = layer.method.mean_gate(gates, layer.bn.running_mean)
+    gamma = layer.weight.detach().clone()
+    cn.revert(net, lossy=True)
+    assert all(type(layer) is nn.BatchNorm2d for layer in norms(net).values())
+    torch.testing.assert_close(net.downsample[1].weight, gamma * gate)
+
+
+def test_an_error_while_gates_are_computed_changes_nothing(monkeypatch):
+    """The last layer's gate fails: the first two must not have been reverted by then."""
+    net = mixed()
+    before = snapshot(net)
+
+    def fails(self, p, running_mean):
+        raise MemoryError
+
+    monkeypatch.setattr(type(net.bn1.method), "mean_gate", fails)
+    with pytest.raises(MemoryError):
+        cn.revert(net, lossy=True)
+    assert snapshot(net) == before
+
+
+@pytest.mark.parametrize("method", ["bn", "rbn"])
+def test_revert_inside_a_device_context(method):
+    net = convert(small(), method, **({"scaling": False} if method == "rbn" else {"noise": (0.5, 0.1)}))
+    x = randn(*X, seed=5)
+    expected = net(x)
+    with torch.device("meta"):
+        cn.revert(net)
+    torch.testing.assert_close(net(x), expected)

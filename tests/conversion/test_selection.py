@@ -47,6 +47,8 @@ WRONG = [
     ),
     ({"exclude": ["bn1", "bn2"]}, ValueError, "exclude='bn2' matches no normalization"),
     ({"include": [1]}, TypeError, "include=1 must be a name pattern"),
+    ({"exclude": 3}, TypeError, "exclude=3 must be a name pattern"),
+    ({"include": True}, TypeError, "include=True must be a name pattern"),
     ({"stages": 2}, ValueError, r"stages=2: the network's stages are \[1\]; name the layers with include="),
     ({"stages": "1"}, TypeError, "stages='1' must be a number"),
     ({"stages": True}, TypeError, "stages=True must be a number"),
@@ -207,3 +209,15 @@ def test_calibrated_layers_that_are_left_keep_their_own_options():
     net = convert(convert(small(), "rbn", include="bn1"), "iebn", exclude="bn1", noise=(0.8, 0.5))
     assert net.bn1.noise is None
     assert net.layer1[1].noise == (0.8, 0.5)
+
+
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_a_shared_layer_goes_by_each_of_its_names(name):
+    def network():
+        bn = nn.BatchNorm2d(4)
+        return nn.ModuleDict({"first": bn, "second": bn, "third": nn.BatchNorm2d(4)})
+
+    net = cn.convert(network(), "iebn", include=name)
+    assert [type(net[key]).__name__ for key in net] == ["IEBN2d", "IEBN2d", "BatchNorm2d"]
+    net = cn.convert(network(), "iebn", exclude=name)
+    assert [type(net[key]).__name__ for key in net] == ["BatchNorm2d", "BatchNorm2d", "IEBN2d"]

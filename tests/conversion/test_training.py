@@ -163,3 +163,25 @@ def test_new_layers_in_a_frozen_network_are_not_frozen():
 def test_bad_flags(arguments):
     with pytest.raises(TypeError, match="must be True or False"):
         cn.freeze_stats(cn.RBN2d(4), **arguments)
+
+
+@pytest.mark.parametrize("centers", [(False,), (False, False), (True,), (False, True), (True, False)], ids=str)
+def test_thawing_restores_what_the_user_chose(centers):
+    """bn1's w_m was held by hand, the others learn; center=True leaves both as they are."""
+    net = convert(small(), "rbn")
+    net.bn1.center_weight.requires_grad_(False)
+    chosen = [False, True, True]
+    for center in centers:
+        cn.freeze_stats(net, center=center)
+        net = copy.deepcopy(net)
+        expected = chosen if center else [False] * 3
+        assert [layer.center_weight.requires_grad for layer in norms(net).values()] == expected
+    cn.freeze_stats(net, False)
+    assert [layer.center_weight.requires_grad for layer in norms(net).values()] == chosen
+
+
+def test_the_center_of_a_frozen_source_learns_where_asked():
+    layer = cn.convert(FrozenBatchNorm2d(4), "rbn")
+    for center in (False, True, False):
+        cn.freeze_stats(layer, center=center)
+        assert layer.center_weight.requires_grad is center

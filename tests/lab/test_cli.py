@@ -113,7 +113,15 @@ def test_missing_extra_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, capsys
     assert entry.main() == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == 'calibnorm: this command needs rich, sklearn; run: pip install "calibnorm[lab]"\n'
+    assert captured.err == (
+        "calibnorm: this command needs rich, scikit-learn; in the folder of calibnorm's source run: "
+        'pip install ".[lab]"\n'
+    )
+
+
+def test_python_m_calibnorm() -> None:
+    command = [sys.executable, "-m", "calibnorm", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.startswith("calibnorm ")
 
 
 def test_entry_runs_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,5 +144,5 @@ def test_import_needs_torch_alone_and_entry_nothing_of_the_lab() -> None:
 def test_entry_checks_what_the_extra_installs() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     names = {re.split(r"[<>=\[ ]", line)[0] for line in project["optional-dependencies"]["lab"]}
-    assert {name.replace("scikit-learn", "sklearn") for name in names} == set(entry.LAB_MODULES)
+    assert names == set(entry.LAB_MODULES.values())
     assert project["scripts"] == {"calibnorm": "calibnorm.lab.entry:main"}

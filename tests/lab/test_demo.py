@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -102,6 +102,9 @@ def test_says_what_the_numbers_do_not_show(demo: Demo) -> None:
     text = (demo.out / "report.md").read_text()
     for words in ("599 test images", "0.269", "bn-gate", "not random", "nn.BatchNorm2d", "ImageNet"):
         assert words in text
+    assert "mean nothing" not in text
+    quick = replace(demo.report, config=replace(demo.report.config, quick=True))
+    assert "its accuracies mean nothing" in quick.markdown()
     assert "…" not in demo.screen  # nothing is cut off on a terminal of 80 columns
 
 
@@ -153,6 +156,22 @@ def test_folder_of_something_else_is_refused(tmp_path: Path, content: str) -> No
     with pytest.raises(UsageError, match="was not written by `calibnorm demo`"), folder.result_folder(tmp_path):
         pass
     assert (tmp_path / "config.json").read_text() == content
+
+
+def test_a_quick_demo_does_not_replace_a_full_one(tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "config.json").write_text(json.dumps({"command": "calibnorm demo", "quick": False}))
+    with (
+        pytest.raises(UsageError, match="holds a full demo, which --quick would replace"),
+        folder.result_folder(full, quick=True),
+    ):
+        pytest.fail("the block must not start")
+    with folder.result_folder(full) as place:
+        (place / "report.md").touch()
+    assert [path.name for path in full.iterdir()] == ["report.md"]
+    assert DemoConfig(quick=True).resolved().out == Path("runs/demo-quick")
+    assert DemoConfig(quick=True, out=full).resolved().out == full
 
 
 def test_file_and_unwritable_place_are_refused(tmp_path: Path) -> None:

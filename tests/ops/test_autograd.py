@@ -109,6 +109,48 @@ def test_only_x_is_kept(method):
     assert [t.data_ptr() for t in large] == [leaves["x"].data_ptr()]
 
 
+@pytest.fixture
+def one_pixel(monkeypatch):
+    """However small the batch, planes of one pixel take their own path."""
+    monkeypatch.setattr(autograd, "FEW_PIXELS", 0)
+
+
+@each_method
+@each_source
+@pytest.mark.parametrize("shape", [(5, 4), (5, 4, 1, 1)], ids=str)
+@pytest.mark.parametrize("end", ["none", "residual", "relu", "relu and residual"])
+def test_one_pixel(one_pixel, method, given, shape, end):
+    leaves, step, statistics = case(method, given, shape=shape)
+    tensors = tuple(t for name, t in leaves.items() if name != "x")
+    residual = randn(*shape, seed=7, dtype=torch.float64).requires_grad_() if "residual" in end else None
+    wanted = leaves if residual is None else {**leaves, "residual": residual}
+    dy = randn(*shape, seed=3, dtype=torch.float64)
+    results = []
+    for function in (normalize, autograd._differentiable):
+        y, used = function(leaves["x"], step, statistics, tensors, residual, "relu" in end)
+        results.append([y, *used, *gradients(y, wanted, dy).values()])
+    assert all(error(a, b) <= ORACLE for a, b in zip(*results, strict=True))
+
+
+@each_method
+def test_one_pixel_saves_x_alone(one_pixel, method):
+    """In half the bytes of float64, and no moments: nn.BatchNorm saves as little."""
+    leaves, step, _ = case(method, False, shape=(64, 4), dtype=torch.float32)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        _, used = run(normalize, leaves, step, None)
+    assert [t.data_ptr() for t in saved if t.numel() > 16] == [leaves["x"].data_ptr()]
+    assert used[0].dtype == torch.float32
+
+
+def test_one_pixel_frozen_x(one_pixel):
+    leaves, step, _ = case(IEBN(), False, shape=(5, 4))
+    expected = gradients(run(normalize, leaves, step, None)[0], leaves, torch.ones(5, 4).double())
+    leaves["x"] = leaves["x"].detach()
+    run(normalize, leaves, step, None)[0].sum().backward()
+    assert all(error(t.grad, expected[name]) <= ORACLE for name, t in leaves.items() if name != "x")
+
+
 def test_backward_twice_needs_retain_graph():
     leaves, step, _ = case(BN(), False)
     y, _ = run(normalize, leaves, step, None)

@@ -224,8 +224,8 @@ def test_narrower_instruction_sets(instructions: str) -> None:
     if os.environ.get("CALIBNORM_CPU"):
         pytest.skip("this is that process")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-cov", __file__,
-         "-k", "contiguous or channels_last or convert"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:pytest_cov",
+         __file__, "-k", "contiguous or channels_last or convert"],
         env=os.environ | {"CALIBNORM_CPU": instructions}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]

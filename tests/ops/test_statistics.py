@@ -26,6 +26,19 @@ def test_large_mean_in_float32(seed):
     assert error(var, m.double().var(0, unbiased=False)) <= reduction(torch.float32, 1000)
 
 
+def test_variance_at_a_large_mean_in_float32():
+    """Around a mean that is rounded to float32 it is off by up to 1e-3."""
+    m = randn(1000, 8, mean=1e6)
+    _, var = batch_statistics(m, torch.zeros_like(m))
+    assert error(var, m.double().var(0, unbiased=False)) <= reduction(torch.float32, 1000, slack=0.5)
+
+
+@pytest.mark.parametrize("value", [3.3, 1e6 + 0.1, 1e18])
+def test_equal_means_have_no_negative_variance(value):
+    m = torch.full((1001, 3), value)
+    assert (batch_statistics(m, torch.zeros_like(m))[1] >= 0).all()
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.1, 1.0, torch.tensor(0.25)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_update_running(momentum, dtype):

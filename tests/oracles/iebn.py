@@ -1,4 +1,4 @@
-"""IEBN: Liang et al., arXiv 1908.04008, Algorithm 1 and the ablations of its Tables 4 and 5 and Fig. 4."""
+"""IEBN: Liang et al., arXiv 1908.04008v2, Algorithm 1 and the ablations of its Tables 4 and 5 and Fig. 4."""
 
 from __future__ import annotations
 

@@ -137,6 +137,11 @@ def test_a06_residual(layer_type):
             layer(image(), residual)
     with pytest.raises(TypeError, match="residual must be a Tensor, not float"):
         layer(image(), 1.0)
+    for dtype in (torch.bfloat16, torch.float64):
+        with pytest.raises(ValueError, match=rf"residual has dtype {dtype}, the input torch.float32; .*residual.to"):
+            layer(image(), image(dtype))
+    with pytest.raises(ValueError, match=r"residual is on meta, the input on cpu; pass residual.to"):
+        layer(image(), image().to("meta"))
     assert_same(before, layer)
 
 
@@ -149,6 +154,43 @@ def test_a06_wrong_tensor_in_the_child(layer_type, name):
     with pytest.raises(ValueError, match=rf"bn.{name} has shape \(3,\) instead of \(4,\)"):
         layer(image())
     assert_same(before, layer)
+
+
+@pytest.mark.parametrize(
+    ("layer_type", "name"), [(cn.RBN2d, "center_weight"), (cn.RBN2d, "scale_bias"), (cn.IEBN2d, "gate_weight")]
+)
+def test_a06_wrong_gate(layer_type, name):
+    """A single number would be broadcast, and by the C kernels read past its end."""
+    layer = randomize(layer_type(4))
+    setattr(layer, name, torch.nn.Parameter(torch.ones(1)))
+    before = buffers(layer)
+    with pytest.raises(ValueError, match=rf"{layer_type.__name__}: {name} has shape \(1,\) instead of \(4,\)"):
+        layer(image())
+    assert_same(before, layer)
+
+
+def test_a06_gates_follow_the_child():
+    """A pruned network: fewer channels in the child and in the gates; with the gates left as they were, a refusal."""
+    layer = cn.IEBN2d(6)
+    layer.bn = torch.nn.BatchNorm2d(4)
+    with pytest.raises(ValueError, match=r"gate_weight has shape \(6,\) instead of \(4,\)"):
+        layer(image())
+    for name in layer.gates():
+        setattr(layer, name, torch.nn.Parameter(torch.ones(4)))
+    assert layer(image()).shape == image().shape
+
+
+@each_layer
+def test_a05_numbers_of_numpy(layer_type):
+    np = pytest.importorskip("numpy")
+    layer = layer_type(np.int64(4), eps=np.float32(1e-3), momentum=np.float32(0.5))
+    layer(image()).sum().backward()
+    layer.eps, layer.momentum = np.float32(1e-3), np.float32(0.5)
+    layer(image()).sum().backward()
+    assert layer.eval()(image()).isfinite().all()
+    for wrong in (np.float32(4), np.bool_(True)):
+        with pytest.raises(TypeError, match="num_features="):
+            layer_type(wrong)
 
 
 @each_layer

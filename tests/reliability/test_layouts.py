@@ -197,7 +197,7 @@ def test_a22_backward_inside_autocast(layer_type):
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")  # torch's own, in forward mode
 def test_a22_autocast_where_the_plain_path_runs():
-    """Transformations and double backward keep (N, C) numbers in float32, where autocast would round fc's products."""
+    """Transformations and double backward keep (N, C) numbers wide, where autocast would round fc's products."""
     layer, x = randomize(cn.IEBN2d(4, operator="fc", track_running_stats=False)), image()
     results = []
     for inside in (False, True):
@@ -208,3 +208,18 @@ def test_a22_autocast_where_the_plain_path_runs():
         (ddx,) = torch.autograd.grad(dx.square().sum(), leaf)
         results.append([forward_mode, dx, ddx])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@each_layer
+@each_mode
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("parameter_dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_a22_every_pair_of_dtypes_in_both_modes(layer_type, training, dtype, parameter_dtype):
+    """Torch's own refuses many; what trains here must evaluate too."""
+    layer = randomize(layer_type(4, dtype=parameter_dtype)).train(training)
+    x = image(dtype).requires_grad_()
+    y = layer(x)
+    y.sum().backward()
+    assert y.dtype == x.grad.dtype == dtype
+    assert {p.grad.dtype for p in layer.parameters()} == {parameter_dtype}
+    assert y.isfinite().all()

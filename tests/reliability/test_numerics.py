@@ -61,6 +61,35 @@ def test_n01_large_mean(layer_type, layout, training, mean, bound, var_bound, sh
 
 
 @each_layer
+@pytest.mark.parametrize("mean", [1e4, 1e6], ids=lambda m: f"mean={m:g}")
+@pytest.mark.parametrize("path", ["eager", "compiled"])
+def test_n01_statistics_of_every_path(layer_type, path, mean):
+    """Float32 (N, C) numbers put 2e-5 on the variance at mean 1e4, and 1e-3 at 1e6."""
+    x = randn(8, 4, 16, 16, mean=mean)
+    layer = calibrated(layer_type, mean)
+    torch._dynamo.reset()
+    (torch.compile(layer, backend="aot_eager") if path == "compiled" else layer)(x)
+    _, (_, var) = oracle(layer, x)
+    n = x.numel() // 4
+    assert (layer.bn.running_var.double() / (var * n / (n - 1)) - 1).abs().max() <= 2e-6
+
+
+@each_layer
+@pytest.mark.parametrize("path", ["eager", "compiled", "double backward"])
+def test_n01_gradient_of_every_path(layer_type, path):
+    x = randn(8, 4, 16, 16, mean=1e4).requires_grad_()
+    layer, dy = calibrated(layer_type, 1e4), randn(8, 4, 16, 16, seed=3)
+    torch._dynamo.reset()
+    y = (torch.compile(layer, backend="aot_eager") if path == "compiled" else layer)(x)
+    (dx,) = torch.autograd.grad(y, x, dy, create_graph=path == "double backward")
+    exact = x.detach().double().requires_grad_()
+    p = {name: t.detach().double() for name, t in parameters(layer).items()}
+    expected, _ = ORACLES[layer_type](exact, p, None, eps=layer.eps)
+    (expected_dx,) = torch.autograd.grad(expected, exact, dy.double())
+    assert (dx.double() - expected_dx).abs().max() <= 1e-5
+
+
+@each_layer
 @each_layout
 @pytest.mark.parametrize("value", [3.3, 1e6 + 0.1, 1e20])
 def test_n02_constant_channel(layer_type, layout, value):

@@ -1,4 +1,7 @@
-"""BatchNorm to any method and back, in place, with a plan and a report; and what training a converted network needs."""
+"""BatchNorm to any method and back, in place, with a plan and a report; and what training a converted network needs.
+
+The files are called ``converting``, ``planning``, ..., because ``convert``, ``plan``, ... are the functions.
+"""
 
 from __future__ import annotations
 

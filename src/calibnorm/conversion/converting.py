@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from calibnorm.conversion import planning, sources
 from calibnorm.conversion.planning import LayerPlan, Plan
-from calibnorm.conversion.reverting import fold
+from calibnorm.conversion.reverting import average_gates, fold
 from calibnorm.conversion.selection import Patterns, Predicate
 from calibnorm.conversion.sources import Found
+from calibnorm.conversion.training import hold_center
 from calibnorm.methods import BN
 from calibnorm.nn import CalibratedNorm, layer_type
 
@@ -29,7 +30,7 @@ def convert(
     include: Patterns = None,
     exclude: Patterns = None,
     where: Predicate | None = None,
-    stages: Any = None,
+    stages: int | Sequence[int] | None = None,
     skip: str | None = None,
     report: Callable[[str], object] | None = None,
     **options: Any,
@@ -37,18 +38,26 @@ def convert(
     """Replace every BatchNorm of a network by a calibrated layer, in place, and return the network.
 
     The BatchNorm itself becomes the layer's child ``bn``: its parameters (the same objects), running statistics, mode,
-    device, dtype, requires_grad and process group stay. Forward and backward hooks move to the layer. The whole
-    conversion is planned and checked first; an error changes nothing.
+    device, dtype, requires_grad and process group stay. Forward and backward hooks move to the layer; the child is
+    never called, so a hook that is put on it afterwards does not fire: hooks belong on the layer. The whole conversion
+    is planned and checked first; an error changes nothing.
+
+    A calibrated layer that already has the method and options that are asked for stays as it is, whether or not it was
+    converted with ``preserve=True``: staying keeps its function. A plan describes the layers in full, so one whose
+    ``preserve`` differs from how a layer was converted is refused.
 
     Args:
         model: The network. Convert before wrapping it for distributed training and before making the optimizer.
         method: A method's name, or a plan from :func:`plan`, which says everything itself.
         preserve: Keep the network's function: the initial gate, a constant d, is divided out of gamma (or beta, or
             both, as the gate's position is). False leaves gamma as it is, as the papers train from scratch.
-        include: Glob patterns over dotted names, such as ``"layer4.*"``; a layer must match one.
+        include: Glob patterns over dotted names, such as ``"layer4.*"``; a layer must match one. A layer with several
+            names goes by each of them; the layers of a block that is registered twice go by the block's first name.
         exclude: Glob patterns; a layer must match none.
         where: A function of (name, module) that returns True for the layers to convert.
-        stages: Numbers of the stages to convert, from 1 (RBN's Table 4), in networks that name them.
+        stages: A number or numbers of the stages to convert, from 1 (RBN's Table 4), in networks that name them:
+            ``layer1``, ``stage1``, ``stage_1``, ``denseblock1``, ``block1``, ``s1``, or, counted from 0, ``stages.0``,
+            ``blocks.0``, ``layers.0``; the first such name in a layer's dotted name counts.
         skip: ``"shortcut"`` leaves the BatchNorms of shortcut branches plain, as the parameter counts of the IEBN
             paper's ImageNet table imply.
         report: Called with a text that says, layer by layer, what was changed and what was left: ``print``, say.
@@ -62,7 +71,8 @@ def convert(
     Raises:
         TypeError: The model is no module, an argument has the wrong type, or an option is not known.
         ValueError: A value is not known, a layer cannot be converted (it is named), the plan belongs to another
-            network, or the network is wrapped (DistributedDataParallel, FSDP, torch.compile, torch.jit).
+            network or to one converted with another ``preserve``, or the network is wrapped (DistributedDataParallel,
+            FSDP, torch.compile, torch.jit).
 
     Warns:
         UserWarning: Nothing was converted; or the network has been trained and ``preserve`` is False.
@@ -85,6 +95,7 @@ def convert(
     else:
         chosen = planning.read(method)
         planning.check(model, found, chosen)
+        planning.check_compensated(found, chosen)
     if not chosen["layers"]:
         why = "has no BatchNorm" if not found else f"has {len(found)} BatchNorms, of which none was selected"
         warnings.warn(f"{type(model).__name__} {why}; nothing was converted", stacklevel=2)
@@ -143,20 +154,20 @@ def _move_in(source: nn.Module, new: CalibratedNorm, layer: LayerPlan) -> None:
     """Let the new layer take over child, drop, act, mode and hooks of the source, and compensate for its gate."""
     act: nn.Module | str | None
     if isinstance(source, CalibratedNorm):
-        child, drop, act, new.frozen = fold(source), source.drop, source.act, source.frozen
+        child, drop, act, new.frozen = fold(source, average_gates(source)), source.drop, source.act, source.frozen
     else:
         child, drop, act = sources.take_apart(source)
     new.bn, new.drop, new.training = child, drop, source.training
     if isinstance(act, str) or (act is not None and new.act is None):
         new.act = act
     sources.move_hooks(source, new)
-    if (new.frozen or sources.is_frozen(child)) and "center_weight" in new._parameters:
-        new.center_weight.requires_grad_(False)  # the frozen running mean belongs to w_m as it is
+    if new.frozen or sources.is_frozen(child):
+        hold_center(new)
     if layer["preserve"]:
         _scale(new, 1.0 / _initial_gate(new), new.method.gated)
         new.compensated = True
     if isinstance(new.method, BN) and new.method.gamma_init != 1.0:
-        _scale(new, torch.tensor(new.method.gamma_init), ("weight",))
+        _scale(new, new.method.gamma_init, ("weight",))
 
 
 def _initial_gate(layer: CalibratedNorm) -> Tensor:
@@ -166,11 +177,12 @@ def _initial_gate(layer: CalibratedNorm) -> Tensor:
 
 
 @torch.no_grad()
-def _scale(layer: CalibratedNorm, factor: Tensor, names: Iterable[str]) -> None:
+def _scale(layer: CalibratedNorm, factor: Tensor | float, names: Iterable[str]) -> None:
     """Multiply gamma or beta, in float32 or wider, of every part of the child that has one."""
     for part in sources.tensors(layer.bn):
         for name in names:
             stored = getattr(part, name)
             if stored is not None:
                 wide = torch.promote_types(stored.dtype, torch.float32)
-                stored.copy_(stored.to(wide) * factor.to(stored.device, wide))
+                by = factor.to(stored.device, wide) if isinstance(factor, Tensor) else factor
+                stored.copy_(stored.to(wide) * by)

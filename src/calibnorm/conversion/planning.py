@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, cast
 
 from torch import nn
@@ -45,7 +45,7 @@ def plan(
     include: Patterns = None,
     exclude: Patterns = None,
     where: Predicate | None = None,
-    stages: Any = None,
+    stages: int | Sequence[int] | None = None,
     skip: str | None = None,
     **options: Any,
 ) -> Plan:
@@ -123,6 +123,10 @@ def make(
             left.pop(entry.name)
     result = Plan(version=VERSION, layers=layers, left=left)
     check(model, found, result)
+    for entry in found:  # layers that are done stay as they are: the plan says how they are
+        layer = layers.get(entry.name)
+        if layer is not None and isinstance(entry.module, CalibratedNorm) and is_done(entry.module, layer):
+            layer["preserve"] = entry.module.compensated
     return result
 
 
@@ -150,6 +154,22 @@ def check(model: nn.Module, found: list[Found], plan: Plan) -> None:
             )
 
 
+def check_compensated(found: list[Found], plan: Plan) -> None:
+    """Refuse a plan whose ``preserve`` is not how a layer, otherwise what the plan asks for, was converted.
+
+    Loading a plain checkpoint divides gamma where a layer compensates for its gate, so the two are not the same layer.
+    """
+    for entry in found:
+        layer, module = plan["layers"].get(entry.name), entry.module
+        if layer is None or not isinstance(module, CalibratedNorm) or not is_done(module, layer):
+            continue
+        if module.method.gated and layer["preserve"] != module.compensated:
+            raise ValueError(
+                f"{entry.title}: the plan says preserve={layer['preserve']}, but this {type(module).__name__} was "
+                f"converted with preserve={module.compensated}; call cn.revert(model) first"
+            )
+
+
 def read(plan: Mapping[str, Any]) -> Plan:
     """Check the form of a plan that came from outside, such as a JSON file, and return it."""
     if plan.get("version") != VERSION:
@@ -166,7 +186,7 @@ def read(plan: Mapping[str, Any]) -> Plan:
 
 
 def is_done(module: nn.Module, layer: LayerPlan) -> bool:
-    """Whether the module already is what the plan asks for."""
+    """Whether the module already has the method and options that the plan asks for; see :func:`check_compensated`."""
     if not isinstance(module, CalibratedNorm) or module.method_type.name != layer["method"]:
         return False
     act = {"act": module.act} if isinstance(module.act, str) else {}  # an activation stays unless it is asked for
@@ -177,7 +197,8 @@ def is_done(module: nn.Module, layer: LayerPlan) -> bool:
 def _describe(found: list[Found]) -> Plan:
     layers: dict[str, LayerPlan] = {}
     left: dict[str, str] = {}
-    for name, module, _ in found:
+    for entry in found:
+        name, module = entry.name, entry.module
         if isinstance(module, CalibratedNorm):
             layers[name] = LayerPlan(
                 method=module.method_type.name,

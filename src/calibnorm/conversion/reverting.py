@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -54,10 +54,12 @@ def revert(model: nn.Module, *, lossy: bool = False) -> nn.Module:
             )
         if why := unwritable(entry.module, shared):
             raise ValueError(f"{where}: {why}")
+    # every gate is computed before the first layer is written, so that an error changes nothing
+    gates = [average_gates(entry.module) for entry in found if isinstance(entry.module, CalibratedNorm)]
     root = model
-    for entry in found:
+    for entry, folded in zip(found, gates, strict=True):
         assert isinstance(entry.module, CalibratedNorm)
-        plain = _to_batchnorm(entry.module)
+        plain = _to_batchnorm(entry.module, folded)
         sources.replace(entry, plain)
         root = plain if entry.module is model else root
     return root
@@ -86,8 +88,8 @@ def unwritable(layer: CalibratedNorm, shared: set[int]) -> str | None:
     return f"a {type(layer.bn).__name__} cannot take its drop and act over; put them after the layer"
 
 
-def _to_batchnorm(layer: CalibratedNorm) -> nn.Module:
-    child = fold(layer)
+def _to_batchnorm(layer: CalibratedNorm, gates: list[AverageGate]) -> nn.Module:
+    child = fold(layer, gates)
     if isinstance(layer.act, str):
         whole = layer_type("bn", layer.dims).around(child, act=layer.act)
         whole.drop = layer.drop
@@ -98,16 +100,32 @@ def _to_batchnorm(layer: CalibratedNorm) -> nn.Module:
     return plain
 
 
+class AverageGate(NamedTuple):
+    """The gate of an average input for one part of a child."""
+
+    gate: Tensor
+    """(C,) or (1,), in float32 or wider."""
+    running_mean: Tensor | None
+    """What the running mean becomes; None where it stays."""
+
+
 @torch.no_grad()
-def fold(layer: CalibratedNorm) -> nn.Module:
+def average_gates(layer: CalibratedNorm) -> list[AverageGate]:
+    """Return the gate of every part of the layer's child; nothing is written."""
+    return [_gate(layer, part) for part in sources.tensors(layer.bn)]
+
+
+@torch.no_grad()
+def fold(layer: CalibratedNorm, gates: list[AverageGate]) -> nn.Module:
     """Return the layer's child with the gate and noise folded into it; the layer must not be used any more.
 
     gamma' = gamma d N_a and beta' = beta d + gamma d N_b, the gate d where the layer has it.
     """
     written = _written(layer)
     n_a, n_b = _steady_noise(layer)
-    for part in sources.tensors(layer.bn):
-        d = _gate(layer, part)
+    for part, (d, running_mean) in zip(sources.tensors(layer.bn), gates, strict=True):
+        if running_mean is not None:
+            part.running_mean.copy_(running_mean)
         if not written:
             continue
         _complete(part, written, part.running_mean if part.running_mean is not None else d)
@@ -138,22 +156,28 @@ def _constant_gate(layer: CalibratedNorm) -> Tensor | None:
     gates = layer.gates()
     if any(gate.is_meta for gate in gates.values()):
         return None
-    return layer.method.constant_gate(
-        {name: gate.detach().to(torch.promote_types(gate.dtype, torch.float32)) for name, gate in gates.items()}
-    )
+    with torch.device("cpu"):  # a gate on the meta device, if that is the caller's default, would have no values
+        return layer.method.constant_gate(
+            {name: gate.detach().to(torch.promote_types(gate.dtype, torch.float32)) for name, gate in gates.items()}
+        )
 
 
-def _gate(layer: CalibratedNorm, part: Any) -> Tensor:
-    """Return the gate, or that of an average input after moving the running mean to the uncalibrated feature's."""
+def _gate(layer: CalibratedNorm, part: Any) -> AverageGate:
+    """Return the gate, or that of an average input with the running mean of the uncalibrated feature."""
     like = sources.like(layer)
-    gate = _constant_gate(layer)
+    mean: Tensor | None = part.running_mean
+    gate, uncalibrated = _constant_gate(layer), None
     if gate is None:
-        mean = part.running_mean
-        zeros = torch.zeros(layer.num_features, device=None if like is None else like.device)
-        gate, uncalibrated = layer.method.mean_gate(layer.gates(), zeros if mean is None else mean)
-        if mean is not None:
-            mean.copy_(uncalibrated)
-    return gate if like is None else gate.to(like.device)
+        gates = layer.gates()
+        # gates and statistics may be of different dtypes (a half network with float32 BatchNorms)
+        wide = torch.float32
+        for tensor in (*gates.values(), *(() if mean is None else (mean,))):
+            wide = torch.promote_types(wide, tensor.dtype)
+        device = None if like is None else like.device
+        start = torch.zeros(layer.num_features, dtype=wide, device=device) if mean is None else mean.to(wide)
+        gate, moved = layer.method.mean_gate({name: g.detach().to(wide) for name, g in gates.items()}, start)
+        uncalibrated = None if mean is None else moved
+    return AverageGate(gate if like is None else gate.to(like.device), uncalibrated)
 
 
 def _complete(part: Any, written: set[str], like: Tensor) -> None:

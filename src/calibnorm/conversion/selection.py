@@ -36,7 +36,7 @@ def select(
     Args:
         model: The network.
         found: Its norms.
-        include: Glob patterns over dotted names, such as ``"layer4.*"``; a layer must match one.
+        include: Glob patterns over dotted names, such as ``"layer4.*"``; a layer must match one with any of its names.
         exclude: Glob patterns; a layer must match none.
         where: Called with (name, module); must return True.
         stages: Numbers of stages, from 1, as ``layer1`` or ``stages.0`` name them.
@@ -44,19 +44,22 @@ def select(
 
     Raises:
         ValueError: A pattern or a stage that the network does not have, or an unknown ``skip``.
-        TypeError: ``where`` cannot be called, or a stage is no integer, or a pattern no string.
+        TypeError: ``where`` cannot be called, a stage is no integer, or patterns are no strings.
     """
     _checks.choice("skip", skip, (None, "shortcut"))  # type: ignore[arg-type]
     if where is not None and not callable(where):
         raise TypeError(f"where={where!r} must be a function of (name, module)")
+    found = list(found)
     modules = {entry.name: entry.module for entry in found}
-    included, excluded = _patterns("include", include, modules), _patterns("exclude", exclude, modules)
+    aliases = {entry.name: entry.names for entry in found}
+    every = [name for entry in found for name in entry.names]
+    included, excluded = _patterns("include", include, every), _patterns("exclude", exclude, every)
     wanted = _stages(stages, modules)
     left: dict[str, str] = {}
     for name, module in modules.items():
-        if included and not _matches(name, included):
+        if included and not _matches(aliases[name], included):
             left[name] = "not in include"
-        elif _matches(name, excluded):
+        elif _matches(aliases[name], excluded):
             left[name] = "in exclude"
         elif wanted is not None and stage_of(name) not in wanted:
             left[name] = "in another stage" if stage_of(name) is not None else "in no stage"
@@ -97,19 +100,21 @@ def in_shortcut(model: nn.Module, name: str) -> bool:
     )
 
 
-def _patterns(argument: str, patterns: Patterns, names: Iterable[str]) -> tuple[str, ...]:
+def _patterns(argument: str, patterns: Patterns, names: Sequence[str]) -> tuple[str, ...]:
+    if patterns is not None and not isinstance(patterns, Iterable):
+        raise TypeError(f"{argument}={patterns!r} must be a name pattern such as 'layer1.*', or several")
     patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns or ())
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise TypeError(f"{argument}={pattern!r} must be a name pattern such as 'layer1.*'")
         if not any(fnmatchcase(name, pattern) for name in names):
-            some = ", ".join(list(names)[:4]) or "none"
+            some = ", ".join(names[:4]) or "none"
             raise ValueError(f"{argument}={pattern!r} matches no normalization of the network; there are {some}, ...")
     return patterns
 
 
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+def _matches(names: Iterable[str], patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
 def _stages(stages: int | Sequence[int] | None, names: Iterable[str]) -> set[int] | None:

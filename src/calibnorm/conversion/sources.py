@@ -42,6 +42,8 @@ class Found(NamedTuple):
     module: nn.Module
     places: list[tuple[nn.Module, str]]
     """(parent, attribute) pairs; empty for the model itself."""
+    names: list[str]
+    """The name of every place, the first one first."""
 
     @property
     def title(self) -> str:
@@ -75,7 +77,8 @@ def find(model: nn.Module) -> list[Found]:
     found: dict[int, Found] = {}
     for name, module, parent, attribute in _walk(model, "", None, "", set()):
         if is_norm(module):
-            entry = found.setdefault(id(module), Found(name, module, []))
+            entry = found.setdefault(id(module), Found(name, module, [], []))
+            entry.names.append(name)
             if parent is not None:
                 entry.places.append((parent, attribute))
     return list(found.values())

@@ -69,13 +69,16 @@ def freeze_stats(model: nn.Module, frozen: bool = True, *, center: bool = False)
     """Let calibrated layers normalize with their running statistics in training too, while the gates learn.
 
     For fine-tuning with batches too small for statistics. It lasts: ``model.train()`` does not undo it,
-    ``freeze_stats(model, False)`` does. RBN's centering weight w_m is frozen as well, because the running mean belongs
-    to its present value.
+    ``freeze_stats(model, False)`` does. RBN's centering weight w_m stops learning as well, because the running mean
+    belongs to its present value; its ``requires_grad`` is remembered, and comes back when the statistics move again.
+    Make the optimizer after that, since :func:`param_groups` leaves out what does not learn.
 
     Args:
         model: The network, changed in place.
         frozen: False lets the statistics move again.
-        center: Let RBN's w_m learn although the statistics are frozen.
+        center: Let RBN's w_m be as you have it, so that it learns although the statistics are frozen; in layers
+            around a FrozenBatchNorm2d too, whose statistics never move and whose w_m therefore is held by
+            ``cn.convert`` and stays held when ``frozen`` is False.
 
     Returns:
         The model.
@@ -101,8 +104,10 @@ def freeze_stats(model: nn.Module, frozen: bool = True, *, center: bool = False)
         if frozen and getattr(layer.bn, "running_mean", None) is None:
             raise ValueError(f"{title} keeps no running statistics (track_running_stats=False) to freeze")
     for _, layer in layers:
-        if "center_weight" in layer._parameters and not sources.is_frozen(layer.bn) and (frozen or layer.frozen):
-            layer.center_weight.requires_grad_(center or not frozen)
+        if frozen and not center:
+            hold_center(layer)
+        elif frozen or (layer.frozen and not sources.is_frozen(layer.bn)):
+            _release_center(layer)
         layer.frozen = frozen
     calibrated = {id(layer) for _, layer in layers}
     plain = [e.title for e in found if id(e.module) not in calibrated and not sources.is_frozen(e.module)]
@@ -113,3 +118,19 @@ def freeze_stats(model: nn.Module, frozen: bool = True, *, center: bool = False)
             stacklevel=2,
         )
     return model
+
+
+def hold_center(layer: CalibratedNorm) -> None:
+    """Stop RBN's w_m from learning, and remember whether it did: the frozen running mean belongs to it as it is."""
+    if "center_weight" in layer._parameters:
+        if getattr(layer, "_center_learned", None) is None:
+            layer._center_learned = layer.center_weight.requires_grad
+        layer.center_weight.requires_grad_(False)
+
+
+def _release_center(layer: CalibratedNorm) -> None:
+    """Undo :func:`hold_center`; a w_m that is not held stays as it is."""
+    learned = getattr(layer, "_center_learned", None)
+    if learned is not None and "center_weight" in layer._parameters:
+        layer.center_weight.requires_grad_(bool(learned))
+        layer._center_learned = None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 
-# What the extra `lab` in pyproject.toml brings, by import name.
-LAB_MODULES = ("matplotlib", "numpy", "rich", "sklearn", "tyro")
+# What the extra `lab` in pyproject.toml brings: import name and package.
+LAB_MODULES = {"matplotlib": "matplotlib", "numpy": "numpy", "rich": "rich", "sklearn": "scikit-learn", "tyro": "tyro"}
 
 
 def missing_modules() -> list[str]:
-    """Return the modules of the lab extra that are not installed."""
-    return [name for name in LAB_MODULES if find_spec(name) is None]
+    """Return the packages of the lab extra that are not installed."""
+    return [package for module, package in LAB_MODULES.items() if find_spec(module) is None]
 
 
 def main() -> int:
@@ -22,7 +22,8 @@ def main() -> int:
     """
     if missing := missing_modules():
         print(
-            f'calibnorm: this command needs {", ".join(missing)}; run: pip install "calibnorm[lab]"',
+            f"calibnorm: this command needs {', '.join(missing)}; "
+            'in the folder of calibnorm\'s source run: pip install ".[lab]"',
             file=sys.stderr,
         )
         return 2

@@ -19,6 +19,7 @@ def describe_environment() -> dict[str, Any]:
     return {
         "calibnorm": version("calibnorm"),
         "commit": git_commit(Path(calibnorm.__file__).resolve().parent),
+        "backend": next(name for name, status in calibnorm.backends().items() if status.runs),
         "torch": torch.__version__,
         "numpy": version("numpy"),
         "scikit-learn": version("scikit-learn"),

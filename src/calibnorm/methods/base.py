@@ -46,8 +46,8 @@ class Batch(NamedTuple):
     def standardize(self, mean_NC: Tensor) -> tuple[Tensor, Tensor]:
         """Return a (C,) and b (N, C) such that the standardized feature is ``a * (x - m) + b``.
 
-        b is the mean of the standardized plane. The constant noise attack (IEBN, Eq. 9 of arXiv 1908.04008v1) turns the
-        standardized x^ into ``x^ * N_a + N_b``, so it belongs here and every method meets it the same way.
+        b is the mean of the standardized plane. The constant noise attack (IEBN, Eq. 11 of arXiv 1908.04008v2) turns
+        the standardized x^ into ``x^ * N_a + N_b``, so it belongs here and every method meets it the same way.
         """
         a = inverse_std(self.var, self.eps)
         b = (mean_NC - self.mean) * a

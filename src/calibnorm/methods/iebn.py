@@ -1,4 +1,4 @@
-"""Instance Enhancement Batch Normalization (Liang et al., AAAI 2020, arXiv 1908.04008)."""
+"""Instance Enhancement Batch Normalization (Liang et al., AAAI 2020; numbers are those of arXiv 1908.04008v2)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFAULT_INIT = (0.0, -1.0)
 
 @dataclass(frozen=True)
 class IEBN(Method):
-    """``y = x^ * (gamma * d) + beta`` with ``d = sigmoid(g_hat * m + b_hat)`` (Algorithm 1, Eq. 3-5).
+    """``y = x^ * (gamma * d) + beta`` with ``d = sigmoid(g_hat * m + b_hat)`` (Algorithm 1, Eq. 3, 8 and 9).
 
     m is the mean of the input's plane, before standardization.
 

@@ -86,7 +86,8 @@ class BN2d(_BN):
         dtype: Dtype of the parameters.
         gamma_init: Initial gamma. Networks' own initialization may reset it to 1: ``cn.convert`` applies it after that.
         noise: The constant noise attack (N_a, N_b): the standardized x^ becomes ``x^ * N_a + N_b``.
-        noise_in: ``"always"``, or ``"train"`` for training mode alone. The paper does not say which it used.
+        noise_in: ``"always"``, or ``"train"`` for training mode of the layer (not of its ``bn``) alone.
+            The paper does not say which it used.
         act: ``"relu"`` applies a ReLU to the output (after the residual, if forward gets one).
 
     Raises:

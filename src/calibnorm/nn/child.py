@@ -142,8 +142,9 @@ def read(child: Any, where: str) -> ChildState:
 
 
 def _checked(state: ChildState, channels: int, where: str) -> ChildState:
-    _checks.eps(state.eps, frozen=not state.use_batch)
-    _checks.momentum(state.momentum)
+    state = state._replace(
+        eps=_checks.eps(state.eps, frozen=not state.use_batch), momentum=_checks.momentum(state.momentum)
+    )
     for name in ("weight", "bias", "running_mean", "running_var"):
         tensor = getattr(state, name)
         if tensor is not None and _checks.sizes_known() and tuple(tensor.shape) != (channels,):

@@ -1,122 +1,15 @@
-"""The methods as functions of tensors. Layers call :func:`apply`; users call :func:`iebn` and :func:`rbn`."""
+"""The methods as functions of tensors: :func:`iebn` and :func:`rbn`, after torch.nn.functional.batch_norm."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import torch
 from torch import Tensor
-from torch.nn.functional import batch_norm
 
 from calibnorm import _checks
 from calibnorm._checks import Noise
-from calibnorm.methods import BN, IEBN, RBN, Method
-from calibnorm.nn import spatial
-from calibnorm.ops import Statistics, Step, normalize, update_running
+from calibnorm.methods import IEBN, RBN, Method
+from calibnorm.nn.apply import Tensors, apply
 
-Tensors = Mapping[str, Tensor | None]
-"""Learnable tensors by name; None where a layer has none."""
-
-
-def apply(
-    x: Tensor,
-    method: Method,
-    params: Tensors,
-    *,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    use_batch: bool,
-    update: bool,
-    momentum: float | Tensor,
-    eps: float,
-    noise: Noise | None,
-    where: str,
-    residual: Tensor | None = None,
-    relu: bool = False,
-) -> Tensor:
-    """Normalize x with any method; the running statistics move last, after everything that can fail.
-
-    Args:
-        x: Input, (N, C, *spatial).
-        method: The method with its options.
-        params: ``weight``, ``bias`` and the method's own tensors.
-        running_mean: (C,) or None.
-        running_var: (C,) or None.
-        use_batch: Take the statistics of the batch, not the running ones.
-        update: Move the running statistics in place.
-        momentum: Weight of this batch in the running statistics.
-        eps: Added to the variance.
-        noise: The constant noise (N_a, N_b), or None.
-        where: The layer or function, for messages.
-        residual: Added to the normalized x.
-        relu: Rectify the result.
-    """
-    tensors = {name: tensor for name, tensor in params.items() if tensor is not None}
-    if method.gated == ("bias",) and "bias" not in tensors:
-        raise ValueError(f"{where}: position='beta' gates beta, and there is none: bias is None; use position='gamma'")
-    if _checks.sizes_known() and x.numel() == 0:
-        return _finished(_empty(x, tensors), residual, relu)
-    fixed: Statistics | None = None
-    if use_batch:
-        count = x.numel() // x.shape[1]
-        if _checks.sizes_known() and count == 1:
-            raise ValueError(
-                f"{where}: input of shape {tuple(x.shape)} has one value per channel, which has no variance; in "
-                "training use a larger batch, or eval() to normalize with the running statistics"
-            )
-    else:
-        if running_mean is None or running_var is None:
-            raise ValueError(f"{where}: running_mean and running_var must be given when training is False")
-        fixed = (running_mean, running_var)
-        if isinstance(method, BN):
-            return _finished(_batch_norm_eval(x, fixed, tensors, eps, noise), residual, relu)
-    if isinstance(method, RBN) and (method.spatial_center or method.spatial_scale):
-        y, (mean, var) = spatial.normalize(x, method, tensors, fixed, eps, noise)
-        y = _finished(y, residual, relu)
-    else:
-        step = Step(method, tuple(tensors), eps, noise)
-        # A sum of two dtypes has the wider one, as torch promotes; the passes write x's.
-        apart = residual is not None and residual.dtype != x.dtype
-        extra = (None, False) if apart else (residual, relu)
-        y, (mean, var) = normalize(x, step, fixed, tuple(tensors.values()), *extra)
-        if apart:
-            y = _finished(y, residual, relu)
-    if update and use_batch:
-        assert running_mean is not None
-        assert running_var is not None
-        update_running(running_mean, running_var, mean, var, momentum, count)
-    return y
-
-
-def _finished(y: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
-    """Add the residual and rectify, where asked: what the passes do on the way where they run."""
-    if residual is not None:
-        y = y + residual
-    return torch.relu(y) if relu else y
-
-
-def _empty(x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
-    """Return an output without elements, whose backward gives every tensor a gradient of zeros."""
-    y = x.clone()
-    for tensor in tensors.values():
-        y = y + (0.0 * tensor.sum()).to(x.dtype)
-    return y
-
-
-def _batch_norm_eval(
-    x: Tensor, statistics: Statistics, tensors: Mapping[str, Tensor], eps: float, noise: Noise | None
-) -> Tensor:
-    """Plain BatchNorm with running statistics needs no moments: torch's own is one read and one write."""
-    mean, var = statistics
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        # A training step between this forward and its backward moves the originals.
-        mean, var = mean.clone(), var.clone()
-    weight, bias = tensors.get("weight"), tensors.get("bias")
-    if noise is not None:
-        n_a, n_b = noise
-        gamma = mean.new_ones(mean.shape) if weight is None else weight
-        weight, bias = gamma * n_a, gamma * n_b if bias is None else gamma * n_b + bias
-    return batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+__all__ = ["apply", "iebn", "rbn"]
 
 
 def _checked(
@@ -135,10 +28,10 @@ def _checked(
     where = f"calibnorm.{name}"
     _checks.features(x, None, None, where)
     channels = x.shape[1]
-    _checks.eps(eps, frozen=not training)
+    eps = _checks.eps(eps, frozen=not training)
     if momentum is None:
         raise ValueError("momentum=None needs a count of batches, which only layers keep; pass a number in [0, 1]")
-    _checks.momentum(momentum)
+    momentum = _checks.real("momentum", _checks.momentum(momentum))
     _checks.per_channel("running_mean", running_mean, channels, where)
     _checks.per_channel("running_var", running_var, channels, where)
     if (running_mean is None) != (running_var is None):

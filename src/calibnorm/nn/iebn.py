@@ -64,10 +64,10 @@ class IEBN1d(_IEBN):
 
 
 class IEBN2d(_IEBN):
-    r"""Instance Enhancement Batch Normalization (Liang et al., AAAI 2020, arXiv 1908.04008, Algorithm 1).
+    r"""Instance Enhancement Batch Normalization (Liang et al., AAAI 2020, Algorithm 1 of arXiv 1908.04008v2).
 
     :math:`y = \hat x\,(\gamma\,\delta) + \beta,\quad \delta = \sigma(\hat g\, m + \hat b)`, where x^ is the
-    input standardized as in batch normalization and m, (N, C), the mean of every plane of the input (Eq. 3-5).
+    input standardized as in batch normalization and m, (N, C), the mean of every plane of the input (Eq. 3, 8 and 9).
 
     Learnable: ``gate_weight`` (g_hat) and ``gate_bias`` (b_hat), (C,), beside gamma and beta in the child ``bn``;
     ``fc1_weight``, ``fc1_bias``, ``fc2_weight``, ``fc2_bias`` with ``operator="fc"``.
@@ -86,8 +86,9 @@ class IEBN2d(_IEBN):
         activation: ``"sigmoid"``, ``"tanh"``, ``"relu"`` or ``"softmax"`` over channels (Fig. 4).
         init: Initial g_hat and b_hat (Table 5).
         reduction: Channels per hidden unit of the fc operator; the paper does not give it, SE uses 16.
-        noise: The constant noise attack (N_a, N_b) (Eq. 9 of v1): x^ becomes ``x^ * N_a + N_b``.
-        noise_in: ``"always"``, or ``"train"`` for training mode alone. The paper does not say which it used.
+        noise: The constant noise attack (N_a, N_b) (Eq. 11): x^ becomes ``x^ * N_a + N_b``.
+        noise_in: ``"always"``, or ``"train"`` for training mode of the layer (not of its ``bn``) alone.
+            The paper does not say which it used.
         act: ``"relu"`` applies a ReLU to the output (after the residual, if forward gets one).
 
     Raises:

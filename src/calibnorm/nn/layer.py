@@ -11,7 +11,8 @@ from calibnorm import _checks
 from calibnorm._checks import Noise
 from calibnorm.methods import Method
 from calibnorm.nn import child as children
-from calibnorm.nn import functional, loading
+from calibnorm.nn import loading
+from calibnorm.nn.apply import apply
 
 BATCHNORMS: dict[int, type[nn.BatchNorm1d] | type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {
     1: nn.BatchNorm1d,
@@ -54,9 +55,9 @@ class CalibratedNorm(nn.Module):
         act: str | None = None,
         **options: Any,
     ) -> None:
-        _checks.num_features(num_features)
-        _checks.eps(eps)
-        _checks.momentum(momentum)
+        num_features = _checks.num_features(num_features)
+        eps = _checks.eps(eps)
+        momentum = _checks.momentum(momentum)
         _checks.flag("affine", affine)
         _checks.flag("track_running_stats", track_running_stats)
         noise = _checks.noise(noise, noise_in)
@@ -79,8 +80,11 @@ class CalibratedNorm(nn.Module):
         self._create_gates(num_features, device, dtype)
 
     def _create_gates(self, channels: int, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
-        for name, spec in self.method.parameters(channels).items():
+        specs = self.method.parameters(channels)
+        for name, spec in specs.items():
             self.register_parameter(name, nn.Parameter(spec.create(device, dtype)))
+        # Kept, because a forward reads them, and making the specs anew would take 6 us of it.
+        self._gate_channels, self._gate_shapes = channels, {name: spec.shape for name, spec in specs.items()}
 
     @classmethod
     def around(cls, child: nn.Module, **options: Any) -> Self:
@@ -109,29 +113,49 @@ class CalibratedNorm(nn.Module):
 
     def gates(self) -> dict[str, nn.Parameter]:
         """Return the method's learnable tensors by name."""
-        return {name: getattr(self, name) for name in self.method.parameters(self.num_features)}
+        return {name: getattr(self, name) for name in self._gate_shapes}
+
+    def _checked_gates(self, where: str) -> dict[str, nn.Parameter]:
+        """Return the gates; refuse one of another shape, which would be broadcast, or read past its end."""
+        gates, shapes, channels = self.gates(), self._gate_shapes, self.num_features
+        if channels != self._gate_channels:  # the child was replaced, and perhaps the gates: a pruned network
+            shapes = {name: spec.shape for name, spec in self.method.parameters(channels).items()}
+        for name, gate in gates.items():
+            if _checks.sizes_known() and tuple(gate.shape) != shapes[name]:
+                raise ValueError(f"{where}: {name} has shape {tuple(gate.shape)} instead of {shapes[name]}")
+        return gates
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Set gamma, beta, the gates and the running statistics to their initial values."""
+        """Set gamma, beta, the gates and the running statistics to their initial values.
+
+        A layer that was converted with ``preserve=True`` stays so: gamma and beta again take back the initial gate.
+        """
         self.bn.reset_parameters()  # type: ignore[operator]
         specs = self.method.parameters(self.num_features)
         for name, gate in self.gates().items():
             specs[name].reset(gate)
+        if self.compensated:
+            initial = self.method.initial_gate(self.num_features)
+            assert initial is not None
+            for tensor in (getattr(self, name) for name in self.method.gated):
+                if tensor is not None:
+                    tensor.div_(initial.to(tensor))
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """Normalize ``input``; add ``residual``, if any, and apply the activation, if the layer has one.
 
         Args:
             input: (N, C, *spatial), floating point.
-            residual: Of the output's shape and dtype.
+            residual: Of the input's shape, dtype and device; nothing is promoted, under autocast neither.
 
         Returns:
             A tensor of the input's shape, dtype and layout.
 
         Raises:
             TypeError: The input is no floating point tensor, or the child ``bn`` is of an unknown class.
-            ValueError: The input's rank or channel count is wrong, or training sees one value per channel.
+            ValueError: The input's rank or channel count is wrong, the residual does not match it, a tensor of the
+                layer has another shape, or training sees one value per channel.
         """
         if isinstance(input, torch.fx.Proxy):  # type: ignore[unreachable]
             return self._leaf(input, residual)  # type: ignore[unreachable]
@@ -141,7 +165,7 @@ class CalibratedNorm(nn.Module):
         ranks = None if isinstance(self.bn, nn.SyncBatchNorm) else self._ranks
         _checks.features(input, ranks, self.num_features, where)
         if residual is not None:  # here, not where it is added: by then the running statistics have moved
-            _checks.residual(residual, input.shape, where)
+            _checks.residual(residual, input, where)
         if len(states) == 1 and self.drop is None:  # the passes add and rectify on their way
             relu = self.act == "relu"
             y = self._normalize(input, states[0], where, residual, relu)
@@ -169,10 +193,10 @@ class CalibratedNorm(nn.Module):
         children.refuse_shards(state, x, where)
         use_batch = state.use_batch and not (self.frozen and state.running_mean is not None)
         update = state.update and use_batch
-        y = functional.apply(
+        return apply(
             x,
             self.method,
-            {"weight": state.weight, "bias": state.bias, **self.gates()},
+            {"weight": state.weight, "bias": state.bias, **self._checked_gates(where)},
             running_mean=state.running_mean,
             running_var=state.running_var,
             use_batch=use_batch,
@@ -183,10 +207,8 @@ class CalibratedNorm(nn.Module):
             where=where,
             residual=residual,
             relu=relu,
+            num_batches_tracked=state.num_batches_tracked,
         )
-        if update and state.num_batches_tracked is not None and not (_checks.sizes_known() and x.numel() == 0):
-            state.num_batches_tracked.add_(1)
-        return y
 
     def _finish(self, y: Tensor, residual: Tensor | None) -> Tensor:
         if residual is not None:

@@ -16,9 +16,13 @@ CHILD_KEYS = ("weight", "bias", "running_mean", "running_var", "num_batches_trac
 def adapt(state: dict[str, Any], prefix: str, method: Method, child: nn.Module, compensated: bool) -> None:
     """Rename and reshape, in place, the entries of a state dict that belong to one layer.
 
-    A state without any of the method's tensors is that of a plain BatchNorm. It then brings the initial gates, and,
-    where the layer compensates for its initial gate, gamma or beta divided by it: loading before and after conversion
-    give the same function.
+    A state with every parameter and buffer of the child (``num_batches_tracked`` may be missing) and none of the
+    method's tensors is that of a plain BatchNorm. It then brings the initial gates, and, where the layer compensates
+    for its initial gate, gamma or beta divided by it: loading before and after conversion give the same function.
+
+    A part of a plain BatchNorm, such as the running statistics alone, is loaded as it is, and torch reports what is
+    missing: the gates may be trained, so they stay, and gamma or beta are not divided either, because the gate that
+    they would be divided by need not be the one that stays.
 
     Args:
         state: The state dict that torch is about to load.
@@ -42,8 +46,15 @@ def adapt(state: dict[str, Any], prefix: str, method: Method, child: nn.Module, 
             state[key] = tensor.reshape(channels)
     for key, target in flat.items():
         state[target] = state.pop(key)
-    if flat and not any(prefix + name in state for name in gates):
+    whole = _names(child) <= {target.removeprefix(f"{prefix}bn.") for target in flat.values()}
+    if flat and whole and not any(prefix + name in state for name in gates):
         _start_gates(state, prefix, method, channels, list(flat.values()), compensated)
+
+
+def _names(child: nn.Module) -> set[str]:
+    """Return the names of what a checkpoint of the child must hold; counts came with PyTorch 0.4.1."""
+    tensors = [*child.named_parameters(remove_duplicate=False), *child.named_buffers(remove_duplicate=False)]
+    return {name for name, _ in tensors if name.rpartition(".")[2] != "num_batches_tracked"}
 
 
 def _start_gates(

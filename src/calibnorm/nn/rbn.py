@@ -92,7 +92,7 @@ class RBN2d(_RBN):
         init: Initial w_m, w_v and w_b (Section 4.1).
         noise: The constant noise attack of the IEBN paper (N_a, N_b): X_s becomes ``X_s * N_a + N_b`` before K_s is
             taken.
-        noise_in: ``"always"``, or ``"train"`` for training mode alone.
+        noise_in: ``"always"``, or ``"train"`` for training mode of the layer (not of its ``bn``) alone.
         act: ``"relu"`` applies a ReLU to the output (after the residual, if forward gets one).
 
     Raises:

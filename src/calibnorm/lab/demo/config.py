@@ -51,7 +51,7 @@ class DemoConfig:
     """
 
     out: Path = Path("runs/demo")
-    """Folder for the results. An earlier demo in it is replaced when the new one is complete."""
+    """Folder for the results; runs/demo-quick with --quick. An earlier demo in it is replaced by a complete one."""
     norms: Annotated[tuple[NormName, ...], tyro.conf.arg(metavar="bn|iebn|rbn|bn-gate ...")] = (
         "bn",
         "iebn",
@@ -69,7 +69,7 @@ class DemoConfig:
     learning_rate: float = 0.1
     """Initial learning rate; it falls to 0 along a cosine."""
     weight_decay: float = 1e-4
-    """L2 penalty on convolution and linear weights; norms, gates and biases have none."""
+    """L2 penalty on every parameter but the gates."""
     blocks: int = 3
     """Residual blocks in each of the three stages: depth 6 * blocks + 2."""
     width: int = 16
@@ -106,8 +106,11 @@ class DemoConfig:
         default = {field.name: field.default for field in fields(self)}
         for name in QUICK:
             if getattr(self, name) not in (default[name], QUICK[name]):
-                raise UsageError(f"--{name} and --quick together: --quick fixes --{name}; leave one of the two out")
-        return replace(self, **QUICK)
+                raise UsageError(
+                    f"--{name} {getattr(self, name)}: --quick fixes --{name} at {QUICK[name]}; leave one of the two out"
+                )
+        out = QUICK_OUT if self.out == default["out"] else self.out
+        return replace(self, out=out, **QUICK)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON can hold them."""
@@ -123,4 +126,5 @@ class DemoConfig:
         return 6 * self.blocks + 2
 
 
+QUICK_OUT = Path("runs/demo-quick")
 QUICK: dict[str, Any] = {"seeds": 1, "epochs": 2, "blocks": 1, "width": 8}

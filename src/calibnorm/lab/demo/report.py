@@ -72,6 +72,7 @@ class Report:
             f"ResNet-{c.depth} of width {c.width} on {self.train_images} digits of 8 x 8 pixels, tested on "
             f"{self.test_images} others; {c.epochs} epochs of SGD, batch {c.batch_size}, "
             f"{c.seeds} seed{'s' if c.seeds > 1 else ''}, accuracy after the last epoch."
+            + (" A quick run: it shows that everything works; its accuracies mean nothing." if c.quick else "")
         )
 
     def verdict(self, condition: Condition) -> str:
@@ -83,16 +84,21 @@ class Report:
         if self.config.seeds == 1:
             return f"{name}: a single seed can show no difference."
         bn = next(row for row in rows if row.norm == "bn")
-        apart = []
+        apart, widest = [], 0.0
         for row in rows:
             # Both accuracies are uncertain. That they share their test images can only make the true bound narrower.
             bound = math.hypot(*(half_interval(r.accuracy, self.test_images) for r in (row, bn)))
+            widest = max(widest, bound) if row.differences else widest
             same_sign = row.differences and min(row.differences) * max(row.differences) > 0
             if same_sign and abs(mean(row.differences)) > bound:
                 apart.append(f"{row.label} {mean(row.differences):+.2f} points (test images: ± {bound:.1f})")
         if apart:
             return f"{name}: against BN, with the same sign in every seed, {' and '.join(apart)}."
-        return f"{name}: no difference from BN larger than the seeds' and the test images' chance allows."
+        return (
+            f"{name}: no difference from BN that has one sign in every seed and is larger than what {self.test_images} "
+            f"test images leave open, ± {widest:.1f} points (both accuracies' 95 % intervals; the pairing, which would "
+            "narrow them, is left out)."
+        )
 
     def limits(self) -> list[str]:
         """Return what the numbers do and do not show, one paragraph each."""
@@ -116,8 +122,8 @@ class Report:
             "what it can without. What the attack tests is how training copes with that starting point. The IEBN paper "
             "reports it for 164 layers on CIFAR-100, where BN often fails to train (its Table 2).",
             "Times are medians of forward, backward and optimizer step in one thread, the norms taking turns batch "
-            "by batch. Clean BN is torch's fused nn.BatchNorm2d; all others run this library's plain PyTorch path, "
-            "where a ratio above 1 is expected.",
+            "by batch. Clean BN is torch's nn.BatchNorm2d; all others, BN under noise too, are this library's layers, "
+            f"here with its {self.environment['backend']} backend.",
         ]
 
     def gate_finding(self) -> list[str]:
@@ -130,7 +136,7 @@ class Report:
                 sentences.append(
                     f"{title(condition, self.config).capitalize()}: the IEBN gate is {middle:.3f} on average over "
                     "layers and channels (it started at 0.269); from one test image to another it varies by "
-                    f"{moves:.2g} (std)." + (CONSTANT if moves < 0.01 * middle else "")
+                    f"{moves:.2g} (std)." + (CONSTANT if moves < 0.01 * middle and not self.config.quick else "")
                 )
         return sentences
 

@@ -42,7 +42,7 @@ def run(config: DemoConfig, console: Console | None = None) -> Report:
     """
     config, console = config.resolved(), console or Console()
     start = time.perf_counter()
-    with result_folder(config.out) as folder:
+    with result_folder(config.out, config.quick) as folder:
         outcomes = train(config, console)
         history = [epoch for outcome in outcomes for epoch in outcome.history]
         digits = data.load()

@@ -1,0 +1,125 @@
+"""One call of any method, of checked tensors: what the layers and the functional forms share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn.functional import batch_norm
+
+from calibnorm import _checks
+from calibnorm._checks import Noise
+from calibnorm.methods import BN, RBN, Method
+from calibnorm.nn import spatial
+from calibnorm.ops import Statistics, Step, normalize, update_running
+from calibnorm.ops.reference import accumulation_dtype
+
+Tensors = Mapping[str, Tensor | None]
+"""Learnable tensors by name; None where a layer has none."""
+
+
+def apply(
+    x: Tensor,
+    method: Method,
+    params: Tensors,
+    *,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    use_batch: bool,
+    update: bool,
+    momentum: float | Tensor,
+    eps: float,
+    noise: Noise | None,
+    where: str,
+    residual: Tensor | None = None,
+    relu: bool = False,
+    num_batches_tracked: Tensor | None = None,
+) -> Tensor:
+    """Normalize x with any method; the running statistics and the count move last, after everything that can fail.
+
+    Args:
+        x: Input, (N, C, *spatial).
+        method: The method with its options.
+        params: ``weight``, ``bias`` and the method's own tensors.
+        running_mean: (C,) or None.
+        running_var: (C,) or None.
+        use_batch: Take the statistics of the batch, not the running ones.
+        update: Move the running statistics in place.
+        momentum: Weight of this batch in the running statistics.
+        eps: Added to the variance.
+        noise: The constant noise (N_a, N_b), or None.
+        where: The layer or function, for messages.
+        residual: Of x's shape, dtype and device; added to the normalized x.
+        relu: Rectify the result.
+        num_batches_tracked: The count of batches, moved with the running statistics, or None.
+    """
+    tensors = {name: tensor for name, tensor in params.items() if tensor is not None}
+    if method.gated == ("bias",) and "bias" not in tensors:
+        raise ValueError(f"{where}: position='beta' gates beta, and there is none: bias is None; use position='gamma'")
+    if _checks.sizes_known() and x.numel() == 0:
+        return _finished(_empty(x, tensors), residual, relu)
+    fixed: Statistics | None = None
+    if use_batch:
+        count = x.numel() // x.shape[1]
+        if _checks.sizes_known() and count == 1:
+            raise ValueError(
+                f"{where}: input of shape {tuple(x.shape)} has one value per channel, which has no variance; in "
+                "training use a larger batch, or eval() to normalize with the running statistics"
+            )
+    else:
+        if running_mean is None or running_var is None:
+            raise ValueError(f"{where}: running_mean and running_var must be given when training is False")
+        fixed = (running_mean, running_var)
+        if isinstance(method, BN) and _batch_norm_takes(x, fixed, tensors):
+            return _finished(_batch_norm_eval(x, fixed, tensors, eps, noise), residual, relu)
+    if isinstance(method, RBN) and (method.spatial_center or method.spatial_scale):
+        y, (mean, var) = spatial.normalize(x, method, tensors, fixed, eps, noise)
+        y = _finished(y, residual, relu)
+    else:
+        step = Step(method, tuple(tensors), eps, noise)
+        y, (mean, var) = normalize(x, step, fixed, tuple(tensors.values()), residual, relu)
+    if update and use_batch:
+        assert running_mean is not None
+        assert running_var is not None
+        update_running(running_mean, running_var, mean, var, momentum, count)
+        if num_batches_tracked is not None:
+            num_batches_tracked.add_(1)
+    return y
+
+
+def _finished(y: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
+    """Add the residual and rectify, where asked: what the passes do on the way where they run."""
+    if residual is not None:
+        y = y + residual
+    return torch.relu(y) if relu else y
+
+
+def _empty(x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return an output without elements, whose backward gives every tensor a gradient of zeros."""
+    y = x.clone()
+    for tensor in tensors.values():
+        y = y + (0.0 * tensor.sum()).to(x.dtype)
+    return y
+
+
+def _batch_norm_takes(x: Tensor, statistics: Statistics, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether torch's own takes these dtypes: all as x's, or float32 beside a half x. It refuses most other pairs."""
+    dtypes = {tensor.dtype for tensor in (*statistics, *tensors.values())}
+    return dtypes in ({x.dtype}, {accumulation_dtype(x.dtype)})
+
+
+def _batch_norm_eval(
+    x: Tensor, statistics: Statistics, tensors: Mapping[str, Tensor], eps: float, noise: Noise | None
+) -> Tensor:
+    """Plain BatchNorm with running statistics needs no moments: torch's own is one read and one write."""
+    mean, var = statistics
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        # A training step between this forward and its backward moves the originals.
+        mean, var = mean.clone(), var.clone()
+    weight, bias = tensors.get("weight"), tensors.get("bias")
+    if noise is not None:
+        n_a, n_b = noise
+        gamma = mean.new_ones(mean.shape) if weight is None else weight
+        weight, bias = gamma * n_a, gamma * n_b if bias is None else gamma * n_b + bias
+    return batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
