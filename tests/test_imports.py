@@ -14,6 +14,7 @@ import calibnorm
 ROOT = Path(calibnorm.__file__).parent
 LAYERS = {
     # A part may import what stands to its right, and itself.
+    "__main__": {"lab"},
     "lab": {"conversion", "nn", "ops", "methods", "_checks", "calibnorm"},
     "conversion": {"nn", "ops", "methods", "_checks"},
     "nn": {"ops", "methods", "_checks"},

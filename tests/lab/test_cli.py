@@ -89,7 +89,10 @@ def test_ctrl_c_and_dead_worker(
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to a process group")
 def test_real_ctrl_c_stops_the_workers(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "calibnorm.lab.entry", "demo", "--out", str(tmp_path / "out")]
+    # A shell starts background jobs with SIGINT ignored, and this process may be in one; a user's terminal does not.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from calibnorm.lab.entry import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "demo", "--out", str(tmp_path / "out")]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
