@@ -16,7 +16,7 @@ enum { CN_DOUBLES = CN_BYTES / 8, CN_KEPT = 128 };
 /* What an instance's later loops read again, with up to CN_KEPT instances: 32 KiB at most. Rows of 512 doubles are 4096
  * bytes apart and all fall into one set of the L1 cache, where 8 of them fit. */
 typedef struct {
-    vf64 m, sd, offset, slope;
+    vector_f64 m, sd, offset, slope;
 } coefficient_kept;
 
 /* What the walk needs of one vector of channels. `lanes` of it are channels, all but in the last vector. */
@@ -25,41 +25,41 @@ typedef struct {
     int64_t first;
     int lanes;
     coefficient_kept *kept; /* NULL with more instances */
-    vf64 weight, bias, center_weight, gate_weight, gate_bias, mean, var, inverse, a;
+    vector_f64 weight, bias, center_weight, gate_weight, gate_bias, mean, var, inverse, a;
 } coefficient_channels;
 
 /* One instance's numbers: m, sqrt(v) where something needs it, M and then M - E, b, k and g. */
 typedef struct {
-    vf64 m, sd, centred, b, k, g;
+    vector_f64 m, sd, centred, b, k, g;
 } coefficient_instance;
 
-INLINE vf64 coefficient_load(const double *from, int lanes)
+INLINE vector_f64 coefficient_load(const double *from, int lanes)
 {
     if (lanes == CN_DOUBLES) return load_f64(from);
-    vf64 v = {0};
+    vector_f64 v = {0};
     for (int i = 0; i < lanes; i++) v[i] = from[i];
     return v;
 }
 
-INLINE void coefficient_store(double *to, int lanes, vf64 v)
+INLINE void coefficient_store(double *to, int lanes, vector_f64 v)
 {
     if (lanes == CN_DOUBLES) store_f64(to, v);
     else for (int i = 0; i < lanes; i++) to[i] = v[i];
 }
 
 /* Of arrays that may be NULL. */
-INLINE vf64 coefficient_read(const coefficient_channels *s, const double *array, double otherwise)
+INLINE vector_f64 coefficient_read(const coefficient_channels *s, const double *array, double otherwise)
 {
     return array ? coefficient_load(array + s->first, s->lanes) : all_f64(otherwise);
 }
 
-INLINE void coefficient_write(const coefficient_channels *s, double *array, vf64 v)
+INLINE void coefficient_write(const coefficient_channels *s, double *array, vector_f64 v)
 {
     if (array) coefficient_store(array + s->first, s->lanes, v);
 }
 
 /* M of an instance, from m and sqrt(v). */
-INLINE vf64 coefficient_mean(const coefficient_channels *s, const coefficient_instance *i, int center)
+INLINE vector_f64 coefficient_mean(const coefficient_channels *s, const coefficient_instance *i, int center)
 {
     if (center == CN_CENTER_MEAN) return i->m + s->center_weight * i->m;
     if (center == CN_CENTER_STD) return i->m + s->center_weight * i->sd;
@@ -93,16 +93,16 @@ INLINE coefficient_instance coefficient_centred(const coefficient_channels *s, i
 INLINE void coefficient_statistics(coefficient_channels *s, int center, int gate)
 {
     const double per_instance = 1.0 / (double)s->job->N;
-    vf64 sum = {0}, squares = {0}, within = {0};
-    s->mean = (vf64){0};
+    vector_f64 sum = {0}, squares = {0}, within = {0};
+    s->mean = (vector_f64){0};
     if (s->job->N > 0) s->mean = coefficient_centred(s, 0, 0, center, gate).centred;
     for (int64_t n = 0, at = s->first; n < s->job->N; n++, at += s->job->C) {
-        vf64 d = coefficient_centred(s, n, 0, center, gate).centred;
+        vector_f64 d = coefficient_centred(s, n, 0, center, gate).centred;
         sum += d;
         squares += d * d;
         within += coefficient_load(s->job->v + at, s->lanes);
     }
-    vf64 shift = sum * per_instance;
+    vector_f64 shift = sum * per_instance;
     s->mean += shift;
     s->var = (within + (squares - sum * shift)) * per_instance;
 }
@@ -129,7 +129,7 @@ INLINE coefficient_channels coefficient_prepare(const cn_coefficient_job *job, i
     return s;
 }
 
-INLINE vf64 absolute_f64(vf64 v) { return (vf64)((vi64)v & INT64_MAX); }
+INLINE vector_f64 absolute_f64(vector_f64 v) { return (vector_f64)((mask_f64)v & INT64_MAX); }
 
 INLINE coefficient_instance coefficient_gate(const coefficient_channels *s, int64_t n, int center, int gate)
 {
@@ -143,7 +143,7 @@ INLINE coefficient_instance coefficient_gate(const coefficient_channels *s, int6
 }
 
 /* The gradient of sqrt(v), which is taken as 0 where v is 0. */
-INLINE vf64 coefficient_half_over(vf64 sd) { return (vf64)((vi64)(0.5 / sd) & ~(vi64)(sd == 0.0)); }
+INLINE vector_f64 coefficient_half_over(vector_f64 sd) { return (vector_f64)((mask_f64)(0.5 / sd) & ~(mask_f64)(sd == 0.0)); }
 
 INLINE void coefficients_of(const cn_coefficient_job *job, int64_t first, int lanes, coefficient_kept *kept,
                             int center, int gate)
@@ -156,7 +156,7 @@ INLINE void coefficients_of(const cn_coefficient_job *job, int64_t first, int la
     }
     for (int64_t n = 0, at = first; n < job->N; n++, at += job->C) {
         coefficient_instance i = coefficient_gate(&s, n, center, gate);
-        vf64 gamma = on_gamma ? s.weight * i.g : s.weight, beta = on_beta ? s.bias * i.g : s.bias;
+        vector_f64 gamma = on_gamma ? s.weight * i.g : s.weight, beta = on_beta ? s.bias * i.g : s.bias;
         coefficient_store(job->scale + at, lanes, gamma * s.a);
         coefficient_store(job->shift + at, lanes, gamma * i.b + beta);
     }
@@ -169,28 +169,28 @@ INLINE void coefficients_vjp_of(const cn_coefficient_job *job, int64_t first, in
     const int on_gamma = gate && job->gated & CN_GATE_GAMMA, on_beta = gate && job->gated & CN_GATE_BETA;
     const double per_pixel = 1.0 / (double)job->S, per_instance = 1.0 / (double)job->N;
     const int has_sd = center == CN_CENTER_STD || gate == CN_GATE_STD;
-    const vf64 zero = {0}, dM_dm = center == CN_CENTER_MEAN ? 1.0 + s.center_weight : all_f64(1);
-    const vf64 a_sign = choose_f64(s.a < 0.0, all_f64(-1), all_f64(1));
+    const vector_f64 zero = {0}, dM_dm = center == CN_CENTER_MEAN ? 1.0 + s.center_weight : all_f64(1);
+    const vector_f64 a_sign = choose_f64(s.a < 0.0, all_f64(-1), all_f64(1));
     /* Sums over instances. d_a counts a's every use, d_b those of b. */
-    vf64 d_weight = zero, d_bias = zero, d_gate_weight = zero, d_gate_bias = zero, d_center_weight = zero;
-    vf64 d_a = zero, d_b_sum = zero;
+    vector_f64 d_weight = zero, d_bias = zero, d_gate_weight = zero, d_gate_bias = zero, d_center_weight = zero;
+    vector_f64 d_a = zero, d_b_sum = zero;
     /* What reaches m and v without the statistics, */
     for (int64_t n = 0, at = first; n < job->N; n++, at += job->C) {
         coefficient_instance i = coefficient_gate(&s, n, center, gate);
-        vf64 d_shift = coefficient_load(job->sum_dy + at, lanes);
-        vf64 d_scale = coefficient_load(job->sum_dy_centred + at, lanes);
-        vf64 d_gamma = d_scale * s.a + d_shift * i.b; /* over g_gamma */
-        vf64 gamma = on_gamma ? s.weight * i.g : s.weight, scale = gamma * s.a;
-        vf64 d_b = gamma * d_shift, dm = zero, dv = zero, half_over_sd = zero;
+        vector_f64 d_shift = coefficient_load(job->sum_dy + at, lanes);
+        vector_f64 d_scale = coefficient_load(job->sum_dy_centred + at, lanes);
+        vector_f64 d_gamma = d_scale * s.a + d_shift * i.b; /* over g_gamma */
+        vector_f64 gamma = on_gamma ? s.weight * i.g : s.weight, scale = gamma * s.a;
+        vector_f64 d_b = gamma * d_shift, dm = zero, dv = zero, half_over_sd = zero;
         if (has_sd) half_over_sd = coefficient_half_over(i.sd);
         d_weight += on_gamma ? i.g * d_gamma : d_gamma;
         d_bias += on_beta ? i.g * d_shift : d_shift;
         d_a += gamma * d_scale;
         if (gate != CN_GATE_NONE) {
-            vf64 d_gate = zero;
+            vector_f64 d_gate = zero;
             if (on_gamma) d_gate += s.weight * d_gamma;
             if (on_beta) d_gate += s.bias * d_shift;
-            vf64 dz = d_gate * (i.g - i.g * i.g), dk = dz * s.gate_weight;
+            vector_f64 dz = d_gate * (i.g - i.g * i.g), dk = dz * s.gate_weight;
             d_gate_weight += dz * i.k;
             d_gate_bias += dz;
             if (gate == CN_GATE_STANDARDIZED) d_b += dk;
@@ -209,7 +209,7 @@ INLINE void coefficients_vjp_of(const cn_coefficient_job *job, int64_t first, in
             dv += dm * s.center_weight * half_over_sd;
         }
         coefficient_store(job->scale + at, lanes, scale);
-        vf64 offset = (dM_dm * dm - scale * d_shift) * per_pixel, slope = dv * (2.0 * per_pixel);
+        vector_f64 offset = (dM_dm * dm - scale * d_shift) * per_pixel, slope = dv * (2.0 * per_pixel);
         if (s.kept && !job->fixed) {
             s.kept[n].offset = offset;
             if (has_sd) s.kept[n].slope = slope;
@@ -220,17 +220,17 @@ INLINE void coefficients_vjp_of(const cn_coefficient_job *job, int64_t first, in
     }
     /* and what reaches them through the batch's mean and variance. */
     if (!job->fixed) {
-        const vf64 d_var = d_a * job->noise_a * -0.5 * s.inverse * s.inverse * s.inverse * per_instance;
-        const vf64 d_mean = -d_b_sum * s.a * per_instance;
+        const vector_f64 d_var = d_a * job->noise_a * -0.5 * s.inverse * s.inverse * s.inverse * per_instance;
+        const vector_f64 d_mean = -d_b_sum * s.a * per_instance;
         for (int64_t n = 0, at = first; n < job->N; n++, at += job->C) {
             coefficient_instance i = coefficient_centred(&s, n, 1, center, gate);
-            vf64 dM = d_mean + 2.0 * d_var * i.centred, dv = d_var;
+            vector_f64 dM = d_mean + 2.0 * d_var * i.centred, dv = d_var;
             if (center == CN_CENTER_MEAN) d_center_weight += dM * i.m;
             if (center == CN_CENTER_STD) {
                 d_center_weight += dM * i.sd;
                 dv += dM * s.center_weight * coefficient_half_over(i.sd);
             }
-            vf64 slope = dv * (2.0 * per_pixel), offset = dM_dm * dM * per_pixel;
+            vector_f64 slope = dv * (2.0 * per_pixel), offset = dM_dm * dM * per_pixel;
             offset += s.kept ? s.kept[n].offset : coefficient_load(job->offset + at, lanes);
             if (has_sd) slope += s.kept ? s.kept[n].slope : coefficient_load(job->slope + at, lanes);
             coefficient_store(job->slope + at, lanes, slope);

@@ -115,7 +115,7 @@ EXPORT int32_t calibnorm_gradient_apply(SHAPE, const void *dy, const void *x, co
 EXPORT void calibnorm_coefficients(cn_coefficient_job *job)
 {
     /* A channel's number costs about as much as 8 pixels. */
-    run(table->coefficients, (job->C + CN_CHANNEL_BLOCK - 1) / CN_CHANNEL_BLOCK, job->N * CN_CHANNEL_BLOCK * 8, job);
+    run(table->coefficients, (job->C + CN_CHANNEL_BLOCK - 1) / CN_CHANNEL_BLOCK, job->N * CN_CHANNEL_BLOCK * 16, job);
 }
 
 EXPORT void calibnorm_coefficients_vjp(cn_coefficient_job *job)
