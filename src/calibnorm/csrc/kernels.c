@@ -8,7 +8,14 @@
 #include "exponential.h"
 
 #define TILE 2048 /* pixels that are read twice: 8 KiB of float, a quarter of the smallest L1 */
-#define BLOCK 16  /* vectors of columns: 1 KiB of a row with AVX-512 */
+#define STRIP 32
+#ifndef EROWS
+#define EROWS 1
+#endif
+#ifndef MROWS
+#define MROWS 2
+#endif
+#define PF 0
 
 /* The passes are written once and included once a dtype, with SUFFIX its name; simd.h knows the rest by that. */
 #define JOIN_(a, b) a##_##b
