@@ -38,8 +38,8 @@ def bench(
 ) -> int:
     """Time layers or whole training steps against nn.BatchNorm2d.
 
-    Times of one layer (`calibnorm bench layer`, a minute) or of a network's training step (`calibnorm bench model`).
-    Writes a CSV, the environment, a summary and pictures. On a machine with torch alone:
+    Times of one layer (`calibnorm bench layer`) or of a network's training step (`calibnorm bench model`). Writes a
+    CSV, the environment, a summary and pictures. On a machine with torch alone:
     `python -m calibnorm.lab.bench`.
     """
     from calibnorm.lab.bench.run import run
@@ -62,8 +62,8 @@ def main(args: Sequence[str]) -> int:
         args: What follows the command's name, such as ``["demo", "--quick"]``.
 
     Returns:
-        The exit status: 0; 1 where a worker process died or a bench met wrong values; 2 for input that cannot be used, which the message names; 130
-        after Ctrl-C.
+        The exit status: 0; 1 where a worker process died or a bench met wrong values; 2 for input that cannot be
+        used, which the message names; 130 after Ctrl-C.
     """
     if list(args) in (["--version"], ["-V"]):
         print(f"calibnorm {version('calibnorm')}")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from calibnorm.lab.bench import cases
-from calibnorm.lab.bench.impls import BASELINE, IMPLS, compile_problem, missing
+from calibnorm.lab.bench.impls import BASELINE, EAGER, IMPLS, compile_problem
 from calibnorm.lab.errors import UsageError
 
 NETWORK_NORMS = {BASELINE: None, "cn.BN2d": "bn", "cn.IEBN2d": "iebn", "cn.RBN2d": "rbn"}
@@ -62,8 +62,8 @@ def find_device(name: str) -> torch.device:
 class LayerConfig:
     """Times of one layer over those of nn.BatchNorm2d, on shapes of ResNets.
 
-    The preset quick takes about a minute on two CPU cores; full takes about two hours there (ResNet-50 at batches 8
-    and 32, ResNet-164 at batch 128, tiny planes, every operation, torch.compile on a few shapes). Any of the filters
+    The preset quick takes QUICKTIME on two CPU cores. The preset full takes far longer: ResNet-50 at batches 8 and
+    32, ResNet-164 at batch 128, tiny planes, every operation, torch.compile on a few shapes. Any of the filters
     replaces the preset's choice. Values are checked before timing.
     """
 
@@ -87,8 +87,8 @@ class LayerConfig:
     """torch's CPU threads; its own choice by default."""
     device: str = "auto"
     """auto (CUDA where there is one), cpu, cuda or cuda:N."""
-    out: Path = Path("runs/bench")
-    """Folder for layer.csv, layer.json, layer.md and layer-*.png; with --preset quick they are called layer-quick."""
+    out: Path = Path("benchmarks/results")
+    """Folder for layer.csv, layer.json (settings and environment), layer.md (summary) and a PNG for every operation."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot run, before anything does."""
@@ -100,9 +100,6 @@ class LayerConfig:
         check_choices("impls", self.impls, IMPLS)
         check_measurement(self.repeats, self.threads, self.device, self.out)
         cases.parse_shapes(self.shapes, self.torch_device.type)
-        for name in self.impls:
-            if not name.startswith("compiled:") and (why := missing(name)):
-                raise UsageError(f"--impls {name}: {why}")
 
     @property
     def torch_device(self) -> torch.device:
@@ -112,7 +109,7 @@ class LayerConfig:
     @property
     def stem(self) -> str:
         """How the files are called."""
-        return "layer" if self.preset == "full" else f"layer-{self.preset}"
+        return "layer"
 
     def plan(self) -> list[cases.Case]:
         """Return the cases in their order."""
@@ -130,17 +127,14 @@ class LayerConfig:
     def names(self, case: cases.Case) -> list[str]:
         """Return the implementations that are measured in a case, the baseline first."""
         if self.impls:
-            return [name for name in IMPLS if case.op in IMPLS[name].ops and name in (BASELINE, *self.impls)]
+            return [name for name in IMPLS if name in (BASELINE, *self.impls)]
         compiles = (
             cases.PRESETS[self.preset].compiled
             and cases.shape_name(case.shape) in cases.COMPILED
             and (case.op, case.dtype) == ("norm", "float32")
             and case.mode != "eval"
         )
-        wanted = [name for name in IMPLS if case.op in IMPLS[name].ops and (compiles or "compiled:" not in name)]
-        return [name for name in wanted if not name.startswith("timm")] + [
-            name for name in wanted if name.startswith("timm") and missing(name) is None
-        ]
+        return list(IMPLS if compiles else EAGER)
 
     def skipped(self) -> list[str]:
         """Return, a line each, what was asked for and cannot run here."""
@@ -157,8 +151,7 @@ class LayerConfig:
 class ModelConfig:
     """Times of a whole training step of a network (forward, loss, backward, SGD) over those with plain BatchNorm.
 
-    The default takes two to three minutes on two CPU cores. The networks start as the same function (cn.convert with
-    preserve=True), which is checked before timing.
+    The networks start as the same function (cn.convert with preserve=True), which is checked before timing.
     """
 
     network: str = "resnet18"
@@ -179,7 +172,7 @@ class ModelConfig:
     """torch's CPU threads; its own choice by default."""
     device: str = "auto"
     """auto (CUDA where there is one), cpu, cuda or cuda:N."""
-    out: Path = Path("runs/bench")
+    out: Path = Path("benchmarks/results")
     """Folder for model-NETWORK.csv, .json and .md."""
 
     def __post_init__(self) -> None:

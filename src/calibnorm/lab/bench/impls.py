@@ -5,9 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,19 +27,17 @@ class Impl:
     Args:
         method: What it computes: "bn", "iebn" or "rbn".
         make: From the number of channels and the operation, the module that owns the parameters, and its call.
-        ops: The operations it has.
     """
 
     method: str
     make: Make
-    ops: tuple[str, ...] = ("norm", "norm+relu", "norm+add+relu")
 
 
 def followed(norm: Callable[[int], nn.Module], channels: int, op: str) -> tuple[nn.Module, Call]:
     """Return a norm and what networks write after it: the residual added and the ReLU in place, as torchvision does."""
     layer = norm(channels)
     if op == "norm":
-        return layer, lambda x, residual: layer(x)  # type: ignore[no-any-return]
+        return layer, lambda x, residual: layer(x)
     if op == "norm+relu":
         return layer, lambda x, residual: torch.relu_(layer(x))
     return layer, lambda x, residual: torch.relu_(layer(x).add_(residual))
@@ -52,14 +47,8 @@ def fused(norm: Callable[..., nn.Module], channels: int, op: str) -> tuple[nn.Mo
     """Return a layer of this library that does the rest itself."""
     layer = norm(channels, act=None if op == "norm" else "relu")
     if op == "norm+add+relu":
-        return layer, lambda x, residual: layer(x, residual)  # type: ignore[no-any-return]
-    return layer, lambda x, residual: layer(x)  # type: ignore[no-any-return]
-
-
-def timm_layer(channels: int, op: str) -> tuple[nn.Module, Call]:
-    """Return timm's norm with an activation."""
-    layer: Any = import_module("timm.layers").BatchNormAct2d(channels)
-    return layer, lambda x, residual: layer(x)  # type: ignore[no-any-return]
+        return layer, lambda x, residual: layer(x, residual)
+    return layer, lambda x, residual: layer(x)
 
 
 def compiled(make: Make, channels: int, op: str) -> tuple[nn.Module, Call]:
@@ -75,24 +64,12 @@ EAGER: dict[str, Impl] = {
     "cn.RBN2d": Impl("rbn", functools.partial(fused, cn.RBN2d)),
     "authors.IEBN": Impl("iebn", functools.partial(followed, AuthorsIEBN)),
     "authors.RBN": Impl("rbn", functools.partial(followed, AuthorsRBN)),
-    "timm.BatchNormAct2d": Impl("bn", timm_layer, ops=("norm+relu",)),
 }
 IMPLS: dict[str, Impl] = EAGER | {
-    COMPILED + name: Impl(impl.method, functools.partial(compiled, impl.make), impl.ops)
-    for name, impl in EAGER.items()
-    if not name.startswith("timm")
+    COMPILED + name: Impl(impl.method, functools.partial(compiled, impl.make)) for name, impl in EAGER.items()
 }
 OURS = {"iebn": ("cn.IEBN2d", "authors.IEBN"), "rbn": ("cn.RBN2d", "authors.RBN")}
 """By method: our layer and the authors' formulation."""
-
-
-def missing(name: str) -> str | None:
-    """Return why an implementation cannot run here, or None."""
-    if name.startswith("timm") and find_spec("timm") is None:
-        return "timm is not installed"
-    if name.startswith(COMPILED):
-        return compile_problem()
-    return None
 
 
 @functools.cache

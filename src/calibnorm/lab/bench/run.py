@@ -81,9 +81,6 @@ def run_layer(config: LayerConfig, place: Place) -> tuple[list[Row], list[str], 
     ]
     if targets := summary.target_table(result.rows, device.type):
         text += ["Targets, geometric means over the shapes that were measured:", "", *targets, ""]
-    if device.type == "cuda":
-        text += [*summary.cuda_lines(result.rows, bandwidth), ""]
-    text += [f"nn.BatchNorm2d ran {line}" for line in ran["baseline"]] if device.type == "cuda" else []
     more = {"copy_gb_per_s": round(bandwidth, 2), "kernels": ran, "skipped": config.skipped()}
     return result.rows, result.wrong, more, text
 

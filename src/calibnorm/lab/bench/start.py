@@ -70,9 +70,11 @@ def parse(args: Sequence[str]) -> LayerConfig | ModelConfig:
             default = f" (default: {field.default})" if field.default not in ((), None) else ""
             text = (texts[field.name] + default).replace("%", "%%")
             bench.add_argument(option, default=field.default, help=text, **kinds[str(field.type)])
-    values = vars(parser.parse_args(args))
-    chosen = BENCHES[values.pop("bench")]
-    return chosen(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in vars(parser.parse_args(args)).items()
+    }
+    return BENCHES[values.pop("bench")](**values)
 
 
 def attribute_docstrings(config: type) -> dict[str, str]:

@@ -7,7 +7,7 @@ from statistics import geometric_mean
 
 from calibnorm.lab.bench.cases import PLANES, planes
 from calibnorm.lab.bench.impls import BASELINE, OURS
-from calibnorm.lab.bench.table import HOST, Row
+from calibnorm.lab.bench.table import Row
 from calibnorm.lab.bench.targets import judge, ratios
 
 Group = tuple[str, str, str, str, str]
@@ -38,7 +38,7 @@ def mean_text(values: Sequence[float]) -> str:
 
 
 def ratio_table(rows: Sequence[Row]) -> list[str]:
-    """Return the geometric means of every group: each implementation over nn.BatchNorm2d, and ours over the authors'."""
+    """Return geometric means by group: each implementation over nn.BatchNorm2d, and ours over the authors'."""
     names = impls_of(rows)
     pairs = [pair for pair in OURS.values() if set(pair) <= set(names)]
     header = ["op", "mode", "dtype", "layout", "planes", "shapes", *names]
@@ -67,32 +67,6 @@ def target_table(rows: Sequence[Row], device_type: str) -> list[str]:
         for outcome in judge(rows, device_type)
     ]
     return markdown(["target", "mode", "layer", "at most", "reached", "", "cases"], lines, left=3) if lines else []
-
-
-def cuda_lines(rows: Sequence[Row], copy_gb_per_s: float) -> list[str]:
-    """Return the targets on CUDA that are no ratios of times: bandwidth, host time and memory, a line an implementation."""
-    lines = []
-    for ours, _ in OURS.values():
-        mine = [row for row in rows if row.impl == ours]
-        # At least 100 MB of input, whose 8 passes are 0.8 GB: there the launches do not count.
-        large = [r.gb_per_s for r in mine if r.gb_per_s and r.gb_per_s * r.p50_ms / 1e3 >= 0.8 and r.op == "norm"]
-        host = [1e3 * row.p50_ms for row in mine if row.mode == HOST + "forward"]
-        of = {(r.op, r.mode, r.shape, r.dtype, r.layout): r.peak_mib for r in rows if r.impl == BASELINE}
-        peaks = [
-            row.peak_mib / base
-            for row in mine
-            if row.peak_mib and (base := of.get((row.op, row.mode, row.shape, row.dtype, row.layout)))
-        ]
-        parts = []
-        if large:
-            parts.append(f"{min(large) / copy_gb_per_s:.2f} of the copy bandwidth at least (wanted 0.90)")
-        if host:
-            parts.append(f"host {max(host):.0f} us a forward pass at most (wanted 30)")
-        if peaks:
-            parts.append(f"memory of a call over BatchNorm's at most {max(peaks):.2f} (wanted 1.02)")
-        if parts:
-            lines.append(f"{ours}: " + "; ".join(parts))
-    return lines
 
 
 def model_table(rows: Sequence[Row]) -> list[str]:

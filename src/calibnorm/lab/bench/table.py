@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-import torch
+from torch import device as Device
+from torch import get_num_threads
+from torch.cuda import get_device_name
+from torch.version import __version__ as torch_version
 
-from calibnorm.lab.bench.clock import Times, quantiles
+from calibnorm.lab.bench.clock import Times
 from calibnorm.lab.bench.impls import BASELINE
 from calibnorm.lab.environment import cpu_name, library_commit, package_version
-
-HOST = "host "
-"""What the mode of a row begins with whose times are the host's: how long a call keeps the CPU on a CUDA device."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,15 @@ class Place:
     date: str
 
     @classmethod
-    def here(cls, device: torch.device) -> Place:
+    def here(cls, device: Device) -> Place:
         """Return this machine, this checkout and this day."""
+        commit, plus, _ = (library_commit() or "").partition("+")
         return cls(
-            torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
-            torch.__version__,
+            get_device_name(device) if device.type == "cuda" else cpu_name(),
+            torch_version,
             package_version("triton") or "",
-            torch.get_num_threads(),
-            (library_commit() or "")[:9] + ("+changes" if (library_commit() or "").endswith("+changes") else ""),
+            get_num_threads(),
+            commit[:9] + ("+changes" if plus else ""),
             datetime.date.today().isoformat(),
         )
 
@@ -81,17 +82,13 @@ def rows_of(
         gigabytes: What the leanest implementation moves, or None.
     """
     op, mode, shape, dtype, layout = what
+    _, baseline, _ = times[BASELINE].quantiles
     rows = []
-    for measured, prefix in ((lambda t: t.ms, ""), (lambda t: t.host_ms, HOST)):
-        if not measured(times[BASELINE]):
-            continue
-        _, baseline, _ = quantiles(measured(times[BASELINE]))
-        for name, of in times.items():
-            p20, p50, p80 = quantiles(measured(of))
-            gb_per_s = None if gigabytes is None or prefix else gigabytes / (p50 / 1e3)
-            peak = None if prefix else of.peak_mib
-            row = (op, name, prefix + mode, shape, dtype, layout, p20, p50, p80, gb_per_s, p50 / baseline, peak)
-            rows.append(Row(*row, **asdict(place)))
+    for name, of in times.items():
+        p20, p50, p80 = of.quantiles
+        gb_per_s = None if gigabytes is None else gigabytes / (p50 / 1e3)
+        row = (op, name, mode, shape, dtype, layout, p20, p50, p80, gb_per_s, p50 / baseline, of.peak_mib)
+        rows.append(Row(*row, **asdict(place)))
     return rows
 
 
