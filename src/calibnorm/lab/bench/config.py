@@ -62,7 +62,7 @@ def find_device(name: str) -> torch.device:
 class LayerConfig:
     """Times of one layer over those of nn.BatchNorm2d, on shapes of ResNets.
 
-    The preset quick takes QUICKTIME on two CPU cores. The preset full takes far longer: ResNet-50 at batches 8 and
+    The preset quick takes about a minute on two CPU cores. The preset full takes far longer: ResNet-50 at batches 8 and
     32, ResNet-164 at batch 128, tiny planes, every operation, torch.compile on a few shapes. Any of the filters
     replaces the preset's choice. Values are checked before timing.
     """
