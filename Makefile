@@ -57,7 +57,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term
 
 bench: $(INSTALLED)
-	$(BIN)/python benchmarks/layer.py
+	$(BIN)/calibnorm bench layer
 
 # The kernels under AddressSanitizer and UndefinedBehaviorSanitizer: a second library, in a process that loads ASan first.
 sanitize: $(INSTALLED)
@@ -68,4 +68,4 @@ nightly: $(INSTALLED)
 
 clean:
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.*
-	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
