@@ -110,8 +110,7 @@ class _Arrays(NamedTuple):
         tensors, statistics = call.tensors, call.statistics or ()
         if all(t.dtype is torch.float32 and t.is_contiguous() for t in (*tensors, *statistics)):
             return cls(tensors, statistics, True)
-        tensors, statistics = (tuple(t.double().contiguous() for t in group) for group in (tensors, statistics))
-        return cls(tensors, statistics, False)
+        return cls(*(tuple(t.double().contiguous() for t in group) for group in (tensors, statistics)), False)
 
 
 def _run(
