@@ -4,7 +4,7 @@
 #   make demo      BN, IEBN and RBN trained side by side on real digits; results in runs/demo
 #   make test      everything that must pass: ruff, mypy, pytest with branch coverage
 #   make lint      ruff and mypy only
-#   make bench     layer times against nn.BatchNorm2d, into benchmarks/results
+#   make bench     layer times against nn.BatchNorm2d, a minute, into benchmarks/results
 #   make sanitize  the CPU kernels under AddressSanitizer
 #   make nightly   the tests that take minutes
 #   make clean     removes caches and build output, keeps .venv and runs

@@ -8,14 +8,8 @@
 #include "exponential.h"
 
 #define TILE 2048 /* pixels that are read twice: 8 KiB of float, a quarter of the smallest L1 */
-#define STRIP 32
-#ifndef EROWS
-#define EROWS 1
-#endif
-#ifndef MROWS
-#define MROWS 2
-#endif
-#define PF 0
+#define STRIP 32  /* vectors of columns whose numbers and sums stay in L1 */
+#define STEP 2    /* rows a step of the channels_last moments: their sums are loaded and stored half as often */
 
 /* The passes are written once and included once a dtype, with SUFFIX its name; simd.h knows the rest by that. */
 #define JOIN_(a, b) a##_##b

@@ -1,7 +1,7 @@
 /* The four passes over channels_last, (N, S, C), for one dtype; see lanes.inc.h.
  *
- * Lanes are channels. Rows are read ROWS at a time and from left to right, which is the order of memory; what is kept
- * for each column is loaded and stored once for ROWS rows. A row longer than STRIP vectors is taken in strips, so that
+ * Lanes are channels. Rows are read from left to right, which is the order of memory; what is kept for each column is
+ * loaded and stored once for a step of rows. A row longer than STRIP vectors is taken in strips, so that
  * this stays in L1. Where C is no multiple of LANES, the last vector of a row begins LANES channels before its end and
  * repeats some: sums are kept by vector, not by channel, and stores write the same values again. */
 
@@ -37,9 +37,6 @@ INLINE int64_t FN(row)(const cn_job *job, const FN(strip) *at, int64_t r)
 INLINE V FN(get)(const void *tensor, int64_t i, const cn_job *job, int narrow)
 {
     const T *p = (const T *)tensor + i;
-#if PF
-    __builtin_prefetch((const char *)p + PF);
-#endif
     if (__builtin_expect(!narrow || i + LANES <= job->N * job->S * job->C, 1)) return LOAD(p);
     T copy[LANES];
     memset(copy, 0, sizeof copy);
@@ -59,12 +56,12 @@ INLINE void FN(put)(void *tensor, int64_t i, const cn_job *job, int narrow, V v)
     memcpy(p, copy, (size_t)job->C * sizeof(T));
 }
 
-/* STEPS(rows, step, from, to, ...) calls step(..., row, rows) for rows [from, to): ROWS at a time, then one at a time. */
-#define STEPS(ROWS, STEP, FROM, TO, ...)                                               \
-    do {                                                                         \
-        int64_t r_ = (FROM), to_ = (TO);                                         \
-        for (; r_ + ROWS <= to_; r_ += ROWS) STEP(__VA_ARGS__, r_, ROWS);        \
-        for (; r_ < to_; r_++) STEP(__VA_ARGS__, r_, 1);                         \
+/* Call add(..., row, rows) for rows [from, to): `step` at a time, then one at a time. */
+#define EACH_ROWS(step, add, from, to, ...)                               \
+    do {                                                                  \
+        int64_t r_ = (from), to_ = (to);                                  \
+        for (; r_ + step <= to_; r_ += step) add(__VA_ARGS__, r_, step);  \
+        for (; r_ < to_; r_++) add(__VA_ARGS__, r_, 1);                   \
     } while (0)
 
 /* The numbers of the strip's columns; see lanes.inc.h. */
@@ -148,7 +145,7 @@ INLINE void FN(moments_strips)(int64_t begin, int64_t end, const cn_job *job, in
                 f.k[j] = FN(get)(job->x, FN(row)(job, &at, at.lo) + FN(column)(&at, j), job, narrow);
                 f.s[j] = f.q[j] = (V){0};
             }
-            STEPS(MROWS, FN(add_moments), at.lo, at.lo + few, &f, job, &at, 0, narrow);
+            EACH_ROWS(STEP, FN(add_moments), at.lo, at.lo + few, &f, job, &at, 0, narrow);
             for (int64_t i = 0; i < lanes; i++) {
                 A *k = (A *)f.k, *s = (A *)f.s;
                 f.mean[i] = (double)k[i] + (double)s[i] / (double)few;
@@ -157,7 +154,7 @@ INLINE void FN(moments_strips)(int64_t begin, int64_t end, const cn_job *job, in
             }
             for (int64_t t = at.lo, stop; t < at.hi; t = stop) {
                 stop = t + (seen ? 192 : 64) < at.hi ? t + (seen ? 192 : 64) : at.hi;
-                STEPS(MROWS, FN(add_moments), t, stop, &f, job, &at, 1, narrow);
+                EACH_ROWS(STEP, FN(add_moments), t, stop, &f, job, &at, 1, narrow);
                 FN(take_up)(&f, lanes, (double)(stop - t), seen);
                 seen += (double)(stop - t);
             }
@@ -223,7 +220,7 @@ INLINE void FN(sums_strips)(int64_t begin, int64_t end, const cn_job *job, int r
             }
             for (int64_t t = at.lo, stop; t < at.hi; t = stop) {
                 stop = at.hi - t < 256 ? at.hi : t + 256;
-                STEPS(EROWS, FN(add_gradients), t, stop, &f, job, &at, relu, residual, narrow);
+                EACH_ROWS(1, FN(add_gradients), t, stop, &f, job, &at, relu, residual, narrow);
                 for (int k = 0; k < 2; k++) {
                     for (int64_t i = 0; i < lanes; i++) f.sums[k][i] += ((const A *)f.s[k])[i];
                     memset(f.s[k], 0, sizeof(A) * lanes);
@@ -276,7 +273,7 @@ INLINE void FN(affine_strips)(int64_t begin, int64_t end, const cn_job *job, int
         while (FN(next)(&at, job, narrow)) {
             FN(columns) of;
             FN(fetch)(&of, job, &at, narrow);
-            STEPS(EROWS, FN(affine_step), at.lo, at.hi, &of, job, &at, relu, residual, narrow);
+            EACH_ROWS(1, FN(affine_step), at.lo, at.hi, &of, job, &at, relu, residual, narrow);
         }
     }
 }
@@ -313,7 +310,7 @@ INLINE void FN(apply_strips)(int64_t begin, int64_t end, const cn_job *job, int 
         while (FN(next)(&at, job, narrow)) {
             FN(columns) of;
             FN(fetch)(&of, job, &at, narrow);
-            STEPS(EROWS, FN(apply_step), at.lo, at.hi, &of, job, &at, relu, narrow);
+            EACH_ROWS(1, FN(apply_step), at.lo, at.hi, &of, job, &at, relu, narrow);
         }
     }
 }

@@ -110,7 +110,7 @@ class _Arrays(NamedTuple):
         tensors, statistics = call.tensors, call.statistics or ()
         if all(t.dtype is torch.float32 and t.is_contiguous() for t in (*tensors, *statistics)):
             return cls(tensors, statistics, True)
-        return cls(*(tuple(t.double().contiguous() for t in group) for group in (tensors, statistics)), False)
+        return cls(_wide(tensors), _wide(statistics), False)
 
 
 def _run(
@@ -155,6 +155,10 @@ def _slots(names: tuple[str, ...]) -> Callable[[tuple[int, ...]], tuple[int, ...
     roles = [_ROLES[name] for name in names]
     places = ("weight", "bias", "center_weight", "gate_weight", "gate_bias")
     return operator.itemgetter(*(roles.index(role) if role in roles else -1 for role in places))
+
+
+def _wide(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(t.double().contiguous() for t in tensors)
 
 
 def _address(t: Tensor | None) -> int:
