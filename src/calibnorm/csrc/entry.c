@@ -61,19 +61,18 @@ static void cut(cn_job *job, int64_t whole, int64_t row)
     job->chunks = (job->S + job->chunk - 1) / job->chunk;
 }
 
-/* Run a pass; where it is cut, `merge` collects what the units leave in `partial`, `numbers` a unit and channel.
- * Returns 0, or 1 if memory is short. */
-static int pass(cn_job *job, cn_work work, cn_work merge, int64_t numbers)
+/* Run a pass; where it is cut, `merge` collects what the units leave in `partial`. Returns 0, or 1 if memory is short. */
+static int pass(cn_job *job, cn_work work, cn_work merge)
 {
     int64_t whole = job->rows ? job->N : job->N * job->C, row = job->rows ? job->C : 1;
     cut(job, whole, row);
     if (merge && job->chunks > 1) {
-        job->partial = malloc(sizeof(double) * (size_t)(whole * job->chunks * row * numbers));
+        job->partial = malloc(sizeof(double) * (size_t)(2 * whole * job->chunks * row));
         if (!job->partial) return 1;
     }
     run(work, whole * job->chunks, (job->S < job->chunk ? job->S : job->chunk) * row, job);
     if (job->partial) {
-        run(merge, job->N * job->C, job->chunks, job);
+        run(merge, whole, job->chunks * row * 2, job);
         free(job->partial);
     }
     return 0;
@@ -100,14 +99,14 @@ EXPORT int32_t calibnorm_moments(SHAPE, const void *x, double *m, double *v)
         return 0;
     }
     cn_job job = JOB(.x = x, .first = m, .second = v);
-    return pass(&job, table->moments[rows][dtype], table->merge_moments, 3);
+    return pass(&job, table->moments[rows][dtype], table->merge_moments);
 }
 
 EXPORT int32_t calibnorm_affine(SHAPE, const void *x, const double *m, const double *scale, const double *shift,
                                 const void *residual, int32_t relu, void *y)
 {
     cn_job job = JOB(.x = x, .m = m, .scale = scale, .shift = shift, .residual = residual, .relu = relu, .y = y);
-    return pass(&job, table->affine[rows][dtype], NULL, 0);
+    return pass(&job, table->affine[rows][dtype], NULL);
 }
 
 /* scale, shift, residual and masked_dy matter with relu alone; masked_dy is written where there is a residual. */
@@ -117,7 +116,7 @@ EXPORT int32_t calibnorm_gradient_sums(SHAPE, const void *dy, const void *x, con
 {
     cn_job job = JOB(.dy = dy, .x = x, .m = m, .scale = scale, .shift = shift, .residual = residual, .relu = relu,
                      .y = masked_dy, .first = sum_dy, .second = sum_dy_centred);
-    return pass(&job, table->gradient_sums[rows][dtype], table->merge_sums, 2);
+    return pass(&job, table->gradient_sums[rows][dtype], table->merge_sums);
 }
 
 EXPORT int32_t calibnorm_gradient_apply(SHAPE, const void *dy, const void *x, const double *m, const double *scale,
@@ -125,7 +124,7 @@ EXPORT int32_t calibnorm_gradient_apply(SHAPE, const void *dy, const void *x, co
 {
     cn_job job = JOB(.dy = dy, .x = x, .m = m, .scale = scale, .slope = slope, .offset = offset, .shift = shift,
                      .relu = relu, .y = dx);
-    return pass(&job, table->gradient_apply[rows][dtype], NULL, 0);
+    return pass(&job, table->gradient_apply[rows][dtype], NULL);
 }
 
 EXPORT void calibnorm_coefficients(cn_coefficient_job *job)

@@ -1,15 +1,19 @@
 /* Every kernel for one instruction set. Compiled once a set, with its flags, CN_BYTES (a vector's size) and CN_TABLE
  * (the table's name). */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-loop-unroll-and-jam") /* it would read two rows at a time; see rows.inc.h */
+#endif
 #include "kernels.h"
 
 #include <stddef.h>
 
 #include "simd.h"
 #include "exponential.h"
+#include "merge.h"
 
 #define TILE 2048 /* pixels that are read twice: 8 KiB of float, a quarter of the smallest L1 */
 #define STRIP 32  /* vectors of columns whose numbers and sums stay in L1 */
-#define STEP 2    /* rows a step of the channels_last moments: their sums are loaded and stored half as often */
+#define FEW 8     /* rows whose mean the first variance of a column is taken around */
 
 /* The passes are written once and included once a dtype, with SUFFIX its name; simd.h knows the rest by that. */
 #define JOIN_(a, b) a##_##b
@@ -53,7 +57,6 @@
 #include "lanes.inc.h"
 #include "planes.inc.h"
 #include "rows.inc.h"
-#include "merge.h"
 #include "coefficients.h"
 
 #define EACH(name) {name##_f32, name##_f64, name##_bf16, name##_f16}

@@ -15,7 +15,7 @@ typedef struct {
     const double *m, *scale, *shift, *slope, *offset;
     void *y;            /* affine: y; gradient_apply: dx; gradient_sums: the masked dy, or NULL */
     double *first, *second; /* moments: m, v; gradient_sums: S1, S2 */
-    double *partial;    /* what a unit found, where an instance's plane has more than one unit */
+    double *partial;    /* what units found, where `chunks` is not 1; see merge.h */
     int relu, rows;
 } cn_job;
 
@@ -27,7 +27,7 @@ typedef struct {
     cn_work gradient_sums[CN_LAYOUTS][CN_DTYPES];
     cn_work affine[CN_LAYOUTS][CN_DTYPES];
     cn_work gradient_apply[CN_LAYOUTS][CN_DTYPES];
-    cn_work merge_moments; /* from partial to first and second; units are (n, c) */
+    cn_work merge_moments; /* from partial to first and second; units are planes, or instances */
     cn_work merge_sums;
     cn_work coefficients; /* units are blocks of channels */
     cn_work coefficients_vjp;

@@ -1,40 +1,56 @@
-/* From what the units of a large plane found to its result, always in the order of the units. */
+/* Where a unit leaves what it found, and how the units of a whole, which is a plane (CN_PLANES) or an instance (CN_ROWS),
+ * become one result, in their order. A unit finds two numbers for each of its channels, one or C: the mean and the
+ * variance of its own pixels, or the two sums. */
 
-/* Where in `partial` the first unit of (n, c) is, and how far apart its units are. */
-INLINE void units_of(const cn_job *job, int64_t nc, int64_t *first, int64_t *step)
+INLINE int64_t channels_of(const cn_job *job) { return job->rows ? job->C : 1; }
+
+/* The first and the second numbers of unit u: in the result itself where wholes are not cut. */
+INLINE double *first_of(const cn_job *job, int64_t u)
 {
-    *first = job->rows ? nc / job->C * job->chunks * job->C + nc % job->C : nc * job->chunks;
-    *step = job->rows ? job->C : 1;
+    return job->chunks > 1 ? job->partial + 2 * u * channels_of(job) : job->first + u * channels_of(job);
+}
+
+INLINE double *second_of(const cn_job *job, int64_t u)
+{
+    return job->chunks > 1 ? first_of(job, u) + channels_of(job) : job->second + u * channels_of(job);
 }
 
 static void merge_moments(int64_t begin, int64_t end, void *p)
 {
     const cn_job *job = p;
-    for (int64_t nc = begin; nc < end; nc++) {
-        int64_t first, step;
-        units_of(job, nc, &first, &step);
-        moments_f64 all = {0, 0, 0};
-        for (int64_t i = 0; i < job->chunks; i++) {
-            const double *found = job->partial + 3 * (first + i * step);
-            merge_f64(&all, found[0], found[1], found[2]);
+    const int64_t channels = channels_of(job);
+    for (int64_t whole = begin; whole < end; whole++) {
+        double *mean = job->first + whole * channels, *var = job->second + whole * channels, seen = (double)job->chunk;
+        memcpy(mean, first_of(job, whole * job->chunks), sizeof(double) * (size_t)channels);
+        memcpy(var, second_of(job, whole * job->chunks), sizeof(double) * (size_t)channels);
+        for (int64_t i = 1; i < job->chunks; i++) {
+            const double *m = first_of(job, whole * job->chunks + i), *v = second_of(job, whole * job->chunks + i);
+            const int64_t left = job->S - i * job->chunk, n = left < job->chunk ? left : job->chunk;
+            const double share = (double)n / (seen + (double)n), between = share * (1 - share); /* Chan's merge */
+            for (int64_t c = 0; c < channels; c++) {
+                double delta = m[c] - mean[c];
+                mean[c] += delta * share;
+                var[c] += (v[c] - var[c]) * share + delta * delta * between;
+            }
+            seen += (double)n;
         }
-        job->first[nc] = all.mean;
-        job->second[nc] = (all.m2 / all.n);
     }
 }
 
 static void merge_sums(int64_t begin, int64_t end, void *p)
 {
     const cn_job *job = p;
-    for (int64_t nc = begin; nc < end; nc++) {
-        int64_t first, step;
-        units_of(job, nc, &first, &step);
-        double sums[2] = {0, 0};
-        for (int64_t i = 0; i < job->chunks; i++) {
-            sums[0] += job->partial[2 * (first + i * step)];
-            sums[1] += job->partial[2 * (first + i * step) + 1];
+    const int64_t channels = channels_of(job);
+    for (int64_t whole = begin; whole < end; whole++) {
+        double *sum = job->first + whole * channels, *centred = job->second + whole * channels;
+        memcpy(sum, first_of(job, whole * job->chunks), sizeof(double) * (size_t)channels);
+        memcpy(centred, second_of(job, whole * job->chunks), sizeof(double) * (size_t)channels);
+        for (int64_t i = 1; i < job->chunks; i++) {
+            const double *first = first_of(job, whole * job->chunks + i), *second = second_of(job, whole * job->chunks + i);
+            for (int64_t c = 0; c < channels; c++) {
+                sum[c] += first[c];
+                centred[c] += second[c];
+            }
         }
-        job->first[nc] = sums[0];
-        job->second[nc] = sums[1];
     }
 }

@@ -132,12 +132,8 @@ static void FN(moments_planes)(int64_t begin, int64_t end, void *p)
         FN(moments) found = {0, 0, 0};
         for (int64_t t = 0; t < at.n; t += TILE)
             FN(tile_moments)(x + t, at.n - t < TILE ? at.n - t : TILE, job->x, &found);
-        if (job->chunks > 1) {
-            memcpy(job->partial + 3 * u, &found, sizeof found);
-        } else {
-            job->first[u] = found.mean;
-            job->second[u] = found.m2 / found.n;
-        }
+        *first_of(job, u) = found.mean;
+        *second_of(job, u) = found.m2 / found.n;
         u++;
     }
 }
@@ -214,15 +210,8 @@ INLINE void FN(sums_planes)(int64_t begin, int64_t end, const cn_job *job, int r
             for (int j = 0; j < LANES; j++) sum[j] += (double)found[0][j];
             for (int j = 0; j < LANES; j++) centred[j] += (double)found[1][j];
         }
-        for (int j = 0; j < at.count; j++) {
-            double pair[2] = {sum[j], centred[j] - of.rest[j] * sum[j]};
-            if (job->chunks > 1) {
-                memcpy(job->partial + 2 * u, pair, sizeof pair);
-            } else {
-                job->first[u + j] = pair[0];
-                job->second[u + j] = pair[1];
-            }
-        }
+        for (int j = 0; j < at.count; j++) first_of(job, u)[j] = sum[j];
+        for (int j = 0; j < at.count; j++) second_of(job, u)[j] = centred[j] - of.rest[j] * sum[j];
         u += at.count;
     }
 }

@@ -1,9 +1,10 @@
 /* The four passes over channels_last, (N, S, C), for one dtype; see lanes.inc.h.
  *
- * Lanes are channels. Rows are read from left to right, which is the order of memory; what is kept for each column is
- * loaded and stored once for a step of rows. A row longer than STRIP vectors is taken in strips, so that
- * this stays in L1. Where C is no multiple of LANES, the last vector of a row begins LANES channels before its end and
- * repeats some: sums are kept by vector, not by channel, and stores write the same values again. */
+ * Lanes are channels. Rows are read from left to right and one after another, which is the order of memory: two at a
+ * time halve the loads and stores of what is kept for each column, and yet read memory at half the speed, since no
+ * prefetcher follows them. A row longer than STRIP vectors is taken in strips, so that what is kept stays in L1. Where C
+ * is no multiple of LANES, the last vector of a row begins LANES channels before its end and repeats some: sums are kept
+ * by vector, not by channel, and stores write the same values again. */
 
 /* Rows [lo, hi) of instance n, and of each `count` vectors from column `left` on, the last one at `last`. */
 typedef struct { int64_t n, lo, hi, left, last, count; } FN(strip);
@@ -56,35 +57,27 @@ INLINE void FN(put)(void *tensor, int64_t i, const cn_job *job, int narrow, V v)
     memcpy(p, copy, (size_t)job->C * sizeof(T));
 }
 
-/* Call add(..., row, rows) for rows [from, to): `step` at a time, then one at a time. */
-#define EACH_ROWS(step, add, from, to, ...)                               \
-    do {                                                                  \
-        int64_t r_ = (from), to_ = (to);                                  \
-        for (; r_ + step <= to_; r_ += step) add(__VA_ARGS__, r_, step);  \
-        for (; r_ < to_; r_++) add(__VA_ARGS__, r_, 1);                   \
-    } while (0)
-
 /* The numbers of the strip's columns; see lanes.inc.h. */
 typedef struct { V m[STRIP], scale[STRIP], shift[STRIP], slope[STRIP], offset[STRIP]; } FN(columns);
 
 INLINE void FN(fetch)(FN(columns) *into, const cn_job *job, const FN(strip) *at, int narrow)
 {
-    const int lanes = narrow ? (int)job->C : LANES;
+    const int valid = narrow ? (int)job->C : LANES;
     for (int64_t j = 0; j < at->count; j++) {
         const int64_t nc = at->n * job->C + at->left + FN(column)(at, j);
         const double *m = job->m + nc;
         A values[LANES] = {0};
         double rest[LANES];
-        for (int i = 0; i < lanes; i++) values[i] = (A)m[i];
-        for (int i = 0; i < lanes; i++) rest[i] = m[i] - (double)values[i];
+        for (int i = 0; i < valid; i++) values[i] = (A)m[i];
+        for (int i = 0; i < valid; i++) rest[i] = m[i] - (double)values[i];
         memcpy(&into->m[j], values, sizeof values);
 #define FETCH(NAME, FACTOR)                                                      \
     if (job->NAME) {                                                             \
         const double *array = job->NAME + nc, *factor = job->FACTOR + nc;        \
         if (job->NAME == job->FACTOR)                                            \
-            for (int i = 0; i < lanes; i++) values[i] = (A)array[i];             \
+            for (int i = 0; i < valid; i++) values[i] = (A)array[i];             \
         else                                                                     \
-            for (int i = 0; i < lanes; i++) values[i] = (A)(array[i] - factor[i] * rest[i]); \
+            for (int i = 0; i < valid; i++) values[i] = (A)(array[i] - factor[i] * rest[i]); \
         memcpy(&into->NAME[j], values, sizeof values);                           \
     }
         FETCH(scale, scale)
@@ -101,20 +94,14 @@ typedef struct {
     double mean[STRIP * LANES], m2[STRIP * LANES];
 } FN(found);
 
-INLINE void FN(add_moments)(FN(found) *f, const cn_job *job, const FN(strip) *at, int squares, int narrow, int64_t r,
-                            int rows)
+INLINE void FN(add_moments)(FN(found) *f, const cn_job *job, const FN(strip) *at, int squares, int narrow, int64_t r)
 {
     int64_t row = FN(row)(job, at, r);
     for (int64_t j = 0; j < at->count; j++) {
-        V k = f->k[j], s = {0}, q = f->q[j];
         int64_t i = row + FN(column)(at, j);
-        for (int n = 0; n < rows; n++) {
-            V d = FN(get)(job->x, i + n * job->C, job, narrow) - k;
-            s += d;
-            if (squares) q += d * d;
-        }
-        f->s[j] += s;
-        if (squares) f->q[j] = q;
+        V d = FN(get)(job->x, i, job, narrow) - f->k[j];
+        f->s[j] += d;
+        if (squares) f->q[j] += d * d;
     }
 }
 
@@ -135,40 +122,37 @@ INLINE void FN(take_up)(FN(found) *f, int64_t lanes, double rows, double seen)
 
 INLINE void FN(moments_strips)(int64_t begin, int64_t end, const cn_job *job, int narrow)
 {
+    const int valid = narrow ? (int)job->C : LANES;
     for (int64_t u = begin; u < end; u++) {
         FN(strip) at = FN(strip_of)(job, u);
         while (FN(next)(&at, job, narrow)) {
             FN(found) f;
-            const int64_t lanes = at.count * LANES, few = at.hi - at.lo < 16 ? at.hi - at.lo : 16;
-            double seen = 0;
+            const int64_t lanes = at.count * LANES, few = at.hi - at.lo < FEW ? at.hi - at.lo : FEW;
+            double seen = 0, inverse = 1.0 / (double)few;
             for (int64_t j = 0; j < at.count; j++) {
                 f.k[j] = FN(get)(job->x, FN(row)(job, &at, at.lo) + FN(column)(&at, j), job, narrow);
                 f.s[j] = f.q[j] = (V){0};
             }
-            EACH_ROWS(STEP, FN(add_moments), at.lo, at.lo + few, &f, job, &at, 0, narrow);
+            for (int64_t r = at.lo; r < at.lo + few; r++) FN(add_moments)(&f, job, &at, 0, narrow, r);
             for (int64_t i = 0; i < lanes; i++) {
                 A *k = (A *)f.k, *s = (A *)f.s;
-                f.mean[i] = (double)k[i] + (double)s[i] / (double)few;
+                f.mean[i] = (double)k[i] + (double)s[i] * inverse;
                 k[i] = (A)f.mean[i];
                 f.m2[i] = s[i] = 0;
             }
             for (int64_t t = at.lo, stop; t < at.hi; t = stop) {
                 stop = t + (seen ? 192 : 64) < at.hi ? t + (seen ? 192 : 64) : at.hi;
-                EACH_ROWS(STEP, FN(add_moments), t, stop, &f, job, &at, 1, narrow);
+                for (int64_t r = t; r < stop; r++) FN(add_moments)(&f, job, &at, 1, narrow, r);
                 FN(take_up)(&f, lanes, (double)(stop - t), seen);
                 seen += (double)(stop - t);
             }
-            for (int64_t j = 0; j < at.count; j++)
-                for (int i = 0; i < LANES && i < job->C; i++) {
-                    double found[3] = {seen, f.mean[j * LANES + i], f.m2[j * LANES + i]};
-                    int64_t uc = u * job->C + at.left + FN(column)(&at, j) + i;
-                    if (job->chunks > 1) {
-                        memcpy(job->partial + 3 * uc, found, sizeof found);
-                    } else {
-                        job->first[uc] = found[1];
-                        job->second[uc] = found[2] / seen;
-                    }
-                }
+            inverse = 1.0 / seen;
+            for (int64_t j = 0; j < at.count; j++) {
+                const int64_t c = at.left + FN(column)(&at, j);
+                double *mean = first_of(job, u) + c, *var = second_of(job, u) + c;
+                for (int i = 0; i < valid; i++) mean[i] = f.mean[j * LANES + i];
+                for (int i = 0; i < valid; i++) var[i] = f.m2[j * LANES + i] * inverse;
+            }
         }
     }
 }
@@ -187,27 +171,23 @@ typedef struct {
 } FN(gradients);
 
 INLINE void FN(add_gradients)(FN(gradients) *f, const cn_job *job, const FN(strip) *at, int relu, int residual,
-                              int narrow, int64_t r, int rows)
+                              int narrow, int64_t r)
 {
     int64_t row = FN(row)(job, at, r);
     for (int64_t j = 0; j < at->count; j++) {
-        V m = f->of.m[j], scale = f->of.scale[j], shift = f->of.shift[j], s[2] = {{0}, {0}};
-        for (int n = 0; n < rows; n++) {
-            int64_t i = row + FN(column)(at, j) + n * job->C;
-            V x_c = FN(get)(job->x, i, job, narrow) - m, g = FN(get)(job->dy, i, job, narrow), extra = {0};
-            if (residual) extra = FN(get)(job->residual, i, job, narrow);
-            if (relu) g = FN(relu_mask)(g, FN(linear)(x_c, scale, shift, extra, residual));
-            if (residual) FN(put)(job->y, i, job, narrow, g);
-            s[0] += g;
-            s[1] += g * x_c;
-        }
-        f->s[0][j] += s[0];
-        f->s[1][j] += s[1];
+        int64_t i = row + FN(column)(at, j);
+        V x_c = FN(get)(job->x, i, job, narrow) - f->of.m[j], g = FN(get)(job->dy, i, job, narrow), extra = {0};
+        if (residual) extra = FN(get)(job->residual, i, job, narrow);
+        if (relu) g = FN(relu_mask)(g, FN(linear)(x_c, f->of.scale[j], f->of.shift[j], extra, residual));
+        if (residual) FN(put)(job->y, i, job, narrow, g);
+        f->s[0][j] += g;
+        f->s[1][j] += g * x_c;
     }
 }
 
 INLINE void FN(sums_strips)(int64_t begin, int64_t end, const cn_job *job, int relu, int residual, int narrow)
 {
+    const int valid = narrow ? (int)job->C : LANES;
     for (int64_t u = begin; u < end; u++) {
         FN(strip) at = FN(strip_of)(job, u);
         while (FN(next)(&at, job, narrow)) {
@@ -220,24 +200,20 @@ INLINE void FN(sums_strips)(int64_t begin, int64_t end, const cn_job *job, int r
             }
             for (int64_t t = at.lo, stop; t < at.hi; t = stop) {
                 stop = at.hi - t < 256 ? at.hi : t + 256;
-                EACH_ROWS(1, FN(add_gradients), t, stop, &f, job, &at, relu, residual, narrow);
+                for (int64_t r = t; r < stop; r++) FN(add_gradients)(&f, job, &at, relu, residual, narrow, r);
                 for (int k = 0; k < 2; k++) {
                     for (int64_t i = 0; i < lanes; i++) f.sums[k][i] += ((const A *)f.s[k])[i];
                     memset(f.s[k], 0, sizeof(A) * lanes);
                 }
             }
-            for (int64_t j = 0; j < at.count; j++)
-                for (int i = 0; i < LANES && i < job->C; i++) {
-                    int64_t c = at.left + FN(column)(&at, j) + i;
-                    double m = job->m[at.n * job->C + c], sum = f.sums[0][j * LANES + i];
-                    double found[2] = {sum, f.sums[1][j * LANES + i] - (m - (double)(A)m) * sum};
-                    if (job->chunks > 1) {
-                        memcpy(job->partial + 2 * (u * job->C + c), found, sizeof found);
-                    } else {
-                        job->first[u * job->C + c] = found[0];
-                        job->second[u * job->C + c] = found[1];
-                    }
-                }
+            for (int64_t j = 0; j < at.count; j++) {
+                const int64_t c = at.left + FN(column)(&at, j);
+                const double *m = job->m + at.n * job->C + c;
+                const double *sum = f.sums[0] + j * LANES, *centred = f.sums[1] + j * LANES;
+                double *first = first_of(job, u) + c, *second = second_of(job, u) + c;
+                for (int i = 0; i < valid; i++) first[i] = sum[i];
+                for (int i = 0; i < valid; i++) second[i] = centred[i] - (m[i] - (double)(A)m[i]) * sum[i];
+            }
         }
     }
 }
@@ -252,17 +228,14 @@ static void FN(gradient_sums_rows)(int64_t begin, int64_t end, void *p)
 }
 
 INLINE void FN(affine_step)(const FN(columns) *of, const cn_job *job, const FN(strip) *at, int relu, int residual,
-                            int narrow, int64_t r, int rows)
+                            int narrow, int64_t r)
 {
     int64_t row = FN(row)(job, at, r);
     for (int64_t j = 0; j < at->count; j++) {
-        V m = of->m[j], scale = of->scale[j], shift = of->shift[j];
-        for (int n = 0; n < rows; n++) {
-            int64_t i = row + FN(column)(at, j) + n * job->C;
-            V x_c = FN(get)(job->x, i, job, narrow) - m, extra = {0};
-            if (residual) extra = FN(get)(job->residual, i, job, narrow);
-            FN(put)(job->y, i, job, narrow, FN(relu)(FN(linear)(x_c, scale, shift, extra, residual), relu));
-        }
+        int64_t i = row + FN(column)(at, j);
+        V x_c = FN(get)(job->x, i, job, narrow) - of->m[j], extra = {0};
+        if (residual) extra = FN(get)(job->residual, i, job, narrow);
+        FN(put)(job->y, i, job, narrow, FN(relu)(FN(linear)(x_c, of->scale[j], of->shift[j], extra, residual), relu));
     }
 }
 
@@ -273,7 +246,7 @@ INLINE void FN(affine_strips)(int64_t begin, int64_t end, const cn_job *job, int
         while (FN(next)(&at, job, narrow)) {
             FN(columns) of;
             FN(fetch)(&of, job, &at, narrow);
-            EACH_ROWS(1, FN(affine_step), at.lo, at.hi, &of, job, &at, relu, residual, narrow);
+            for (int64_t r = at.lo; r < at.hi; r++) FN(affine_step)(&of, job, &at, relu, residual, narrow, r);
         }
     }
 }
@@ -288,18 +261,14 @@ static void FN(affine_rows)(int64_t begin, int64_t end, void *p)
     else FN(affine_strips)(begin, end, job, 0, 0, 0);
 }
 
-INLINE void FN(apply_step)(const FN(columns) *of, const cn_job *job, const FN(strip) *at, int relu, int narrow,
-                           int64_t r, int rows)
+INLINE void FN(apply_step)(const FN(columns) *of, const cn_job *job, const FN(strip) *at, int relu, int narrow, int64_t r)
 {
     int64_t row = FN(row)(job, at, r);
     for (int64_t j = 0; j < at->count; j++) {
-        V m = of->m[j], scale = of->scale[j], shift = of->shift[j], slope = of->slope[j], offset = of->offset[j];
-        for (int n = 0; n < rows; n++) {
-            int64_t i = row + FN(column)(at, j) + n * job->C;
-            V x_c = FN(get)(job->x, i, job, narrow) - m, g = FN(get)(job->dy, i, job, narrow);
-            if (relu) g = FN(relu_mask)(g, FN(linear)(x_c, scale, shift, (V){0}, 0));
-            FN(put)(job->y, i, job, narrow, scale * g + (slope * x_c + offset));
-        }
+        int64_t i = row + FN(column)(at, j);
+        V x_c = FN(get)(job->x, i, job, narrow) - of->m[j], g = FN(get)(job->dy, i, job, narrow);
+        if (relu) g = FN(relu_mask)(g, FN(linear)(x_c, of->scale[j], of->shift[j], (V){0}, 0));
+        FN(put)(job->y, i, job, narrow, of->scale[j] * g + (of->slope[j] * x_c + of->offset[j]));
     }
 }
 
@@ -310,7 +279,7 @@ INLINE void FN(apply_strips)(int64_t begin, int64_t end, const cn_job *job, int 
         while (FN(next)(&at, job, narrow)) {
             FN(columns) of;
             FN(fetch)(&of, job, &at, narrow);
-            EACH_ROWS(1, FN(apply_step), at.lo, at.hi, &of, job, &at, relu, narrow);
+            for (int64_t r = at.lo; r < at.hi; r++) FN(apply_step)(&of, job, &at, relu, narrow, r);
         }
     }
 }
