@@ -194,7 +194,8 @@ def test_wrong_input_is_named_before_timing(
     monkeypatch.setattr(run, "copy_bandwidth", measure)
     for command in (main, lambda rest: start.main(rest[1:])):
         assert command(["bench", *args, "--out", str(tmp_path)]) == 2
-        assert named in " ".join(capsys.readouterr().err.split())  # tyro wraps lines
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"calibnorm: {named}: ")
     assert list(tmp_path.iterdir()) == []
 
 
