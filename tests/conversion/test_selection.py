@@ -45,6 +45,8 @@ WRONG = [
         ValueError,
         r"include='layer2\.\*' matches no normalization of the network; there are bn1",
     ),
+    ({"include": "layer1"}, ValueError, r"include='layer1' matches no .*; for all below it write 'layer1\.\*'$"),
+    ({"exclude": ["bn1", "down*."]}, ValueError, r"exclude='down\*\.' .*; for all below it write 'down\*\.\*'$"),
     ({"exclude": ["bn1", "bn2"]}, ValueError, "exclude='bn2' matches no normalization"),
     ({"include": [1]}, TypeError, "include=1 must be a name pattern"),
     ({"exclude": 3}, TypeError, "exclude=3 must be a name pattern"),

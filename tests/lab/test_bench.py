@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import math
 import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from itertools import pairwise, permutations
 from pathlib import Path
 
 import pytest
@@ -18,7 +22,21 @@ from torch import Tensor, nn
 
 import calibnorm as cn
 from calibnorm.lab import cli
-from calibnorm.lab.bench import authors, cases, config, impls, layer, model, plots, run, start, summary, table, targets
+from calibnorm.lab.bench import (
+    authors,
+    cases,
+    clock,
+    config,
+    impls,
+    layer,
+    model,
+    plots,
+    run,
+    start,
+    summary,
+    table,
+    targets,
+)
 from calibnorm.lab.bench.clock import Times
 from calibnorm.lab.bench.table import Row
 from calibnorm.lab.bench.values import expected, mismatch
@@ -32,11 +50,15 @@ CPU = ["--device", "cpu"]
 
 
 @pytest.fixture
-def pinned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the command believe that its allocator is pinned, so that it does not replace this process."""
+def pinned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Make the command believe that its allocator is pinned, so that it does not replace this process; be quick."""
     for name, value in start.ALLOCATOR.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(layer, "AT_LEAST_S", 0.0)
+    monkeypatch.setattr(run, "copy_bandwidth", partial(clock.copy_bandwidth, mib=1))
+    gc.freeze()  # each measurement collects garbage first, a tenth of a second among pytest's and torch's objects
+    yield
+    gc.unfreeze()
 
 
 def main(args: list[str]) -> int | str | None:
@@ -81,9 +103,10 @@ def test_layer_writes_the_table_its_ratios_and_pictures(tmp_path: Path, capsys: 
 
 @pytest.mark.usefixtures("pinned")
 def test_model_times_training_steps(tmp_path: Path) -> None:
-    args = ["bench", "model", "--network", "resnet18", "--batch-size", "2", "--image-size", "32", *CPU]
+    # timm's smallest: a step of resnet18 takes ten times as long.
+    args = ["bench", "model", "--network", "test_resnet", "--batch-size", "2", "--image-size", "32", *CPU]
     assert main([*args, "--layouts", "channels_last", "--impls", "cn.RBN2d", "--out", str(tmp_path)]) == 0
-    rows = read(tmp_path / "model-resnet18.csv")
+    rows = read(tmp_path / "model-test_resnet.csv")
     assert list(rows[0]) == COLUMNS
     assert [row["impl"] for row in rows] == ["nn.BatchNorm2d", "cn.RBN2d"]
     assert [row["shape"] for row in rows] == ["2x3x32x32"] * 2
@@ -91,13 +114,34 @@ def test_model_times_training_steps(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the allocator is pinned on Linux only")
-def test_a_process_pins_its_allocator(tmp_path: Path) -> None:
+def test_a_process_pins_its_allocator_and_needs_no_other_package_of_the_lab(tmp_path: Path) -> None:
+    for name in ("sklearn", "tyro", "rich"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError(__name__)")
     command = [sys.executable, "-m", "calibnorm.lab.bench", "layer", "--shapes", "2x4x2x2", "--dtypes", "float16"]
     command += ["--layouts", "NCHW", "--ops", "norm", "--modes", "forward", "--impls", "cn.BN2d", *CPU]
     clean = {name: value for name, value in os.environ.items() if name not in start.ALLOCATOR}
+    clean["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *filter(None, [clean.get("PYTHONPATH")])])
     done = subprocess.run([*command, "--out", str(tmp_path)], env=clean, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert [row["impl"] for row in read(tmp_path / "layer.csv")] == ["nn.BatchNorm2d", "cn.BN2d"]
+    assert (tmp_path / "layer.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("pinned")
+def test_turns_have_changing_orders_that_are_the_same_in_every_run() -> None:
+    def calls() -> list[str]:
+        made: list[str] = []
+        variants = {name: (lambda: None, partial(made.append, name)) for name in "ABCDEF"}
+        times = clock.measure(variants, clock.CpuClock(), 30)
+        assert [len(of.ms) for of in times.values()] == [30] * 6
+        return made[-6 * 30 :]
+
+    timed = calls()
+    assert all(sorted(timed[i : i + 6]) == list("ABCDEF") for i in range(0, len(timed), 6))
+    # A fixed order, or one that only starts elsewhere in each turn, gives every variant one neighbour nearly always.
+    followed = set(pairwise(timed))
+    assert all((before, after) in followed for before, after in permutations("ABCDEF", 2))
+    assert calls() == timed
 
 
 def test_pinning_runs_the_command_again_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +180,7 @@ def test_pinning_runs_the_command_again_once(monkeypatch: pytest.MonkeyPatch) ->
         (["model", "--image-size", "0"], "--image-size 0"),
         (["model", "--impls", "authors.RBN"], "--impls authors.RBN"),
         (["model", "--network", "resnet1"], "--network resnet1"),
-        (["model", "--network", "convnext_tiny"], "--network convnext_tiny"),
+        (["model", "--network", "squeezenet1_1"], "--network squeezenet1_1"),
     ],
 )
 def test_wrong_input_is_named_before_timing(
@@ -150,7 +194,8 @@ def test_wrong_input_is_named_before_timing(
     monkeypatch.setattr(run, "copy_bandwidth", measure)
     for command in (main, lambda rest: start.main(rest[1:])):
         assert command(["bench", *args, "--out", str(tmp_path)]) == 2
-        assert named in " ".join(capsys.readouterr().err.split())  # tyro wraps lines
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"calibnorm: {named}: ")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -206,6 +251,7 @@ def test_authors_formulations_equal_ours(theirs: type[nn.Module], ours: type[nn.
         torch.testing.assert_close(value, found[1][name], rtol=1e-9, atol=1e-9, msg=lambda text, n=name: f"{n}: {text}")
 
 
+@pytest.mark.usefixtures("pinned")
 def test_wrong_values_are_told_and_not_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def wrong(channels: int, op: str) -> tuple[nn.Module, impls.Call]:
         module, call = impls.EAGER["cn.RBN2d"].make(channels, op)

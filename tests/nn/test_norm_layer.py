@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
+from torch import nn
 
 import calibnorm as cn
 from calibnorm.nn import LAYERS, layer_type
@@ -28,13 +31,36 @@ def test_options_reach_the_layer():
         ("ibn", {}, ValueError, "name='ibn' is not known; choose one of 'bn', 'iebn', 'rbn'"),
         ("iebn", {"dims": 4}, ValueError, "dims=4 must be 1, 2 or 3"),
         ("iebn", {"position": "alpha"}, ValueError, "position='alpha'"),
-        ("iebn", {"restrict": "tanh"}, TypeError, "restrict"),
+        (
+            "iebn",
+            {"restrict": "tanh"},
+            TypeError,
+            "^IEBN2d: 'restrict' is not an option of 'iebn', which takes operator, position, .*, act; 'rbn' has it$",
+        ),
+        ("bn", {"init": (0.0, -1.0)}, TypeError, "'init' is not an option of 'bn', .*; 'iebn' and 'rbn' have it$"),
+        ("rbn", {"centring": True}, TypeError, "'centring' is not an option of 'rbn', which takes centering, .*, act$"),
         ("rbn", {"init": (0.0, -1.0)}, ValueError, "init="),
     ],
 )
 def test_wrong_options_are_refused_at_once(name, options, exception, message):
     with pytest.raises(exception, match=message):
         cn.norm_layer(name, **options)
+
+
+@pytest.mark.parametrize(
+    "refuses", [lambda **o: cn.IEBN2d(8, **o), lambda **o: cn.convert(nn.BatchNorm2d(8), "iebn", **o)]
+)
+def test_an_option_of_another_method_is_named_with_that_method(refuses):
+    with pytest.raises(TypeError, match=r"'centering' is not an option of 'iebn', .*; 'rbn' has it$"):
+        refuses(centering=False)
+
+
+@pytest.mark.parametrize("layer", LAYERS.values())
+def test_layers_show_their_arguments(layer):
+    """What `help` and editors read, although the constructors are wrapped."""
+    arguments = inspect.signature(layer).parameters
+    assert list(arguments)[:3] == ["num_features", "eps", "momentum"]
+    assert list(arguments)[-3:] == ["noise", "noise_in", "act"]
 
 
 def test_looking_for_errors_draws_no_random_numbers():

@@ -16,6 +16,7 @@ from calibnorm.conversion.selection import Patterns, Predicate, select
 from calibnorm.conversion.sources import Found
 from calibnorm.methods import BN, methods
 from calibnorm.nn import CalibratedNorm, layer_type
+from calibnorm.nn.options import layer_options, not_an_option
 
 VERSION = 1
 
@@ -227,13 +228,12 @@ def _probe(method: str, dims: int, features: int, affine: bool, options: Mapping
     """Return a layer without memory, which has checked its options and answers questions."""
     _checks.choice("method", method, methods())
     kind = layer_type(method, dims)
-    arguments = inspect.signature(kind).parameters
-    known = [name for name, argument in arguments.items() if argument.kind is argument.KEYWORD_ONLY]
+    arguments, known = inspect.signature(kind).parameters, layer_options(kind)
     for name in options:
         if name in arguments and name not in known:
             raise ValueError(f"{name}={options[name]!r} belongs to the BatchNorm, which keeps its own; leave it out")
         if name not in known:
-            raise TypeError(f"{name!r} is not an option of {method!r}, which takes {', '.join(known)}")
+            raise TypeError(not_an_option(name, method, known))
     return kind(features, affine=affine, device="meta", **options)
 
 

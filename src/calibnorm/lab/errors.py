@@ -3,5 +3,8 @@
 from __future__ import annotations
 
 
-class UsageError(ValueError):
-    """An option or a place that cannot be used; the message names it, what came, and what to do."""
+class UsageError(Exception):
+    """An option or a place that cannot be used; the message names it, what came, and what to do.
+
+    No ValueError: tyro catches those of a subcommand's settings and draws a box around them.
+    """

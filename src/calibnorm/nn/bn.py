@@ -10,12 +10,14 @@ from torch import nn
 from calibnorm._checks import Noise
 from calibnorm.methods import BN
 from calibnorm.nn.layer import CalibratedNorm
+from calibnorm.nn.options import checked
 
 
 class _BN(CalibratedNorm):
     method_type = BN
     method: BN
 
+    @checked
     def __init__(
         self,
         num_features: int,

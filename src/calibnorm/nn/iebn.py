@@ -9,11 +9,13 @@ import torch
 from calibnorm._checks import Noise
 from calibnorm.methods import IEBN
 from calibnorm.nn.layer import CalibratedNorm
+from calibnorm.nn.options import checked
 
 
 class _IEBN(CalibratedNorm):
     method_type = IEBN
 
+    @checked
     def __init__(
         self,
         num_features: int,

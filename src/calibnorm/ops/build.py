@@ -51,6 +51,14 @@ def compiler() -> list[str]:
     raise BuildError("no C compiler was found ($CC, cc, gcc, clang)")
 
 
+def link_flags() -> list[str]:
+    """Return what makes a library of objects: on macOS a bundle, which is what Python's own extension modules are.
+
+    A bundle, unlike ``-dynamiclib``, records no path of its own, which would be that of a temporary folder.
+    """
+    return ["-bundle"] if sys.platform == "darwin" else ["-shared"]
+
+
 def build(folder: Path, extra: tuple[str, ...] = ()) -> Path:
     """Compile the kernels, once for each instruction set, and link them into ``folder``.
 
@@ -80,7 +88,7 @@ def build(folder: Path, extra: tuple[str, ...] = ()) -> Path:
         for _ in pool.map(_run, commands):
             pass
         made = Path(temporary) / LIBRARY
-        _run([*cc, "-shared", *map(str, objects.values()), "-o", str(made)])
+        _run([*cc, *link_flags(), *map(str, objects.values()), "-o", str(made)])
         folder.mkdir(parents=True, exist_ok=True)
         # Renamed into place: a process that has the old library mapped keeps it whole.
         with tempfile.NamedTemporaryFile(dir=folder, prefix=LIBRARY, delete=False) as target:

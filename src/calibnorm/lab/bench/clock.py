@@ -6,6 +6,7 @@ The CUDA part could not be run where it was written.
 from __future__ import annotations
 
 import gc
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -98,6 +99,9 @@ def measure(
 ) -> dict[str, Times]:
     """Time all variants in turns, so that what else the machine does falls on all alike.
 
+    Each turn has another order, the same in every run: in a fixed one, a variant would always find the caches as the
+    same neighbour leaves them.
+
     Args:
         variants: By name, what resets the state of a variant (not timed), and the call.
         clock: The device's.
@@ -109,6 +113,7 @@ def measure(
         The times of each variant.
     """
     times = {name: Times() for name in variants}
+    order = random.Random(0)
     with no_collector():
         for _ in range(WARMUP):
             for prepare, run in variants.values():
@@ -119,7 +124,8 @@ def measure(
             times[name].peak_mib = clock.peak(run)
         start, done = time.perf_counter(), 0
         while done < repeats or (done < 10 * repeats and time.perf_counter() - start < at_least_s):
-            for name, (prepare, run) in variants.items():
+            for name in order.sample(list(variants), len(variants)):
+                prepare, run = variants[name]
                 prepare()
                 clock.time(run, times[name])
             done += 1

@@ -36,7 +36,8 @@ def measure_case(case: Case, names: list[str], config: LayerConfig, place: Place
     variants: dict[str, tuple[Prepare, Run]] = {}
     references: dict[str, list[Tensor]] = {}
     wrong = []
-    torch.compiler.reset()  # nothing of another shape's compilation
+    if any(name.startswith(COMPILED) for name in names):
+        torch.compiler.reset()  # nothing of another shape's compilation
     for name in names:
         if name.startswith(COMPILED) and compile_problem() is not None:
             continue

@@ -16,7 +16,7 @@ from calibnorm.lab.bench.impls import BASELINE
 from calibnorm.lab.bench.summary import impls_of
 from calibnorm.lab.bench.table import Row
 from calibnorm.lab.bench.targets import TARGETS
-from calibnorm.lab.demo.plots import save, tidy
+from calibnorm.lab.pictures import save, tidy
 
 # Okabe and Ito's colours; a method has a colour, an implementation a mark: ours are filled, the others hollow.
 COLORS = {"BN2d": "#000000", "BatchNorm2d": "#000000", "IEBN": "#D55E00", "RBN": "#0072B2"}

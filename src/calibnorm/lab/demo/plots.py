@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from calibnorm.lab.demo.config import CONDITIONS, IEBN_INITIAL_GATE, VARIANTS, Condition, DemoConfig, NormName
 from calibnorm.lab.demo.gates import GATE, GateRow
 from calibnorm.lab.demo.training import Epoch
+from calibnorm.lab.pictures import save, tidy
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; marks and dashes serve where colour is missing.
 STYLES: dict[NormName, dict[str, str]] = {
@@ -41,18 +41,6 @@ def title(condition: Condition, config: DemoConfig) -> str:
     """Return how pictures call a condition."""
     n_a, n_b = config.noise
     return "clean" if condition == "clean" else f"constant noise attack ({n_a:g}, {n_b:g})"
-
-
-def tidy(axes: Axes) -> None:
-    """Take away what carries no information."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG without the matplotlib version in it, so that equal pictures are equal files."""
-    figure.savefig(path, dpi=150, metadata={"Software": None})
 
 
 def draw_curves(history: Sequence[Epoch], config: DemoConfig, test_images: int, path: Path) -> None:
