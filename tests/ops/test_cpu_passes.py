@@ -218,6 +218,21 @@ def test_half_types_convert_as_torch_does(dtype: torch.dtype) -> None:
     )
 
 
+@each_dtype
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_outputs_too_large_for_the_caches(dtype: torch.dtype, layout: str) -> None:
+    """From 16 MiB on they are stored past the caches, by other instructions: the same bits as in smaller pieces."""
+    shape = (192 // torch.finfo(dtype).bits, 64, 128, 128)
+    x, dy = (laid(torch.randn(shape, dtype=dtype), layout) for _ in range(2))
+    m, scale, shift, slope = (torch.randn(shape[:2], dtype=torch.float64) for _ in range(4))
+    for passes, arguments in ((cpu.affine, (x, m, scale, shift)), (cpu.gradient_apply, (dy, x, m, scale, slope, shift))):
+        whole = passes(*arguments)
+        assert whole.nbytes >= 2**24
+        pieces = [passes(*(argument[i : i + 1] for argument in arguments)) for i in range(shape[0])]
+        assert all(piece.nbytes < 2**24 for piece in pieces)
+        assert torch.equal(whole, torch.cat(pieces))
+
+
 @pytest.mark.parametrize("instructions", ["base", "avx2"])
 def test_narrower_instruction_sets(instructions: str) -> None:
     """The same tests with the other tables; in a process of its own, because the choice is made once."""

@@ -29,6 +29,13 @@
 #define LOADS FN(loads)
 #define STORE FN(store)
 #define STORES FN(stores)
+#if CN_BYTES > 16
+#define STREAM FN(stream)
+#define STREAMS FN(streams)
+#else
+#define STREAM STORE
+#define STREAMS STORES
+#endif
 #define FIRST FN(first)
 #define IOTA FN(iota)
 #define TOTAL FN(total)

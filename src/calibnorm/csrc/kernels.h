@@ -17,6 +17,7 @@ typedef struct {
     double *first, *second; /* moments: m, v; gradient_sums: S1, S2 */
     double *partial;    /* what units found, where `chunks` is not 1; see merge.h */
     int relu, rows;
+    int past; /* write y past the caches: it is larger than they are, and its vectors are aligned */
 } cn_job;
 
 /* A share of a job: units [begin, end). The type that torch_parallel_for wants. */

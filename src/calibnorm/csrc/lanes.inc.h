@@ -27,6 +27,19 @@ INLINE void FN(put_tail)(T *end, int64_t rest, int64_t n, V v)
     memcpy(end - rest, copy + LANES - rest, (size_t)rest * sizeof(T));
 }
 
+/* Store one or two vectors, `past` the caches or not. */
+INLINE void FN(put_vector)(T *p, V v, int past)
+{
+    if (past) STREAM(p, v);
+    else STORE(p, v);
+}
+
+INLINE void FN(put_vectors)(T *p, V a, V b, int past)
+{
+    if (past) STREAMS(p, a, b);
+    else STORES(p, a, b);
+}
+
 INLINE MASK FN(tail_mask)(int64_t rest) { return (MASK)(IOTA() >= (MASK_LANE)(LANES - rest)); }
 INLINE V FN(masked)(V v, MASK keep) { return (V)((MASK)v & keep); }
 

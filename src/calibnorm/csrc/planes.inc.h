@@ -241,7 +241,7 @@ INLINE void FN(affine_groups)(int64_t begin, int64_t end, const cn_job *job, int
             for (; i + 2 * LANES <= n; i += 2 * LANES) {
                 LOADS(x + i, &x0, &x1);
                 if (residual) LOADS(r + i, &r0, &r1);
-                STORES(y + i, OUT(x0, r0), OUT(x1, r1));
+                FN(put_vectors)(y + i, OUT(x0, r0), OUT(x1, r1), job->past);
             }
             if (i + LANES <= n) {
                 if (residual) r0 = LOAD(r + i);
@@ -265,6 +265,7 @@ static void FN(affine_planes)(int64_t begin, int64_t end, void *p)
     else if (job->residual) FN(affine_groups)(begin, end, job, 0, 1);
     else if (job->relu) FN(affine_groups)(begin, end, job, 1, 0);
     else FN(affine_groups)(begin, end, job, 0, 0);
+    if (job->past) streamed();
 }
 
 INLINE void FN(apply_groups)(int64_t begin, int64_t end, const cn_job *job, int relu)
@@ -288,7 +289,7 @@ INLINE void FN(apply_groups)(int64_t begin, int64_t end, const cn_job *job, int 
                 LOADS(dy + i, &g0, &g1);
                 x0 -= m;
                 x1 -= m;
-                STORES(dx + i, OUT(g0, x0), OUT(g1, x1));
+                FN(put_vectors)(dx + i, OUT(g0, x0), OUT(g1, x1), job->past);
             }
             if (i + LANES <= n) {
                 x0 = LOAD(x + i) - m;
@@ -313,5 +314,6 @@ static void FN(gradient_apply_planes)(int64_t begin, int64_t end, void *p)
     const cn_job *job = p;
     if (job->relu) FN(apply_groups)(begin, end, job, 1);
     else FN(apply_groups)(begin, end, job, 0);
+    if (job->past) streamed();
 }
 #undef SMALL

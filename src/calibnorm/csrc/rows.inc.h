@@ -49,7 +49,7 @@ INLINE void FN(put)(void *tensor, int64_t i, const cn_job *job, int narrow, V v)
 {
     T *p = (T *)tensor + i;
     if (__builtin_expect(!narrow, 1)) {
-        STORE(p, v);
+        FN(put_vector)(p, v, job->past);
         return;
     }
     T copy[LANES];
@@ -259,6 +259,7 @@ static void FN(affine_rows)(int64_t begin, int64_t end, void *p)
     else if (job->residual) FN(affine_strips)(begin, end, job, 0, 1, 0);
     else if (job->relu) FN(affine_strips)(begin, end, job, 1, 0, 0);
     else FN(affine_strips)(begin, end, job, 0, 0, 0);
+    if (job->past) streamed();
 }
 
 INLINE void FN(apply_step)(const FN(columns) *of, const cn_job *job, const FN(strip) *at, int relu, int narrow, int64_t r)
@@ -290,4 +291,5 @@ static void FN(gradient_apply_rows)(int64_t begin, int64_t end, void *p)
     if (job->C < LANES) FN(apply_strips)(begin, end, job, job->relu, 1);
     else if (job->relu) FN(apply_strips)(begin, end, job, 1, 0);
     else FN(apply_strips)(begin, end, job, 0, 0);
+    if (job->past) streamed();
 }

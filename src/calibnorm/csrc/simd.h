@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 #include <string.h>
-#if defined(__F16C__) || defined(__AVX512F__)
+#if CN_BYTES > 16
 #include <immintrin.h>
 #endif
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
@@ -124,11 +124,37 @@ INLINE void loads_bf16(const uint16_t *p, vector_f32 *a, vector_f32 *b)
     *a = (vector_f32)(both << 16);
     *b = (vector_f32)(both & 0xffff0000);
 }
-INLINE void stores_bf16(uint16_t *p, vector_f32 a, vector_f32 b)
+INLINE vu32 both_bf16(vector_f32 a, vector_f32 b) { return (rounded_bf16(a) >> 16) | (rounded_bf16(b) & 0xffff0000); }
+INLINE void stores_bf16(uint16_t *p, vector_f32 a, vector_f32 b) { vu32 both = both_bf16(a, b); memcpy(p, &both, sizeof both); }
+
+/* The same stores past the caches, where `cn_job.past` says that everything is aligned for it; `streamed` comes before
+ * another thread reads them. */
+#if CN_BYTES > 16
+#if CN_BYTES == 64
+#define WHOLE(p, v) _mm512_stream_si512((void *)(p), (__m512i)(v))
+#define HALF(p, v) _mm256_stream_si256((__m256i *)(p), (__m256i)(v))
+#else
+#define WHOLE(p, v) _mm256_stream_si256((__m256i *)(p), (__m256i)(v))
+#define HALF(p, v) _mm_stream_si128((__m128i *)(p), (__m128i)(v))
+#endif
+INLINE void stream_f32(float *p, vector_f32 v) { WHOLE(p, v); }
+INLINE void stream_f64(double *p, vector_f64 v) { WHOLE(p, v); }
+INLINE void stream_bf16(uint16_t *p, vector_f32 v) { HALF(p, narrow_bf16(v)); }
+INLINE void stream_f16(uint16_t *p, vector_f32 v) { HALF(p, narrow_f16(v)); }
+INLINE void streams_f32(float *p, vector_f32 a, vector_f32 b) { WHOLE(p, a); WHOLE(p + CN_BYTES / 4, b); }
+INLINE void streams_f64(double *p, vector_f64 a, vector_f64 b) { WHOLE(p, a); WHOLE(p + CN_BYTES / 8, b); }
+INLINE void streams_bf16(uint16_t *p, vector_f32 a, vector_f32 b) { WHOLE(p, both_bf16(a, b)); }
+INLINE void streams_f16(uint16_t *p, vector_f32 a, vector_f32 b)
 {
-    vu32 both = (rounded_bf16(a) >> 16) | (rounded_bf16(b) & 0xffff0000);
-    memcpy(p, &both, sizeof both);
+    HALF(p, narrow_f16(a));
+    HALF(p + CN_BYTES / 4, narrow_f16(b));
 }
+INLINE void streamed(void) { _mm_sfence(); }
+#undef WHOLE
+#undef HALF
+#else
+INLINE void streamed(void) {}
+#endif
 
 #include "totals.h"
 
