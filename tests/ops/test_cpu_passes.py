@@ -225,10 +225,11 @@ def test_outputs_too_large_for_the_caches(dtype: torch.dtype, layout: str) -> No
     shape = (192 // torch.finfo(dtype).bits, 64, 128, 128)
     x, dy = (laid(torch.randn(shape, dtype=dtype), layout) for _ in range(2))
     m, scale, shift, slope = (torch.randn(shape[:2], dtype=torch.float64) for _ in range(4))
-    for passes, arguments in ((cpu.affine, (x, m, scale, shift)), (cpu.gradient_apply, (dy, x, m, scale, slope, shift))):
+    of = {cpu.affine: (x, m, scale, shift), cpu.gradient_apply: (dy, x, m, scale, slope, shift)}
+    for passes, arguments in of.items():
         whole = passes(*arguments)
         assert whole.nbytes >= 2**24
-        pieces = [passes(*(argument[i : i + 1] for argument in arguments)) for i in range(shape[0])]
+        pieces = [passes(*(t[i : i + 1] for t in arguments)) for i in range(shape[0])]
         assert all(piece.nbytes < 2**24 for piece in pieces)
         assert torch.equal(whole, torch.cat(pieces))
 
