@@ -72,6 +72,30 @@ def test_double_backward_is_that_of_the_plain_operations(method, given):
         assert a is None or error(a, b) <= ORACLE
 
 
+def twice(function, leaves, step):
+    """A layer that runs twice: its second x comes from its own tensors."""
+    y, _ = run(function, leaves, step, None)
+    return run(function, leaves | {"x": torch.sin(y)}, step, None)[0]
+
+
+def block(function, leaves, step):
+    """A residual block: x comes from the residual."""
+    tensors = tuple(t for name, t in leaves.items() if name != "x")
+    return function(torch.sin(leaves["x"]), Call(step, None, tensors, leaves["x"], True))[0]
+
+
+@each_method
+@pytest.mark.parametrize("network", [twice, block])
+def test_double_backward_where_inputs_depend_on_each_other(method, network):
+    leaves, step, _ = case(method, False)
+    results = []
+    for function in (normalize, differentiable):
+        y = network(function, leaves, step)
+        first = torch.autograd.grad(y, leaves.values(), randn(*y.shape, seed=3, dtype=y.dtype), create_graph=True)
+        results.append([*first, *torch.autograd.grad(sum(g.square().sum() for g in first), leaves.values())])
+    assert all(error(a, b) <= ORACLE for a, b in zip(*results, strict=True))
+
+
 def test_third_derivative():
     leaves, step, _ = case(IEBN(), False, shape=(2, 1, 2, 2))
     results = []

@@ -88,9 +88,14 @@ class _Normalize(torch.autograd.Function):
 
 def _replay(dy: Tensor, x: Tensor, call: Call, wanted: Wanted) -> Gradients:
     """The same gradients as a graph of their own, through the plain operations."""
+    # Nodes of their own: x may be computed from the residual (in a residual block) or from the layer's own tensors (where
+    # a layer runs twice), and autograd.grad would count that way to them too.
+    x, *tensors = (t.view_as(t) for t in (x, *call.tensors))
+    residual = None if call.residual is None else call.residual.view_as(call.residual)
+    call = call._replace(tensors=tuple(tensors), residual=residual)
     # Without a ReLU the residual is not kept, and its gradient is dy itself.
     asked = (wanted.x, wanted.residual and call.relu, *wanted.tensors)
-    inputs = [t for t, want in zip((x, call.residual, *call.tensors), asked, strict=True) if want and t is not None]
+    inputs = [t for t, want in zip((x, residual, *tensors), asked, strict=True) if want and t is not None]
     y, _ = differentiable(x, call)
     found: Iterator[Tensor | None] = iter(())
     if inputs:
