@@ -22,7 +22,7 @@ _WITH_ACT = {
     "SyncBatchNormAct": "SyncBatchNorm",
     "FrozenBatchNormAct2d": "FrozenBatchNorm2d",
 }
-_HOOKS = (
+HOOKS = (
     "_forward_hooks",
     "_forward_hooks_with_kwargs",
     "_forward_hooks_always_called",
@@ -239,7 +239,7 @@ def _plain_classes() -> dict[type[nn.Module], type[nn.Module]]:
 
 def move_hooks(source: nn.Module, target: nn.Module) -> None:
     """Move forward and backward hooks; the dictionaries themselves move, so that handles still remove them."""
-    for name in _HOOKS:
+    for name in HOOKS:
         hooks = getattr(source, name)
         setattr(source, name, type(hooks)())
         hooks.update(getattr(target, name))

@@ -13,6 +13,7 @@ from calibnorm.methods import Method
 from calibnorm.nn import child as children
 from calibnorm.nn import loading
 from calibnorm.nn.apply import apply
+from calibnorm.nn.fused import Fused
 
 BATCHNORMS: dict[int, type[nn.BatchNorm1d] | type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {
     1: nn.BatchNorm1d,
@@ -39,6 +40,7 @@ class CalibratedNorm(nn.Module):
     bn: nn.Module
     act: nn.Module | str | None
     drop: nn.Module | None
+    fused: Fused | None = None
 
     def __init__(
         self,
