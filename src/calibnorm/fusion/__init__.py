@@ -1,13 +1,13 @@
-"""Norm -> ReLU and norm -> add -> ReLU of a network, each in one layer: ``cn.fuse`` finds and rewires, ``cn.unfuse`` undoes.
+"""A network's norm -> ReLU and norm -> add -> ReLU, each in one layer: ``cn.fuse`` rewires, ``cn.unfuse`` undoes.
 
 The plan:
 
 1. **Find by torch.fx, one forward at a time** (``tracing``, ``matching``). Every module's own forward is traced with
    its children as leaves, so that a network whose outer forward cannot be traced still has blocks that can. What
-   depends on the mode, on grad mode or on the type of the input shows as several graphs. What draws random numbers,
-   changes the module or branches on values is not followed, and said so.
-2. **Rewire in place** (``rewriting``). A ReLU module that serves nothing else becomes a pass-through, and its norm
-   gets ``act="relu"``. Where the ReLU is a function or one instance serves several places, or a residual must reach
+   depends on the mode, on grad mode or on the type of the input shows as several graphs. A forward that draws random
+   numbers, changes the module, switches grad mode or autocast, or branches on values is not followed.
+2. **Rewire in place** (``rewiring``, ``forwards``). A ReLU module that serves nothing else becomes a pass-through, and
+   its norm gets ``act="relu"``. Where the ReLU is a function or one instance serves several places, or a residual must reach
    the norm, the instance's class becomes a subclass of its own class whose forward is the traced one with the fused
    calls in it. The module tree, names, hooks, modes, ``isinstance``, deepcopy and pickle stay. The network is never
    turned into one flat graph.

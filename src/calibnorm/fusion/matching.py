@@ -78,7 +78,7 @@ def _after(module: nn.Module, norm: fx.Node) -> Match | str:
 
 
 def _next(module: nn.Module, node: fx.Node) -> tuple[fx.Node, fx.Node | None, tuple[fx.Node, ...]]:
-    """Return the last Identity after a node (or the node), the only user of that, if there is one, and the Identities."""
+    """Return the last Identity after a node (or the node), its only user if it has one, and the Identities."""
     passed: list[fx.Node] = []
     while True:
         user = next(iter(node.users)) if len(node.users) == 1 else None

@@ -34,7 +34,8 @@ class FusionReport(list[Fusion]):
     def __str__(self) -> str:
         counts = Counter(self.fused.values())
         kinds = ", ".join(f"{count} {pattern}" for pattern, count in sorted(counts.items(), reverse=True))
-        head = f"{len(self)} normalizations: {len(self.fused)} fused{f' ({kinds})' if kinds else ''}, {len(self.left)} left"
+        fused = f"{len(self.fused)} fused" + f" ({kinds})" * bool(kinds)
+        head = f"{len(self)} normalizations: {fused}, {len(self.left)} left"
         widths = [max((len(row[i]) for row in self), default=0) for i in range(2)]
         lines = [
             f"{row.name.ljust(widths[0])}  {row.layer.ljust(widths[1])}  "

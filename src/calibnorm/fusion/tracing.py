@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
 import warnings
@@ -76,13 +77,11 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:70]}{'...' * (len(text) > 70)}"
 
 
-def _follow(
-    module: nn.Module, opened: frozenset[str], training: bool, takes_tensors: bool
-) -> tuple[fx.Graph, bool]:
+def _follow(module: nn.Module, opened: frozenset[str], training: bool, takes_tensors: bool) -> tuple[fx.Graph, bool]:
     """Return the graph of one way through a forward, and whether the forward asked for the type of its input."""
-    tracer = _Tracer(opened, takes_tensors)
     with _unchanged(module), torch.set_grad_enabled(training), warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        tracer = _Tracer(opened, takes_tensors)
         module.__dict__["training"] = training  # of this module alone: its children are leaves
         graph = tracer.trace(module)
     if len(tracer.questions) > 1:
@@ -96,7 +95,8 @@ def _follow(
 def _unchanged(module: nn.Module) -> Iterator[None]:
     """Put the module and the random generators back as they were; refuse a forward that changed them."""
     held = dict(module.__dict__)
-    inner = {name: dict(held[name]) for name in ("_parameters", "_buffers", "_modules")}
+    # its parameters, buffers and modules are such dictionaries
+    inner = {name: copy.copy(value) for name, value in held.items() if isinstance(value, dict | list | set)}
     states = [(get, put, get()) for get, put in _generators()]
     try:
         yield
@@ -108,7 +108,7 @@ def _unchanged(module: nn.Module) -> Iterator[None]:
             module.__dict__.update(held)
             for name, value in inner.items():
                 held[name].clear()
-                held[name].update(value)
+                (held[name].extend if isinstance(value, list) else held[name].update)(value)
         drawn = [(put, state) for get, put, state in states if not _equal(get(), state)]
         for put, state in drawn:
             put(state)
@@ -131,8 +131,14 @@ def _equal(a: Any, b: Any) -> bool:
     return torch.equal(a, b) if isinstance(a, Tensor) else str(a) == str(b)  # numpy's state holds an array
 
 
-def _ids(values: dict[str, Any]) -> dict[str, int]:
-    return {name: id(value) for name, value in values.items()}
+def _ids(values: Any) -> list[Any]:
+    return [(key, id(value)) for key, value in values.items()] if isinstance(values, dict) else [id(v) for v in values]
+
+
+def _context() -> tuple[Any, ...]:
+    """Return what a ``with`` block can switch and a graph cannot hold."""
+    autocast = [torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")]
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *autocast
 
 
 class _Tracer(fx.Tracer):
@@ -143,8 +149,14 @@ class _Tracer(fx.Tracer):
     def __init__(self, opened: frozenset[str], takes_tensors: bool) -> None:
         super().__init__()
         self.opened = opened
-        self.answer: type = Tensor if takes_tensors else _Proxy
+        self.answer: type = Tensor if takes_tensors else list
         self.questions: set[tuple[str, int]] = set()
+        self.context = _context()
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if _context() != self.context:
+            raise TypeError("it switches grad mode or autocast")
+        return super().create_node(*args, **kwargs)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return module_qualified_name not in self.opened
@@ -161,9 +173,10 @@ class _Proxy(fx.Proxy):
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
-        frame = sys._getframe(1)
-        tracer = self.tracer
-        if str(frame.f_globals.get("__name__", "")).startswith("torch.") or not isinstance(tracer, _Tracer):
+        frame, tracer = sys._getframe(1), self.tracer
+        within_torch = str(frame.f_globals.get("__name__", "")).startswith("torch.")
+        # torch's functions, which are in C and have no frame, look at the class of their arguments too
+        if within_torch or "isinstance" not in frame.f_code.co_names or not isinstance(tracer, _Tracer):
             return _Proxy
         tracer.questions.add((frame.f_code.co_filename, frame.f_lineno))
         return tracer.answer

@@ -21,7 +21,7 @@ class Fused(NamedTuple):
 def save_as_batchnorm(layer: nn.Module) -> None:
     """Let a layer's state dict have the keys of the BatchNorm that it owns, so that fusion changes no checkpoint."""
     if _flatten not in layer._state_dict_hooks.values():
-        layer.register_state_dict_post_hook(_flatten)
+        layer.register_state_dict_post_hook(_flatten)  # type: ignore[no-untyped-call]
 
 
 def _flatten(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:

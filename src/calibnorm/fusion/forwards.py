@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import importlib
 import linecache
-from functools import lru_cache
+from functools import cache
 from types import CodeType, ModuleType
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import torch
 from torch import Tensor, fx, nn
@@ -135,7 +136,8 @@ def why_not(module: nn.Module) -> str:
 
 def set_forward(module: nn.Module, code: Code) -> None:
     """Give one module another forward."""
-    module.__class__ = _class(type(module), code)
+    kind: Any = type(module)
+    module.__class__ = _class(kind, code)
 
 
 def is_rewritten(module: nn.Module) -> bool:
@@ -145,8 +147,12 @@ def is_rewritten(module: nn.Module) -> bool:
 
 def restore_forward(module: nn.Module) -> None:
     """Undo :func:`set_forward`."""
-    assert isinstance(module, _Rewritten)
-    module.__class__ = module._original
+    module.__class__ = vars(type(module))["_original"]
+
+
+def is_buried(module: nn.Module) -> bool:
+    """Whether somebody (torch.nn.utils.parametrize, say) has changed the class of a rewritten module again."""
+    return is_rewritten(module) and "_original" not in vars(type(module))
 
 
 class _Rewritten:
@@ -160,20 +166,20 @@ class _Rewritten:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # The class itself has no place to be imported from: its original and the code have.
-        _, _, *state = object.__reduce_ex__(self, 2)
-        return (_new, (self._original, tuple(self._code)), *state)
+        reduced: Any = object.__reduce_ex__(self, 2)
+        return (_new, (self._original, tuple(self._code)), *reduced[2:])
 
 
-def _new(original: type[nn.Module], code: tuple[Any, ...]) -> nn.Module:
+def _new(original: Any, code: tuple[Any, ...]) -> Any:
     """Make the instance that pickle and deepcopy then fill."""
     kind = _class(original, Code(*code))
     return kind.__new__(kind)
 
 
-@lru_cache(maxsize=None)
-def _class(original: type[nn.Module], code: Code) -> type[nn.Module]:
+@cache
+def _class(original: Any, code: Code) -> Any:
     """Return the subclass, one for all blocks of the same code: torch.compile then compiles them once."""
-    filename = f"<calibnorm.fuse {original.__qualname__} {abs(hash(code)):x}>"
+    filename = f"<calibnorm.fuse {original.__qualname__} {crc32(code.source.encode()):x}>"
     linecache.cache[filename] = (len(code.source), None, code.source.splitlines(keepends=True), filename)
     space: dict[str, Any] = {name: _find(module, qualified) for name, module, qualified in code.names}
     missing = [f"{module}.{qualified}" for name, module, qualified in code.names if space[name] is None]
