@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from calibnorm.conversion import convert, freeze_stats, param_groups, plan, revert, summary
-from calibnorm.fusion import fuse, unfuse
+from calibnorm.fusion import fuse
 from calibnorm.methods import methods
 from calibnorm.nn import BN1d, BN2d, BN3d, IEBN1d, IEBN2d, IEBN3d, RBN1d, RBN2d, RBN3d, norm_layer
 from calibnorm.nn.functional import iebn, rbn
@@ -33,6 +33,5 @@ __all__ = [
     "rbn",
     "revert",
     "summary",
-    "unfuse",
     "use_backend",
 ]

@@ -155,7 +155,6 @@ def _move_in(source: nn.Module, new: CalibratedNorm, layer: LayerPlan) -> None:
     act: nn.Module | str | None
     if isinstance(source, CalibratedNorm):
         child, drop, act, new.frozen = fold(source, average_gates(source)), source.drop, source.act, source.frozen
-        new.fused = source.fused
     else:
         child, drop, act = sources.take_apart(source)
     new.bn, new.drop, new.training = child, drop, source.training

@@ -200,15 +200,9 @@ def _describe(found: list[Found]) -> Plan:
     for entry in found:
         name, module = entry.name, entry.module
         if isinstance(module, CalibratedNorm):
-            options = module.options()
-            if module.fused is not None:  # how the network runs, not what it computes: cn.fuse does it again
-                options.pop("act", None)
-                if module.fused.plain and isinstance(module.method, BN) and not options:
-                    left[name] = f"plain {type(module.bn).__name__}"
-                    continue
             layers[name] = LayerPlan(
                 method=module.method_type.name,
-                options=_as_json(options),
+                options=_as_json(module.options()),
                 preserve=module.compensated,
                 features=module.num_features,
             )

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from calibnorm import _checks
 from calibnorm.conversion import sources
 from calibnorm.nn import CalibratedNorm, layer_type
-from calibnorm.nn.fused import save_as_batchnorm
 
 
 def revert(model: nn.Module, *, lossy: bool = False) -> nn.Module:
@@ -94,9 +93,6 @@ def _to_batchnorm(layer: CalibratedNorm, gates: list[AverageGate]) -> nn.Module:
     if isinstance(layer.act, str):
         whole = layer_type("bn", layer.dims).around(child, act=layer.act)
         whole.drop = layer.drop
-        if layer.fused is not None:
-            whole.fused = layer.fused._replace(plain=True)
-            save_as_batchnorm(whole)
         plain: nn.Module = whole
     else:
         plain = sources.put_together(child, layer.drop, layer.act)

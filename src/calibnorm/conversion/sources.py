@@ -22,7 +22,7 @@ _WITH_ACT = {
     "SyncBatchNormAct": "SyncBatchNorm",
     "FrozenBatchNormAct2d": "FrozenBatchNorm2d",
 }
-HOOKS = (
+_HOOKS = (
     "_forward_hooks",
     "_forward_hooks_with_kwargs",
     "_forward_hooks_always_called",
@@ -205,7 +205,8 @@ def take_apart(source: Any) -> tuple[nn.Module, nn.Module | None, nn.Module | No
         return source, None, None
     drop, act = source._modules.pop("drop", None), source._modules.pop("act", None)
     if _has_act(source):
-        source.__class__ = _plain_classes()[type(source)]
+        plain = _plain_classes()
+        source.__class__ = plain[next(kind for kind in type(source).__mro__ if kind in plain)]  # cn.fuse subclasses
     return source, drop, act
 
 
@@ -239,7 +240,7 @@ def _plain_classes() -> dict[type[nn.Module], type[nn.Module]]:
 
 def move_hooks(source: nn.Module, target: nn.Module) -> None:
     """Move forward and backward hooks; the dictionaries themselves move, so that handles still remove them."""
-    for name in HOOKS:
+    for name in _HOOKS:
         hooks = getattr(source, name)
         setattr(source, name, type(hooks)())
         hooks.update(getattr(target, name))

@@ -1,214 +1,137 @@
-"""Which norms of a network can take over what follows them, and the change itself."""
+"""Another forward for one module, which stays what it is: its class becomes a subclass of its own class."""
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Any
+import copy
+import functools
+import itertools
+import linecache
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import torch
 from torch import fx, nn
+from torch.nn.modules.module import _has_any_global_hook
 
-from calibnorm.conversion import sources
-from calibnorm.conversion.sources import Found
-from calibnorm.fusion import forwards, matching, tracing
-from calibnorm.fusion.matching import RELU, Match
-from calibnorm.fusion.report import Fusion, FusionReport
 from calibnorm.fusion.tracing import Trace
-from calibnorm.nn import CalibratedNorm, layer_type
-from calibnorm.nn import child as children
-from calibnorm.nn.fused import Fused, save_as_batchnorm
+from calibnorm.nn.following import is_identity
+
+_SIMPLE = (bool, int, float, str, type(None))
+_number = itertools.count()
 
 
-class Rewiring:
-    """One call of ``cn.fuse``: every forward is traced, from the outermost module in, before its norms are fused."""
+class Rewiring(NamedTuple):
+    """A forward, and when it stands for the original one."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.found = {id(entry.module): entry for entry in sources.find(model)}
-        self.places = Counter(
-            id(child) for module in model.modules() for child in module._modules.values() if child is not None
+    original: type[nn.Module]
+    run: Callable[..., Any]
+    inputs: int
+    lists: bool
+    """The inputs must be lists."""
+    settings: tuple[Any, ...] | None
+    """What :func:`settings` returned when the original forward was traced; None where that does not matter."""
+
+    def holds(self, module: nn.Module, args: tuple[Any, ...]) -> bool:
+        """Whether the fused forward does what the original one would do now.
+
+        torch.compile, export and tracing get the original: it is what their own fusers know.
+        """
+        return not (
+            torch.compiler.is_compiling()
+            or torch.jit.is_tracing()
+            or _has_any_global_hook()
+            or len(args) != self.inputs
+            or any(type(arg) is not list if self.lists else isinstance(arg, fx.Proxy) for arg in args)
+            or (self.settings is not None and settings(module) != self.settings)
         )
-        self.traces = {id(m): (name, m, tracing.trace(m)) for name, m in self._owners()}
-        self.calls = Counter(
-            id(child)
-            for _, m, t in self.traces.values()
-            for graph in t.graphs[:1]
-            for _, child in tracing.calls(m, graph)
-        )
-        self.doubtful = self._doubtful()
-        self.why: dict[int, str] = {}
-        self.before: dict[str, str] = {
-            entry.name: "already" for entry in self.found.values() if getattr(entry.module, "fused", None) is not None
-        }
-
-    def _owners(self) -> list[tuple[str, nn.Module]]:
-        """Return the modules whose own forward may call a norm of this network."""
-        inside = {id(m) for entry in self.found.values() for m in entry.module.modules()}
-        return [
-            (name, module)
-            for name, module in self.model.named_modules()
-            if id(module) not in inside
-            and tracing.has_forward(module)
-            and any(id(m) in self.found for m in module.modules())
-        ]
-
-    def _doubtful(self) -> dict[int, str]:
-        """Return Sequentials that a forward which could not be followed may use piece by piece, each with why."""
-        doubtful: dict[int, str] = {}
-
-        def visit(module: nn.Module, why: str) -> None:
-            for child in module._modules.values():
-                if child is not None and isinstance(child, nn.Sequential | nn.ModuleList | nn.ModuleDict):
-                    doubtful.setdefault(id(child), why)
-                    visit(child, why)
-
-        for name, module, trace in self.traces.values():
-            if not trace.graphs:
-                visit(module, f"{_forward(name, module)} {trace.why}, and may use its parts one by one")
-        return doubtful
-
-    def run(self) -> nn.Module:
-        """Fuse what can be fused, and return the network."""
-        for name, module, trace in self.traces.values():
-            self._fuse_within(name, module, trace)
-        root = self.model
-        for entry in self.found.values():
-            if _own_relu(entry.module) and not (why := self._unfusable(entry)):
-                new = self._put(entry, RELU)
-                root = new if entry.module is self.model else root
-            elif _own_relu(entry.module):
-                self.why[id(entry.module)] = why
-        return root
-
-    def _fuse_within(self, name: str, module: nn.Module, trace: Trace) -> None:
-        """Fuse the norms that one forward calls."""
-        if forwards.is_rewritten(module):
-            return
-        title = _forward(name, module)
-        if not trace.graphs:
-            self._leave(module.children(), f"{title} {trace.why}")
-            return
-        if why := self.doubtful.get(id(module)):
-            self._leave(module.children(), why)
-            return
-        obstacle = "is nn.Sequential's" if tracing.is_sequential(module) else forwards.why_not(module)
-        if not obstacle and not trace.single:
-            obstacle = "depends on the mode or on the type of its input"
-        if not obstacle and (opened := self._opened(module, trace.graphs[0])):
-            again = tracing.trace(module, opened)
-            trace = again if again.single else trace
-        matches = [self._matches(module, graph) for graph in trace.graphs]
-        common = {key: found for key, found in matches[0].items() if all(key in other for other in matches)}
-        alone = [key for key in common if self._relu_alone(module, trace.graphs, matches, key)]
-        if len(alone) < len(common) and not obstacle:
-            code = forwards.fused_code(trace.graphs[0], list(common.values()))
-            if isinstance(code, forwards.Code):
-                forwards.set_forward(module, code)
-                for key, found in common.items():
-                    self._put(self._entry(module, key), found.pattern)
-                return
-            obstacle = code
-        for key in common:
-            if key in alone:
-                relu = module.get_submodule(str(common[key].relu.target))
-                if not forwards.is_rewritten(relu):
-                    forwards.set_forward(relu, forwards.PASS)
-                self._put(self._entry(module, key), RELU)
-            else:
-                self._leave([module.get_submodule(key)], f"{title} would have to change, and {obstacle}")
-
-    def _opened(self, module: nn.Module, graph: fx.Graph) -> frozenset[str]:
-        """Return the Sequentials to follow, if this forward alone calls them."""
-        opened = matching.to_open(module, graph)
-        ids = [id(module.get_submodule(name)) for name in opened]
-        return opened if all(self.places[i] == 1 and self.calls[i] == 1 for i in ids) else frozenset()
-
-    def _matches(self, module: nn.Module, graph: fx.Graph) -> dict[str, Match]:
-        found, left = matching.match(module, graph)
-        for key, why in left.items():
-            self.why.setdefault(id(module.get_submodule(key)), why)
-        for key in list(found):
-            if why := self._unfusable(self._entry(module, key)):
-                self.why[id(module.get_submodule(key))] = why
-                del found[key]
-        return found
-
-    def _entry(self, module: nn.Module, key: str) -> Found:
-        return self.found[id(module.get_submodule(key))]
-
-    def _relu_alone(
-        self, module: nn.Module, graphs: tuple[fx.Graph, ...], matches: list[dict[str, Match]], key: str
-    ) -> bool:
-        """Whether a norm's ReLU module serves this forward's fused norms and nothing else."""
-        found = matches[0][key]
-        if found.add is not None or not matching.exclusive_relu(module, graphs, matches, key):
-            return False
-        relu = module.get_submodule(str(found.relu.target))
-        here = sum(child is relu for _, child in tracing.calls(module, graphs[0]))
-        return self.places[id(relu)] == 1 and self.calls[id(relu)] == here
-
-    def _unfusable(self, entry: Found) -> str:
-        """Return why a norm cannot take over what follows it, or ""."""
-        layer: Any = entry.module
-        calibrated, own_relu = isinstance(layer, CalibratedNorm), _own_relu(layer)
-        if calibrated and (layer.fused is not None or layer.act == "relu"):
-            return "rectifies already"
-        if not own_relu and (getattr(layer, "act", None) is not None or getattr(layer, "drop", None) is not None):
-            return "has an activation or dropout of its own"
-        if tracing.has_hooks(layer):
-            return "has hooks, which would see another output"
-        if not own_relu and (len(entry.places) != 1 or self.calls[id(layer)] > 1):
-            return "is called from several places"
-        if isinstance(layer, nn.SyncBatchNorm):
-            return "is a SyncBatchNorm, which has kernels of its own"
-        child = sources.holder(layer)
-        known = own_relu or children.is_batchnorm(child) or children.is_frozen(child)
-        return "" if known and (calibrated or sources.refusal(layer) is None) else "is no BatchNorm that is understood"
-
-    def _leave(self, modules: Any, why: str) -> None:
-        for module in modules:
-            for norm in module.modules() if isinstance(module, nn.ModuleList | nn.ModuleDict) else [module]:
-                if id(norm) in self.found:
-                    self.why[id(norm)] = why
-
-    def _put(self, entry: Found, pattern: str) -> nn.Module:
-        """Let a norm rectify, wrapped in a layer of this library where it is a plain one."""
-        source, own_act = entry.module, _own_relu(entry.module)
-        if isinstance(source, CalibratedNorm):
-            source._modules.pop("act", None)
-            source._modules.pop("drop", None)
-            source.act, source.drop, source.fused = "relu", None, Fused(pattern, False, own_act)
-            return source
-        dims, training = sources.dims(source), source.training
-        child, _, _ = sources.take_apart(source)
-        layer = layer_type("bn", dims).around(child, act="relu")
-        layer.training, layer.fused = training, Fused(pattern, True, own_act)
-        save_as_batchnorm(layer)
-        sources.replace(entry, layer)
-        return layer
-
-    def report(self, root: nn.Module) -> FusionReport:
-        """Return what became of every norm; ``root`` is what :meth:`run` returned."""
-        rows = FusionReport()
-        old = {entry.name: key for key, entry in self.found.items()}
-        for entry in sources.find(root):
-            mark: Fused | None = getattr(entry.module, "fused", None)
-            why = self.why.get(old[entry.name], "no forward that could be followed calls it")
-            row = (mark.pattern, self.before.get(entry.name, "")) if mark is not None else ("", why)
-            rows.append(Fusion(entry.title, type(entry.module).__name__, *row))
-        return rows
 
 
-def _forward(name: str, module: nn.Module) -> str:
-    return f"the forward of {name or 'the model'} ({type(module).__name__})"
+def settings(module: nn.Module) -> tuple[Any, ...]:
+    """Return what a forward may branch on: the module's simple attributes, and which children there are."""
+    simple = tuple((k, v) for k, v in vars(module).items() if k != "training" and isinstance(v, _SIMPLE))
+    return simple, tuple((k, None if v is None else is_identity(v)) for k, v in module._modules.items())
 
 
-def _own_relu(module: Any) -> bool:
-    """Whether a norm has a ReLU of its own as a module, and no dropout before it."""
-    act, drop = getattr(module, "act", None), getattr(module, "drop", None)
-    carries = isinstance(module, CalibratedNorm) or (sources.has_own_act(module) and not children.is_split(module))
-    return (
-        carries
-        and isinstance(act, nn.Module)
-        and matching.is_relu_module(act)
-        and (drop is None or type(drop) is nn.Identity)
-    )
+class Rewired:
+    """What a module's new class adds to its own."""
+
+    _rewiring: Rewiring
+
+    def _get_name(self) -> str:
+        return f"{self._rewiring.original.__name__}[fused]"
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle as the original class: a file holds the network as it was, and no generated code."""
+        make, (_, *rest), *state = object.__reduce_ex__(self, 1)  # type: ignore[misc]
+        return make, (self._rewiring.original, *rest), *state
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """Copy as torch does; the copy is fused too."""
+        kind: Any = type(self)
+        new = memo[id(self)] = kind.__new__(kind)
+        new.__setstate__(copy.deepcopy(object.__reduce_ex__(self, 2)[2], memo))
+        return new
+
+    def __prepare_scriptable__(self) -> Any:
+        """Give torch.jit.script the original."""
+        original = self._rewiring.original
+        plain = original.__new__(original)
+        plain.__dict__ = self.__dict__
+        return plain
+
+
+def why_not(module: nn.Module) -> str:
+    """Return why a module's class cannot become another, or "" if it can."""
+    kind = type(module)
+    if "parametrizations" in module._modules:
+        return "it is parametrized, which changes the class too"
+    if kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__:
+        return "it has a pickle of its own"
+    if hasattr(kind, "__deepcopy__") or hasattr(kind, "__copy__") or hasattr(kind, "__prepare_scriptable__"):
+        return "it has a copy of its own"
+    if "__init_subclass__" in {name for base in kind.__mro__[:-1] for name in vars(base)}:
+        return "its class watches over its subclasses"
+    return ""
+
+
+def traced(module: nn.Module, trace: Trace) -> type[nn.Module]:
+    """Return the class whose forward is a graph."""
+    code = trace.graph.python_code("self")
+    filename = f"<calibnorm.fuse {type(module).__qualname__} {next(_number)}>"
+    space = dict(code.globals)
+    exec(compile(code.src, filename, "exec"), space)
+    linecache.cache[filename] = (len(code.src), None, code.src.splitlines(keepends=True), filename)  # for tracebacks
+    inputs = sum(node.op == "placeholder" for node in trace.graph.nodes)
+    return rewired(type(module), space["forward"], inputs, trace.lists, settings(module))
+
+
+def rewired(
+    original: type[nn.Module],
+    run: Callable[..., Any],
+    inputs: int = 1,
+    lists: bool = False,
+    settings: tuple[Any, ...] | None = None,
+) -> type[nn.Module]:
+    """Return a subclass whose forward is ``run`` wherever that holds, and else the original one."""
+    rewiring = Rewiring(original, run, inputs, lists, settings)
+
+    @functools.wraps(original.forward)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if kwargs or not rewiring.holds(self, args):
+            return original.forward(self, *args, **kwargs)
+        return run(self, *args)
+
+    body = {
+        "forward": forward,
+        "_rewiring": rewiring,
+        # The name stays: other software knows modules by it.
+        "__module__": original.__module__,
+        "__qualname__": original.__qualname__,
+        "__doc__": original.__doc__,
+    }
+    return type(original)(original.__name__, (Rewired, original), body)
+
+
+def original(module: nn.Module) -> type[nn.Module]:
+    """Return a module's class as it was before its forward was changed."""
+    return module._rewiring.original if isinstance(module, Rewired) else type(module)  # type: ignore[unreachable]

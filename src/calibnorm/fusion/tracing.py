@@ -1,194 +1,172 @@
-"""What a module's own forward does, as torch.fx graphs whose every call of a child is one node."""
+"""What a module's own forward does, as one torch.fx graph in which every call of a child is a node."""
 
 from __future__ import annotations
 
 import copy
+import inspect
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
-from calibnorm.conversion import sources
-
 
 class Trace(NamedTuple):
-    """The graphs of one forward, one for each way that it can take; none where it could not be followed."""
+    """A forward that can be followed."""
 
-    graphs: tuple[fx.Graph, ...]
-    why: str = ""
-    """Why there is no graph."""
-
-    @property
-    def single(self) -> bool:
-        """Whether the forward is the same in every mode, so that one graph can stand for it."""
-        return len(self.graphs) == 1
+    graph: fx.Graph
+    lists: bool
+    """The forward asks for the type of its inputs, and the graph holds for lists."""
 
 
-def has_forward(module: nn.Module) -> bool:
-    """Whether a module's own forward may call norms: that of a Sequential or of a class outside torch.nn."""
-    forward: Any = type(module).forward
-    return is_sequential(module) or not (forward.__module__ or "").startswith("torch.nn.")
+class Untraceable(Exception):
+    """Why a forward cannot be followed."""
 
 
-def is_sequential(module: nn.Module) -> bool:
-    """Whether a module's forward is that of nn.Sequential, which calls its children one after the other."""
-    return type(module).forward is nn.Sequential.forward and "forward" not in module.__dict__
+# Self, children and grad mode; each line differs from the one above in one of them, to see which of them matters.
+_MODES = ((True, True, True), (True, False, True), (False, False, True), (False, False, False))
 
 
-def trace(module: nn.Module, opened: frozenset[str] = frozenset()) -> Trace:
-    """Follow the forward of a module in training and eval mode, with and without grad mode.
+def follow(module: nn.Module) -> Trace:
+    """Return the graph of a module's forward, which must be the same in every mode; the module stays as it was.
 
-    Args:
-        module: Any module; it is left as it was.
-        opened: Children that are followed too; the others are leaves.
+    Raises:
+        Untraceable: No single graph stands for the forward.
     """
-    if why := _untraceable(module):
-        return Trace((), why)
-    graphs: dict[str, fx.Graph] = {}
-    for training in (True, False):
-        for takes_tensors in (True, False):
-            try:
-                graph, asked = _follow(module, opened, training, takes_tensors)
-            except Exception as error:  # a forward may raise anything when its input is no tensor
-                return Trace((), f"could not be followed ({_first_line(error)})")
-            graphs.setdefault(graph.python_code("self").src, graph)
-            if not asked:
-                break
-    return Trace(tuple(graphs.values()))
-
-
-def _untraceable(module: nn.Module) -> str:
     if isinstance(module, fx.GraphModule):
-        return "belongs to a torch.fx.GraphModule"
-    if "forward" in module.__dict__:
-        return "was replaced on the instance"
-    if module._compiled_call_impl is not None:
-        return "is compiled"
-    return ""
+        raise Untraceable("is a torch.fx graph already")
+    if "forward" in vars(module):
+        raise Untraceable("was replaced on the instance")
+    parameters = inspect.signature(module.forward).parameters.values()
+    if any(p.default is not p.empty or p.kind is not p.POSITIONAL_OR_KEYWORD for p in parameters):
+        raise Untraceable("takes optional arguments")  # fx would take one that is None for a tensor
+    first, *others = (_trace(module, *modes) for modes in _MODES)
+    if any(_code(other) != _code(first) for other in others):
+        raise Untraceable("depends on the mode")
+    return first
 
 
-def _first_line(error: Exception) -> str:
-    text = (str(error).splitlines() or [""])[0]
-    return f"{type(error).__name__}: {text[:70]}{'...' * (len(text) > 70)}"
+def _code(trace: Trace) -> tuple[str, bool]:
+    return trace.graph.python_code("self").src, trace.lists
 
 
-def _follow(module: nn.Module, opened: frozenset[str], training: bool, takes_tensors: bool) -> tuple[fx.Graph, bool]:
-    """Return the graph of one way through a forward, and whether the forward asked for the type of its input."""
-    with _unchanged(module), torch.set_grad_enabled(training), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        tracer = _Tracer(opened, takes_tensors)
-        module.__dict__["training"] = training  # of this module alone: its children are leaves
-        graph = tracer.trace(module)
-    if len(tracer.questions) > 1:
-        raise TypeError("it asks several times for the type of its input")
+def _trace(module: nn.Module, training: bool, children: bool, grad: bool) -> Trace:
+    modes = {m: m.training for m in module.modules()}
+    tracer = _Tracer()
+    try:
+        with _unchanged(module), torch.set_grad_enabled(grad), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tracer.context = _context()
+            try:
+                for m in modes:
+                    m.__dict__["training"] = training if m is module else children
+                graph = tracer.trace(module)
+            finally:
+                for m, mode in modes.items():
+                    m.__dict__["training"] = mode
+    except Untraceable:
+        raise
+    except Exception as error:  # a forward may raise anything when its input is no tensor
+        text = (str(error).splitlines() or [""])[0]
+        raise Untraceable(f"could not be followed ({type(error).__name__}: {text[:70]})") from None
     for node in graph.nodes:
-        node.type = None
-    return graph, bool(tracer.questions)
+        node.type = None  # annotations, which may name what cannot be imported
+    return Trace(graph, tracer.lists)
 
 
 @contextmanager
 def _unchanged(module: nn.Module) -> Iterator[None]:
     """Put the module and the random generators back as they were; refuse a forward that changed them."""
-    held = dict(module.__dict__)
-    # its parameters, buffers and modules are such dictionaries
+    held = dict(vars(module))
     inner = {name: copy.copy(value) for name, value in held.items() if isinstance(value, dict | list | set)}
-    states = [(get, put, get()) for get, put in _generators()]
+    numpy: Any = sys.modules.get("numpy")
+    generators: list[tuple[Any, Any]] = [
+        (torch.get_rng_state, torch.set_rng_state),
+        (random.getstate, random.setstate),
+        *([] if numpy is None else [(numpy.random.get_state, numpy.random.set_state)]),
+    ]
+    states = [get() for get, _ in generators]
     try:
         yield
     finally:
-        module.__dict__["training"] = held["training"]
-        changed = _ids(module.__dict__) != _ids(held) or any(_ids(held[name]) != _ids(v) for name, v in inner.items())
+        changed = _ids(vars(module)) != _ids(held) or any(_ids(held[name]) != _ids(was) for name, was in inner.items())
         if changed:
-            module.__dict__.clear()
-            module.__dict__.update(held)
-            for name, value in inner.items():
+            vars(module).clear()
+            vars(module).update(held)
+            for name, was in inner.items():
                 held[name].clear()
-                (held[name].extend if isinstance(value, list) else held[name].update)(value)
-        drawn = [(put, state) for get, put, state in states if not _equal(get(), state)]
-        for put, state in drawn:
+                (held[name].extend if isinstance(was, list) else held[name].update)(was)
+        drawn = [put for (get, put), state in zip(generators, states, strict=True) if not _same(get(), state)]
+        for (_, put), state in zip(generators, states, strict=True):
             put(state)
     if changed:
-        raise TypeError("it sets attributes of the module")
+        raise Untraceable("sets attributes of its module")
     if drawn:
-        raise TypeError("it draws random numbers")
-
-
-def _generators() -> list[tuple[Callable[[], Any], Callable[[Any], Any]]]:
-    numpy: Any = sys.modules.get("numpy")
-    own: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
-        (torch.get_rng_state, torch.set_rng_state),
-        (random.getstate, random.setstate),
-    ]
-    return own if numpy is None else [*own, (numpy.random.get_state, numpy.random.set_state)]
-
-
-def _equal(a: Any, b: Any) -> bool:
-    return torch.equal(a, b) if isinstance(a, Tensor) else str(a) == str(b)  # numpy's state holds an array
+        raise Untraceable("draws random numbers")
 
 
 def _ids(values: Any) -> list[Any]:
     return [(key, id(value)) for key, value in values.items()] if isinstance(values, dict) else [id(v) for v in values]
 
 
+def _same(a: Any, b: Any) -> bool:
+    return torch.equal(a, b) if isinstance(a, Tensor) else str(a) == str(b)  # numpy's state holds an array
+
+
 def _context() -> tuple[Any, ...]:
-    """Return what a ``with`` block can switch and a graph cannot hold."""
-    autocast = [torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")]
-    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *autocast
+    """Return what a ``with`` block may switch and a graph cannot hold."""
+    return (
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        torch.is_autocast_enabled("cuda"),
+        torch._C._autograd._top_saved_tensors_default_hooks(True),  # activation checkpointing
+    )
 
 
 class _Tracer(fx.Tracer):
     """Children are leaves; buffers are nodes, so that a forward that changes one goes on doing it."""
 
     proxy_buffer_attributes = True
-
-    def __init__(self, opened: frozenset[str], takes_tensors: bool) -> None:
-        super().__init__()
-        self.opened = opened
-        self.answer: type = Tensor if takes_tensors else list
-        self.questions: set[tuple[str, int]] = set()
-        self.context = _context()
+    lists = False
+    context: tuple[Any, ...]
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         if _context() != self.context:
-            raise TypeError("it switches grad mode or autocast")
+            raise Untraceable("switches grad mode, autocast or checkpointing")
         return super().create_node(*args, **kwargs)
 
+    def create_arg(self, a: Any) -> Any:
+        for kind in (dict, list, tuple):  # OrderedDict, say, would come back as a dict
+            if issubclass(type(a), kind) and type(a) is not kind and not hasattr(a, "_fields"):
+                raise Untraceable(f"passes or returns a {type(a).__name__}")
+        return super().create_arg(a)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return module_qualified_name not in self.opened
+        return True
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
 
 class _Proxy(fx.Proxy):
-    """A proxy that notices ``isinstance(x, Tensor)`` of the forward that is traced, which fx alone answers with no.
+    """A proxy that notices ``isinstance(x, Tensor)`` of the traced forward, which fx alone answers with a silent no.
 
-    DenseNet's layers take a tensor or a list: both answers are followed.
+    An input is a list then (it is one in DenseNet's layers), and the graph is used for lists alone. It cannot be a
+    tensor, for torch's functions in C, which look at the class too, would take it for one.
     """
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
         frame, tracer = sys._getframe(1), self.tracer
-        within_torch = str(frame.f_globals.get("__name__", "")).startswith("torch.")
-        # torch's functions, which are in C and have no frame, look at the class of their arguments too
-        if within_torch or "isinstance" not in frame.f_code.co_names or not isinstance(tracer, _Tracer):
+        if str(frame.f_globals.get("__name__", "")).startswith("torch.") or "isinstance" not in frame.f_code.co_names:
             return _Proxy
-        tracer.questions.add((frame.f_code.co_filename, frame.f_lineno))
-        return tracer.answer
-
-
-def calls(module: nn.Module, graph: fx.Graph) -> Iterator[tuple[fx.Node, nn.Module]]:
-    """Yield the graph's calls of children, each with the child."""
-    for node in graph.nodes:
-        if node.op == "call_module":
-            yield node, module.get_submodule(str(node.target))
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether a forward or backward hook would see what fusion changes."""
-    return any(getattr(module, name) for name in sources.HOOKS)
+        if self.node.op != "placeholder":
+            raise Untraceable("asks for the type of what it has computed")
+        assert isinstance(tracer, _Tracer)
+        tracer.lists = True
+        return list
