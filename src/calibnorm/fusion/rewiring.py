@@ -38,8 +38,8 @@ class Rewiring(NamedTuple):
         """
         return not (
             torch.compiler.is_compiling()
-            or torch.jit.is_tracing()
-            or _has_any_global_hook()
+            or torch._C._get_tracing_state() is not None
+            or _has_any_global_hook()  # type: ignore[no-untyped-call]
             or len(args) != self.inputs
             or any(type(arg) is not list if self.lists else isinstance(arg, fx.Proxy) for arg in args)
             or (self.settings is not None and settings(module) != self.settings)
@@ -62,7 +62,8 @@ class Rewired:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle as the original class: a file holds the network as it was, and no generated code."""
-        make, (_, *rest), *state = object.__reduce_ex__(self, 1)  # type: ignore[misc]
+        reduced: Any = object.__reduce_ex__(self, 1)
+        make, (_, *rest), *state = reduced
         return make, (self._rewiring.original, *rest), *state
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -129,9 +130,12 @@ def rewired(
         "__qualname__": original.__qualname__,
         "__doc__": original.__doc__,
     }
-    return type(original)(original.__name__, (Rewired, original), body)
+    metaclass: Any = type(original)
+    kind: type[nn.Module] = metaclass(original.__name__, (Rewired, original), body)
+    return kind
 
 
 def original(module: nn.Module) -> type[nn.Module]:
     """Return a module's class as it was before its forward was changed."""
-    return module._rewiring.original if isinstance(module, Rewired) else type(module)  # type: ignore[unreachable]
+    rewiring: Rewiring | None = getattr(type(module), "_rewiring", None)
+    return type(module) if rewiring is None else rewiring.original

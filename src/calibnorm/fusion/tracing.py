@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import pickle
 import random
 import sys
 import warnings
@@ -114,7 +115,7 @@ def _ids(values: Any) -> list[Any]:
 
 
 def _same(a: Any, b: Any) -> bool:
-    return torch.equal(a, b) if isinstance(a, Tensor) else str(a) == str(b)  # numpy's state holds an array
+    return torch.equal(a, b) if isinstance(a, Tensor) else pickle.dumps(a) == pickle.dumps(b)  # numpy's holds an array
 
 
 def _context() -> tuple[Any, ...]:
