@@ -73,7 +73,7 @@ def assert_same(after: dict[str, Tensor], before: dict[str, Tensor], tolerance: 
 def stir(model: nn.Module, seed: int = 0) -> nn.Module:
     """Give every norm a gamma and a beta, and every layer gates, of their own, some below 0; in float64."""
     draw = generator(seed)
-    for name, tensor in model.named_parameters():
+    for tensor in model.parameters():
         if tensor.ndim == 1:
             tensor.add_(0.5 * torch.randn(tensor.shape, generator=draw))
     return model.double()

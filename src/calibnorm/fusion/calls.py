@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from calibnorm.ops import dispatch
 
 PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _BN = BN()
+_T = TypeVar("_T")
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "relu": torch.relu,
     "relu_": torch.relu_,
@@ -51,7 +52,11 @@ def _at_once(norm: Any, x: Tensor, residual: Tensor | None) -> Tensor | None:
     if watched(norm) or (residual is not None and not _alike(residual, x)):
         return None
     if isinstance(norm, CalibratedNorm):
-        y: Tensor | None = norm(x, residual, relu=True) if takes_relu(norm) else None
+        if not takes_relu(norm):
+            return None
+        if residual is not None:
+            x, residual = _own_node(x), _own_node(residual)
+        y: Tensor = norm(x, residual, relu=True)
         return y
     return batchnorm_relu(norm, x, residual) if type(norm) in PLAIN else None
 
@@ -89,9 +94,9 @@ def batchnorm_relu(bn: Any, x: Tensor, residual: Tensor | None = None) -> Tensor
     if dispatch.choose(x).fused is None:
         return None
     return apply(
-        x,
+        _own_node(x),
         _BN,
-        {"weight": bn.weight, "bias": bn.bias},
+        {"weight": _own_node(bn.weight), "bias": _own_node(bn.bias)},
         running_mean=bn.running_mean,
         running_var=bn.running_var,
         use_batch=True,
@@ -100,10 +105,19 @@ def batchnorm_relu(bn: Any, x: Tensor, residual: Tensor | None = None) -> Tensor
         eps=bn.eps,
         noise=None,
         where=type(bn).__name__,
-        residual=residual,
+        residual=_own_node(residual),
         relu=True,
         num_batches_tracked=bn.num_batches_tracked,
     )
+
+
+def _own_node(t: _T) -> _T:
+    """Return the tensor as a node of its own in the graph of gradients.
+
+    x is mostly computed from the residual, and from the norm's own weight where that runs twice. A gradient that is to
+    be differentiable is taken by torch.autograd.grad, which would count that way to them a second time.
+    """
+    return t.view_as(t) if isinstance(t, Tensor) and t.requires_grad and torch.is_grad_enabled() else t  # type: ignore[return-value]
 
 
 def own_relu(norm: Any) -> bool:

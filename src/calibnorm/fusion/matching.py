@@ -26,9 +26,15 @@ class Match(NamedTuple):
     norm: fx.Node
     relu: fx.Node
     add: fx.Node | None
-    residual: fx.Node | None
     between: tuple[fx.Node, ...]
     """Identity modules on the way."""
+
+    @property
+    def residual(self) -> Any:
+        """What is added; read from the graph, since rewriting another match may have put a new node there."""
+        assert self.add is not None
+        left, right = self.add.args
+        return right if left in (self.norm, *self.between) else left
 
     @property
     def pattern(self) -> str:
@@ -50,7 +56,7 @@ def after(module: nn.Module, norm: fx.Node) -> Match | str:
     if user is None:
         return f"its output is used {len(value.users)} times" if value.users else "its output is not used"
     if _is_relu(module, user):
-        return Match(norm, user, None, None, between)
+        return Match(norm, user, None, between)
     if not _is_add(user):
         return f"{_describe(module, user)} follows, not a ReLU"
     _, relu, more = _next(module, user)
@@ -58,14 +64,10 @@ def after(module: nn.Module, norm: fx.Node) -> Match | str:
         return "is added to another tensor, and the sum is used several times"
     if not _is_relu(module, relu):
         return f"is added to another tensor, and {_describe(module, relu)} follows, not a ReLU"
-    left, right = user.args
-    residual = right if left is value else left
-    assert isinstance(residual, fx.Node)
-    if _ADDS[user.target] == "iadd" and left is not value:
+    if _ADDS[user.target] == "iadd" and user.args[0] is not value:
         return "is added in place to a tensor that others may hold"
-    if why := _moves_badly(module, norm, value, user, residual):
-        return why
-    return Match(norm, relu, user, residual, between + more)
+    found = Match(norm, relu, user, between + more)
+    return _moves_badly(module, found) or found
 
 
 def _next(module: nn.Module, node: fx.Node) -> tuple[fx.Node, fx.Node | None, tuple[fx.Node, ...]]:
@@ -96,15 +98,17 @@ def _is_add(node: fx.Node) -> bool:
     return tensors and node.op in ("call_function", "call_method") and node.target in _ADDS
 
 
-def _moves_badly(module: nn.Module, norm: fx.Node, value: fx.Node, add: fx.Node, residual: fx.Node) -> str:
+def _moves_badly(module: nn.Module, found: Match) -> str:
     """Return why a norm cannot run where the addition is, after what the network computes between the two; or ""."""
-    nodes = list(norm.graph.nodes)
-    between = [n for n in nodes[nodes.index(norm) + 1 : nodes.index(add)] if n is not value and n.op != "get_attr"]
-    source = norm.args[0]
+    assert found.add is not None
+    nodes = list(found.norm.graph.nodes)
+    start, end = nodes.index(found.norm), nodes.index(found.add)
+    others = [n for n in nodes[start + 1 : end] if n not in found.between and n.op != "get_attr"]
+    source = found.norm.args[0]
     assert isinstance(source, fx.Node)
-    if between and not (len(source.users) == 1 and _is_fresh(module, source)):
+    if others and not (len(source.users) == 1 and _is_fresh(module, source)):
         return "what it normalizes may have changed when the sum is made"
-    if any(_changes(module, user) for user in residual.users if nodes.index(user) > nodes.index(add)):
+    if any(_changes(module, user) for user in found.residual.users if nodes.index(user) > end):
         return "what it is added to is changed in place afterwards, and the gradient needs it"
     return ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import operator
 import pickle
 import random
 import sys
@@ -120,11 +121,11 @@ def _same(a: Any, b: Any) -> bool:
 
 def _context() -> tuple[Any, ...]:
     """Return what a ``with`` block may switch and a graph cannot hold."""
+    torch.autocast_increment_nesting()
     return (
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
-        torch.is_autocast_enabled("cpu"),
-        torch.is_autocast_enabled("cuda"),
+        torch.autocast_decrement_nesting(),
         torch._C._autograd._top_saved_tensors_default_hooks(True),  # activation checkpointing
     )
 
@@ -155,10 +156,11 @@ class _Tracer(fx.Tracer):
 
 
 class _Proxy(fx.Proxy):
-    """A proxy that notices ``isinstance(x, Tensor)`` of the traced forward, which fx alone answers with a silent no.
+    """A proxy that notices two things that fx alone passes over in silence.
 
-    An input is a list then (it is one in DenseNet's layers), and the graph is used for lists alone. It cannot be a
-    tensor, for torch's functions in C, which look at the class too, would take it for one.
+    ``x += y`` stays in place; fx makes it ``x + y``. And ``isinstance(x, Tensor)``, which fx answers with a no, is
+    answered as for a list where x is an input (it is one in DenseNet's layers), and the graph is used for lists alone.
+    It could not be a tensor, for torch's functions in C, which look at the class too, would take it for one.
     """
 
     @property  # type: ignore[misc]
@@ -171,3 +173,12 @@ class _Proxy(fx.Proxy):
         assert isinstance(tracer, _Tracer)
         tracer.lists = True
         return list
+
+
+def _in_place(name: str) -> Any:
+    function = getattr(operator, name)
+    return lambda self, other: self.tracer.create_proxy("call_function", function, (self, other), {})
+
+
+for _name in ("iadd", "isub", "imul", "imatmul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor"):
+    setattr(_Proxy, f"__{_name}__", _in_place(_name))
