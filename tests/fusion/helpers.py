@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 import calibnorm as cn
+from calibnorm.fusion import calls
 from cases import generator
 from conversion.helpers import output
 from tolerances import ORACLE, error
@@ -79,10 +81,14 @@ def stir(model: nn.Module, seed: int = 0) -> nn.Module:
     return model.double()
 
 
+@pytest.fixture(autouse=True)
+def small_planes_too(monkeypatch):
+    """Fuse plain BatchNorm at sizes that make quick tests."""
+    monkeypatch.setattr(calls, "SMALLEST", 1)
+
+
 def calls_of(monkeypatch: Any) -> list[tuple[str, bool]]:
     """Record every fused call that runs at once: the norm's class and whether it got a residual."""
-    from calibnorm.fusion import calls
-
     done: list[tuple[str, bool]] = []
     original = calls._at_once
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
-import subprocess
-import sys
 import warnings
 
 import pytest
@@ -21,9 +19,10 @@ from torchvision.models.resnet import BasicBlock
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 import calibnorm as cn
+from calibnorm.fusion import calls
 from cases import randn
 from conversion.helpers import randomize_gates
-from fusion.helpers import assert_same, calls_of, computed, fuse, stir
+from fusion.helpers import assert_same, calls_of, computed, fuse, small_planes_too, stir  # noqa: F401
 from tolerances import COMPILED, error
 
 PLAIN = ["plain", "rbn"]
@@ -114,14 +113,9 @@ def test_a_pickle_holds_the_network_as_it_was(kind, tmp_path):
     assert type(torch.load(tmp_path / "model.pt", weights_only=False)[1]) is BasicBlock
 
 
-def test_a_pickle_of_a_plain_network_needs_no_calibnorm(tmp_path):
-    torch.save(network(), tmp_path / "model.pt")
-    program = (
-        "import sys, torch; sys.modules['calibnorm'] = None\n"
-        "print(type(torch.load(sys.argv[1], weights_only=False)[1]).__name__)"
-    )
-    run = [sys.executable, "-c", program, str(tmp_path / "model.pt")]
-    assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == "BasicBlock\n"
+def test_a_pickle_of_a_plain_network_needs_no_calibnorm():
+    assert b"calibnorm" not in pickle.dumps(network())
+    assert b"calibnorm" in pickle.dumps(network("rbn"))
 
 
 @each_kind
@@ -342,6 +336,28 @@ def test_one_norm_and_one_relu_in_several_places(done):
     assert done == [("BatchNorm2d", False), ("BatchNorm2d", True)]
 
 
+def test_two_norms_that_are_added(done):
+    """As in RepVGG: one takes the other's output as its residual."""
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.bn1 = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+            self.conv2, self.bn2 = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            return (self.bn1(self.conv1(x)) + self.bn2(self.conv2(x))).relu_()
+
+    torch.manual_seed(0)
+    plain = stir(Two())
+    model = copy.deepcopy(plain)
+    rows = fuse(model)
+    assert rows["bn1"] == "fused: norm + add + ReLU"
+    assert rows["bn2"] == "left: is added to another norm's output, which takes it as its residual"
+    assert_same(computed(model, x64()), computed(plain, x64()))
+    assert done == [("BatchNorm2d", True)]
+
+
 class Adds(nn.Module):
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
@@ -503,6 +519,15 @@ def test_a_hook_on_all_modules_sees_every_call():
     assert seen.count(nn.BatchNorm2d) == 6
 
 
+def test_small_planes_of_plain_batchnorm_are_left_to_torch(done, monkeypatch):
+    monkeypatch.setattr(calls, "SMALLEST", 36)
+    model = cn.fuse(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), cn.BN2d(3), nn.ReLU()))
+    model(randn(2, 3, 5, 7))
+    assert done == [("BN2d", False)]
+    model(randn(2, 3, 6, 6))
+    assert done[1:] == [("BatchNorm2d", False), ("BN2d", False)]
+
+
 def test_the_reference_backend_leaves_plain_batchnorm_to_torch(done):
     model, plain = network(), network(fused=False)
     with cn.use_backend("reference"):
@@ -510,15 +535,36 @@ def test_the_reference_backend_leaves_plain_batchnorm_to_torch(done):
     assert not done
 
 
-def test_a_block_in_a_larger_network_and_a_stochastic_depth():
+def test_a_stochastic_depth_that_comes_later():
     torch.manual_seed(0)
-    model = stir(timm.create_model("resnet18", num_classes=5, drop_path_rate=0.3))
+    model = stir(timm.models.resnet.BasicBlock(4, 4))
     plain = copy.deepcopy(model)
-    rows = fuse(model)
-    assert rows["layer4.1.bn2"].startswith("left: DropPath follows")
-    assert rows["layer1.0.bn2"] == "fused: norm + add + ReLU"  # its rate is 0
-    x = x64(3, 3, 32, 32)
+    assert fuse(model)["bn2"] == "fused: norm + add + ReLU"
+    for net in (model, plain):
+        net.drop_path = timm.layers.DropPath(0.5)
+    x = x64(4, 4, 6, 6)
     assert_same(computed(model, x), computed(plain, x))
-    model.layer1[0].drop_path = nn.Dropout(0.5)
-    plain.layer1[0].drop_path = nn.Dropout(0.5)
+    assert fuse(model)["bn2"] == "left: DropPath follows, not a ReLU"
     assert_same(computed(model, x), computed(plain, x))
+
+
+def test_a_forward_that_takes_a_tensor_or_a_list(done):
+    plain = stir(torchvision.models.densenet._DenseLayer(4, 3, 2, 0.0))
+    layer = copy.deepcopy(plain)
+    fuse(layer)
+    x = x64(3, 4, 5, 5)
+    for given, at_once in ((x, 0), ([x[:, :1], x[:, 1:]], 2), ((x[:, :1], x[:, 1:]), 0)):
+        done.clear()
+        assert error(layer(given), plain(given)) <= 1e-12
+        assert len(done) == at_once
+
+
+def test_a_subclass_of_sequential(done):
+    def block() -> nn.Module:
+        torch.manual_seed(0)
+        return stir(torchvision.ops.Conv2dNormActivation(3, 4))
+
+    model = block()
+    assert fuse(model) == {"1": "fused: norm + ReLU"}
+    assert_same(computed(model, x64()), computed(block(), x64()))
+    assert len(done) == 1

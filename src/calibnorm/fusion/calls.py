@@ -16,6 +16,12 @@ from calibnorm.nn.following import is_identity, is_relu, watched
 from calibnorm.ops import dispatch
 
 PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+SMALLEST = 36
+"""Pixels of the smallest plane for which a plain BatchNorm is fused.
+
+Forward and backward of a fused call over those of torch's calls, float32, two threads, 4x512 planes: 0.92 to 0.96 at 7x7,
+1.30 to 1.41 at 4x4, where each plane costs more than its pixels. A calibrated layer gains at every size (0.87 at 4x4).
+"""
 _BN = BN()
 _T = TypeVar("_T")
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
@@ -86,6 +92,8 @@ def batchnorm_relu(bn: Any, x: Tensor, residual: Tensor | None = None) -> Tensor
     if not bn.training or bn.momentum is None or dispatch.transformed(x):
         return None
     if not x.is_floating_point() or x.ndim < 2 or x.shape[1] != bn.num_features or x.numel() <= x.shape[1]:
+        return None
+    if x.shape[2:].numel() < SMALLEST:
         return None
     bn._check_input_dim(x)
     tensors = (bn.weight, bn.bias, bn.running_mean, bn.running_var)

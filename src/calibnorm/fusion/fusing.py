@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from calibnorm.conversion import sources
 from calibnorm.fusion import calls, matching, rewiring, tracing
@@ -120,7 +120,7 @@ class _Plan:
             trace = tracing.follow(module)
         except tracing.Untraceable as error:
             return str(error)
-        found = [(norm, self._match(module, node, norm)) for node, norm in matching.calls(module, trace.graph)]
+        found = matching.find(module, trace.graph, _unfusable)
         matches = [(norm, match) for norm, match in found if isinstance(match, matching.Match)]
         for norm, match in found:
             if isinstance(match, str):
@@ -134,9 +134,6 @@ class _Plan:
         self.kinds[module] = rewiring.traced(module, trace)
         self.fused.update({norm: match.pattern for norm, match in matches})
         return ""
-
-    def _match(self, module: nn.Module, node: fx.Node, norm: nn.Module) -> matching.Match | str:
-        return _unfusable(norm) or matching.after(module, node)
 
     def text(self) -> str:
         """Return the report."""

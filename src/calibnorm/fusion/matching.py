@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -42,13 +43,30 @@ class Match(NamedTuple):
         return "norm + ReLU" if self.add is None else "norm + add + ReLU"
 
 
-def calls(module: nn.Module, graph: fx.Graph) -> list[tuple[fx.Node, nn.Module]]:
-    """Return the graph's calls of norms, each with the norm."""
-    called = [(n, module.get_submodule(str(n.target))) for n in graph.nodes if n.op == "call_module"]
-    return [(node, child) for node, child in called if sources.is_norm(child)]
+def find(
+    module: nn.Module, graph: fx.Graph, unfusable: Callable[[nn.Module], str]
+) -> list[tuple[nn.Module, Match | str]]:
+    """Return every norm that a graph calls, with the match or the reason why there is none.
+
+    Args:
+        module: Whose forward the graph is.
+        graph: Its calls of children are nodes.
+        unfusable: Returns why a norm cannot take over what follows it, or "".
+    """
+    found: list[tuple[nn.Module, Match | str]] = []
+    taken: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "call_module" and sources.is_norm(norm := module.get_submodule(str(node.target))):
+            match = unfusable(norm) or _after(module, node)
+            if isinstance(match, Match) and match.relu in taken:
+                match = "is added to another norm's output, which takes it as its residual"
+            elif isinstance(match, Match):
+                taken.add(match.relu)
+            found.append((norm, match))
+    return found
 
 
-def after(module: nn.Module, norm: fx.Node) -> Match | str:
+def _after(module: nn.Module, norm: fx.Node) -> Match | str:
     """Return what follows a call of a norm: a match, or the reason why there is none."""
     if len(norm.args) != 1 or norm.kwargs or not isinstance(norm.args[0], fx.Node):
         return "is called with more than one tensor"
