@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -79,12 +78,6 @@ def stir(model: nn.Module, seed: int = 0) -> nn.Module:
         if tensor.ndim == 1:
             tensor.add_(0.5 * torch.randn(tensor.shape, generator=draw))
     return model.double()
-
-
-@pytest.fixture(autouse=True)
-def small_planes_too(monkeypatch):
-    """Fuse plain BatchNorm at sizes that make quick tests."""
-    monkeypatch.setattr(calls, "SMALLEST", 1)
 
 
 def calls_of(monkeypatch: Any) -> list[tuple[str, bool]]:

@@ -22,7 +22,7 @@ import calibnorm as cn
 from calibnorm.fusion import calls
 from cases import randn
 from conversion.helpers import randomize_gates
-from fusion.helpers import assert_same, calls_of, computed, fuse, small_planes_too, stir  # noqa: F401
+from fusion.helpers import assert_same, calls_of, computed, fuse, stir
 from tolerances import COMPILED, error
 
 PLAIN = ["plain", "rbn"]

@@ -15,7 +15,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 import calibnorm as cn
 from cases import randn
-from fusion.helpers import assert_same, computed, fuse, small_planes_too, stir  # noqa: F401
+from fusion.helpers import assert_same, computed, fuse, stir
 
 
 class Block(nn.Module):

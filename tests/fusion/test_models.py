@@ -14,7 +14,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 import calibnorm as cn
 from cases import randn
 from conversion.helpers import randomize_gates
-from fusion.helpers import assert_same, calls_of, computed, counts, fuse, small_planes_too, stir  # noqa: F401
+from fusion.helpers import assert_same, calls_of, computed, counts, fuse, stir
 
 
 def tv(name: str, **options: object) -> Callable[[], nn.Module]:
