@@ -72,6 +72,26 @@ def test_fusing_twice_is_fusing_once():
     assert {name: type(m).__mro__[1:] for name, m in model.named_modules()} == kinds
 
 
+def test_a_class_that_others_have_derived_stays_theirs():
+    block = Shift().double()
+    cn.fuse(block)
+    nn.utils.parametrize.register_parametrization(block, "shift", nn.Softplus())
+    kind, y = type(block), block(x64())
+    assert fuse(block)["bn"].startswith("left")
+    assert type(block) is kind
+    assert torch.equal(block.eval()(x64()), copy.deepcopy(block)(x64()))
+    assert error(block.train()(x64()), y) == 0.0
+
+
+class Shift(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bn, self.shift = nn.BatchNorm2d(3), nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return F.relu(self.bn(x)) + self.shift
+
+
 def test_what_others_see_of_a_block():
     block = network()[1]
     assert isinstance(block, BasicBlock)

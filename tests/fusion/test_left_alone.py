@@ -217,6 +217,11 @@ class OwnPickle(Block):
         return OwnPickle, ()
 
 
+class OwnState(Block):
+    def __getstate__(self):
+        return self.__dict__
+
+
 class OwnCopy(Block):
     def __deepcopy__(self, memo):
         return self
@@ -297,6 +302,7 @@ LEFT = {
     Ordered: "returns a OrderedDict",
     AsksLate: "asks for the type of what it has computed",
     OwnPickle: "a pickle of its own",
+    OwnState: "a pickle of its own",
     OwnCopy: "a copy of its own",
     Registry: "watches over its subclasses",
     hooked: "has hooks",

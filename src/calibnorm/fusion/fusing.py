@@ -15,10 +15,11 @@ from calibnorm.nn import child as children
 from calibnorm.nn.following import is_relu, watched
 
 log = logging.getLogger("calibnorm")
+TIMMS = "timm.layers.norm_act.BatchNormAct2d"
 
 
 def fuse(model: nn.Module, *, report: Callable[[str], object] | None = None) -> nn.Module:
-    """Let every norm do the ReLU, or the addition and the ReLU, that follows it, in place, and return the network.
+    r"""Let every norm do the ReLU, or the addition and the ReLU, that follows it, in place, and return the network.
 
     ::
 
@@ -33,9 +34,10 @@ def fuse(model: nn.Module, *, report: Callable[[str], object] | None = None) -> 
     ``cn.plan`` and checkpoints work before and after as they do without it. A copy is fused; a pickle (``torch.save``
     of a whole network) holds the network as it was: fuse it again after loading.
 
-    Where a layer has been replaced, frozen or watched by a hook since, or a block's settings have changed, the calls
-    are made one by one, as the network wrote them. So they are under torch.compile, export and tracing, which have
-    fusers of their own. What a forward does beside computing (printing, say) is not repeated.
+    Where a layer has been replaced, frozen or watched by a hook since, or a block's settings (its flags, numbers and
+    strings) have changed, the calls are made one by one, as the network wrote them. So they are under torch.compile,
+    export and tracing, which have fusers of their own, and for plain BatchNorm in eval mode and on planes so small that
+    torch's own is quicker. What a forward does beside computing (printing, say) is not repeated.
 
     Left alone are norms that anything but an addition and a ReLU follows (ReLU6, SiLU, dropout, attention), whose
     output is used several times, or that have hooks; SyncBatchNorm, frozen and split BatchNorm; and forwards that
@@ -56,9 +58,9 @@ def fuse(model: nn.Module, *, report: Callable[[str], object] | None = None) -> 
 
     >>> import torchvision, calibnorm as cn
     >>> net = cn.convert(torchvision.models.resnet18(), "rbn")
-    >>> lines = []
-    >>> net = cn.fuse(net, report=lines.append)
-    >>> print(lines[0][:186])
+    >>> texts = []
+    >>> net = cn.fuse(net, report=texts.append)
+    >>> print(*texts[0].splitlines()[:4], sep="\n")
     20 normalizations: 17 fused, 3 left
     bn1: RBN2d, fused: norm + ReLU
     layer1.0.bn1: RBN2d, fused: norm + ReLU
@@ -69,8 +71,9 @@ def fuse(model: nn.Module, *, report: Callable[[str], object] | None = None) -> 
         raise TypeError(f"report={report!r} must be a function of a text, such as print")
     before = {module: type(module) for module in model.modules()}
     try:
-        for module in before:
-            module.__class__ = rewiring.original(module)
+        for module, kind in before.items():
+            if rewiring.original(kind) is not kind:
+                module.__class__ = rewiring.original(kind)
         planned = _Plan(model)
         for module, kind in planned.kinds.items():
             module.__class__ = kind
@@ -108,7 +111,7 @@ class _Plan:
             return
         if isinstance(norm, CalibratedNorm):
             self.fused[norm] = "norm + ReLU, by itself"
-        elif type(norm).__name__ == "BatchNormAct2d" and sources.refusal(norm) is None:
+        elif f"{type(norm).__module__}.{type(norm).__name__}" == TIMMS and sources.refusal(norm) is None:
             self.kinds[norm] = rewiring.rewired(type(norm), _batchnorm_act(type(norm)))
             self.fused[norm] = "norm + ReLU"
 
@@ -131,7 +134,10 @@ class _Plan:
             return f"would have to change, and {why}"
         for _, match in matches:
             matching.rewrite(trace.graph, match)
-        self.kinds[module] = rewiring.traced(module, trace)
+        try:
+            self.kinds[module] = rewiring.traced(module, trace)
+        except SyntaxError:
+            return "holds a constant that has no literal"
         self.fused.update({norm: match.pattern for norm, match in matches})
         return ""
 
@@ -141,8 +147,9 @@ class _Plan:
         for entry in self.norms:
             what = self.fused.get(entry.module)
             why = self.left.get(entry.module, "no forward that could be followed calls it")
-            kind = rewiring.original(entry.module).__name__
-            lines.append(f"{entry.title}: {kind}, {f'fused: {what}' if what else f'left: {why}'}")
+            lines.append(
+                f"{entry.title}: {type(entry.module).__name__}, {f'fused: {what}' if what else f'left: {why}'}"
+            )
         done = len(self.fused)
         return "\n".join([f"{len(lines)} normalizations: {done} fused, {len(lines) - done} left", *lines])
 

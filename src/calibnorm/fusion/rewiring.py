@@ -17,6 +17,7 @@ from calibnorm.fusion.tracing import Trace
 from calibnorm.nn.following import is_identity
 
 _SIMPLE = (bool, int, float, str, type(None))
+_PICKLING = ("__reduce_ex__", "__reduce__", "__getstate__", "__setstate__")
 _number = itertools.count()
 
 
@@ -70,7 +71,7 @@ class Rewired:
         """Copy as torch does; the copy is fused too."""
         kind: Any = type(self)
         new = memo[id(self)] = kind.__new__(kind)
-        new.__setstate__(copy.deepcopy(object.__reduce_ex__(self, 2)[2], memo))
+        new.__dict__ = copy.deepcopy(self.__dict__, memo)
         return new
 
     def __prepare_scriptable__(self) -> Any:
@@ -86,7 +87,7 @@ def why_not(module: nn.Module) -> str:
     kind = type(module)
     if "parametrizations" in module._modules:
         return "it is parametrized, which changes the class too"
-    if kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__:
+    if any(getattr(kind, name, None) is not getattr(nn.Module, name, None) for name in _PICKLING):
         return "it has a pickle of its own"
     if hasattr(kind, "__deepcopy__") or hasattr(kind, "__copy__") or hasattr(kind, "__prepare_scriptable__"):
         return "it has a copy of its own"
@@ -135,7 +136,7 @@ def rewired(
     return kind
 
 
-def original(module: nn.Module) -> type[nn.Module]:
-    """Return a module's class as it was before its forward was changed."""
-    rewiring: Rewiring | None = getattr(type(module), "_rewiring", None)
-    return type(module) if rewiring is None else rewiring.original
+def original(kind: type[nn.Module]) -> type[nn.Module]:
+    """Return a class as it was before its forward was changed; one that others have derived from it is theirs."""
+    rewiring: Rewiring | None = vars(kind).get("_rewiring")
+    return kind if rewiring is None else rewiring.original

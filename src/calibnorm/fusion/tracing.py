@@ -43,7 +43,10 @@ def follow(module: nn.Module) -> Trace:
         raise Untraceable("is a torch.fx graph already")
     if "forward" in vars(module):
         raise Untraceable("was replaced on the instance")
-    parameters = inspect.signature(module.forward).parameters.values()
+    try:
+        parameters = inspect.signature(module.forward).parameters.values()
+    except ValueError:
+        raise Untraceable("has no signature") from None
     if any(p.default is not p.empty or p.kind is not p.POSITIONAL_OR_KEYWORD for p in parameters):
         raise Untraceable("takes optional arguments")  # fx would take one that is None for a tensor
     first, *others = (_trace(module, *modes) for modes in _MODES)
