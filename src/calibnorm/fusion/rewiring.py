@@ -71,7 +71,8 @@ class Rewired:
         """Copy as torch does; the copy is fused too."""
         kind: Any = type(self)
         new = memo[id(self)] = kind.__new__(kind)
-        new.__dict__ = copy.deepcopy(self.__dict__, memo)
+        # Not self.__getstate__, which refuses where the class has been parametrized since.
+        new.__dict__ = copy.deepcopy(nn.Module.__getstate__(self), memo)  # type: ignore[no-untyped-call]
         return new
 
     def __prepare_scriptable__(self) -> Any:
