@@ -540,11 +540,11 @@ def test_a_hook_on_all_modules_sees_every_call():
 
 
 def test_small_planes_of_plain_batchnorm_are_left_to_torch(done, monkeypatch):
-    monkeypatch.setattr(calls, "SMALLEST", 36)
+    monkeypatch.setattr(calls, "SMALLEST", 64)
     model = cn.fuse(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), cn.BN2d(3), nn.ReLU()))
-    model(randn(2, 3, 5, 7))
+    model(randn(2, 3, 7, 9))
     assert done == [("BN2d", False)]
-    model(randn(2, 3, 6, 6))
+    model(randn(2, 3, 8, 8))
     assert done[1:] == [("BatchNorm2d", False), ("BN2d", False)]
 
 

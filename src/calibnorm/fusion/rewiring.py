@@ -72,7 +72,7 @@ class Rewired:
         kind: Any = type(self)
         new = memo[id(self)] = kind.__new__(kind)
         # Not self.__getstate__, which refuses where the class has been parametrized since.
-        new.__dict__ = copy.deepcopy(nn.Module.__getstate__(self), memo)  # type: ignore[no-untyped-call]
+        new.__dict__ = copy.deepcopy(nn.Module.__getstate__(self), memo)  # type: ignore[no-untyped-call, arg-type]
         return new
 
     def __prepare_scriptable__(self) -> Any:
