@@ -21,8 +21,8 @@ SMALLEST = 64
 
 Forward and backward of a fused call over those of torch's calls, float32, two threads: 0.56 to 0.66 on 4x64 planes of
 56x56, 0.87 to 0.92 on 4x128 of 14x14, 0.92 to 0.96 on 4x512 of 7x7, 1.30 to 1.41 on 4x512 of 4x4, where each plane
-costs more than its pixels. A whole step of DenseNet-121 (4x3x112x112) gains nothing by the 7x7 ones (1.03 with them, 1.02
-without). A calibrated layer gains at every size (0.87 to 0.90 at 4x4).
+costs more than its pixels. A whole step of DenseNet-121 (4x3x112x112) gains nothing by the 7x7 ones (1.03 with, 1.02
+without them). A calibrated layer gains at every size (0.87 to 0.90 at 4x4).
 """
 _BN = BN()
 _T = TypeVar("_T")
