@@ -16,6 +16,7 @@ LAYERS = {
     # A part may import what stands to its right, and itself.
     "__main__": {"lab"},
     "lab": {"conversion", "nn", "ops", "methods", "_checks", "calibnorm"},
+    "fusion": {"conversion", "nn", "ops", "methods", "_checks"},
     "conversion": {"nn", "ops", "methods", "_checks"},
     "nn": {"ops", "methods", "_checks"},
     "ops": {"methods", "_checks"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from calibnorm.conversion import convert, freeze_stats, param_groups, plan, revert, summary
+from calibnorm.fusion import fuse
 from calibnorm.methods import methods
 from calibnorm.nn import BN1d, BN2d, BN3d, IEBN1d, IEBN2d, IEBN3d, RBN1d, RBN2d, RBN3d, norm_layer
 from calibnorm.nn.functional import iebn, rbn
@@ -23,6 +24,7 @@ __all__ = [
     "backends",
     "convert",
     "freeze_stats",
+    "fuse",
     "iebn",
     "methods",
     "norm_layer",

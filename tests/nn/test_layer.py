@@ -134,6 +134,33 @@ def test_relu_and_residual(layer_type, training):
 
 
 @each_layer
+@each_mode
+def test_relu_of_one_call(layer_type, training):
+    layer = randomize(layer_type(4)).train(training)
+    x, residual = image(), image(seed=4)
+    y = copy.deepcopy(layer)(x)
+    assert torch.equal(copy.deepcopy(layer)(x, relu=True), torch.relu(y))
+    assert torch.equal(copy.deepcopy(layer)(x, residual, relu=True), torch.relu(y + residual))
+    layer.act = nn.Tanh()
+    assert torch.equal(copy.deepcopy(layer)(x, residual, relu=True), torch.relu(torch.tanh(y + residual)))
+    both = randomize(layer_type(4, act="relu")).train(training)
+    assert torch.equal(both(x, relu=True), torch.relu(y))
+
+
+@each_layer
+def test_a_relu_module_of_the_layer_runs_within_it_until_it_is_watched(layer_type, monkeypatch):
+    layer, x, called = randomize(layer_type(4)), image(), []
+    expected = torch.relu(copy.deepcopy(layer)(x))
+    layer.act, layer.drop = nn.ReLU(inplace=True), nn.Identity()
+    monkeypatch.setattr(nn.ReLU, "forward", lambda self, y: called.append(1) or torch.relu(y))
+    assert torch.equal(copy.deepcopy(layer)(x), expected)
+    assert not called
+    layer.act.register_forward_hook(lambda module, args, y: y + 1)
+    assert torch.equal(layer(x), expected + 1)
+    assert called
+
+
+@each_layer
 def test_relu_lets_nan_pass(layer_type):
     x = image()
     x[0, 0, 0, 0] = torch.nan

@@ -205,7 +205,8 @@ def take_apart(source: Any) -> tuple[nn.Module, nn.Module | None, nn.Module | No
         return source, None, None
     drop, act = source._modules.pop("drop", None), source._modules.pop("act", None)
     if _has_act(source):
-        source.__class__ = _plain_classes()[type(source)]
+        plain = _plain_classes()
+        source.__class__ = plain[next(kind for kind in type(source).__mro__ if kind in plain)]  # cn.fuse subclasses
     return source, drop, act
 
 

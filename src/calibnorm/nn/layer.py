@@ -13,6 +13,7 @@ from calibnorm.methods import Method
 from calibnorm.nn import child as children
 from calibnorm.nn import loading
 from calibnorm.nn.apply import apply
+from calibnorm.nn.following import is_identity, is_relu
 
 BATCHNORMS: dict[int, type[nn.BatchNorm1d] | type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {
     1: nn.BatchNorm1d,
@@ -145,12 +146,13 @@ class CalibratedNorm(nn.Module):
                 if tensor is not None:
                     tensor.div_(initial.to(tensor))
 
-    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, residual: Tensor | None = None, *, relu: bool = False) -> Tensor:
         """Normalize ``input``; add ``residual``, if any, and apply the activation, if the layer has one.
 
         Args:
             input: (N, C, *spatial), floating point.
             residual: Of the input's shape, dtype and device; nothing is promoted, under autocast neither.
+            relu: Rectify this call's result, as ``act="relu"`` does in every call.
 
         Returns:
             A tensor of the input's shape, dtype and layout.
@@ -161,7 +163,7 @@ class CalibratedNorm(nn.Module):
                 layer has another shape, or training sees one value per channel.
         """
         if isinstance(input, torch.fx.Proxy):  # type: ignore[unreachable]
-            return self._leaf(input, residual)  # type: ignore[unreachable]
+            return self._leaf(input, residual, relu)  # type: ignore[unreachable]
         where = type(self).__name__
         child = self._modules["bn"]  # as everywhere here: nn.Module's own way to a child takes 0.7 us
         states = [children.read(part, where) for part in children.parts(child)]
@@ -169,10 +171,9 @@ class CalibratedNorm(nn.Module):
         _checks.features(input, ranks, children.num_features(child), where)
         if residual is not None:  # here, not where it is added: by then the running statistics have moved
             _checks.residual(residual, input, where)
-        if len(states) == 1 and self.drop is None:  # the passes add and rectify on their way
-            relu = self.act == "relu"
-            y = self._normalize(input, states[0], where, residual, relu)
-            return self.act(y) if isinstance(self.act, nn.Module) and not relu else y
+        rectifies = self.act == "relu" or is_relu(self.act)
+        if len(states) == 1 and (self.drop is None or is_identity(self.drop)) and (rectifies or self.act is None):
+            return self._normalize(input, states[0], where, residual, relu or rectifies)  # on the way of the passes
         if len(states) == 1:
             y = self._normalize(input, states[0], where)
         else:
@@ -183,7 +184,8 @@ class CalibratedNorm(nn.Module):
                 )
             shares = torch.split(input, input.shape[0] // len(states))
             y = torch.cat([self._normalize(x, s, where) for x, s in zip(shares, states, strict=True)])
-        return self._finish(y, residual)
+        y = self._finish(y, residual)
+        return torch.relu(y) if relu else y
 
     def _normalize(
         self,
@@ -226,10 +228,11 @@ class CalibratedNorm(nn.Module):
     def _ranks(self) -> tuple[int, ...]:
         return (2, 3) if self.dims == 1 else (self.dims + 2,)
 
-    def _leaf(self, input: torch.fx.Proxy, residual: Any) -> Any:
+    def _leaf(self, input: torch.fx.Proxy, residual: Any, relu: bool) -> Any:
         """Stay one node in a torch.fx graph, as torch's own layers do, so that fusers see a layer they do not know."""
         args = (input,) if residual is None else (input, residual)
-        return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), args, {})  # type: ignore[attr-defined]
+        options = {"relu": True} if relu else {}
+        return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), args, options)  # type: ignore[attr-defined]
 
     @property
     def num_features(self) -> int:
