@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,6 @@ costs more than its pixels. A whole step of DenseNet-121 (4x3x112x112) gains not
 without them). A calibrated layer gains at every size (0.87 to 0.90 at 4x4).
 """
 _BN = BN()
-_T = TypeVar("_T")
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "relu": torch.relu,
     "relu_": torch.relu_,
@@ -62,8 +61,6 @@ def _at_once(norm: Any, x: Tensor, residual: Tensor | None) -> Tensor | None:
     if isinstance(norm, CalibratedNorm):
         if not takes_relu(norm):
             return None
-        if residual is not None:
-            x, residual = _own_node(x), _own_node(residual)
         y: Tensor = norm(x, residual, relu=True)
         return y
     return batchnorm_relu(norm, x, residual) if type(norm) in PLAIN else None
@@ -104,9 +101,9 @@ def batchnorm_relu(bn: Any, x: Tensor, residual: Tensor | None = None) -> Tensor
     if dispatch.choose(x).fused is None:
         return None
     return apply(
-        _own_node(x),
+        x,
         _BN,
-        {"weight": _own_node(bn.weight), "bias": _own_node(bn.bias)},
+        {"weight": bn.weight, "bias": bn.bias},
         running_mean=bn.running_mean,
         running_var=bn.running_var,
         use_batch=True,
@@ -115,19 +112,10 @@ def batchnorm_relu(bn: Any, x: Tensor, residual: Tensor | None = None) -> Tensor
         eps=bn.eps,
         noise=None,
         where=type(bn).__name__,
-        residual=_own_node(residual),
+        residual=residual,
         relu=True,
         num_batches_tracked=bn.num_batches_tracked,
     )
-
-
-def _own_node(t: _T) -> _T:
-    """Return the tensor as a node of its own in the graph of gradients.
-
-    x is mostly computed from the residual, and from the norm's own weight where that runs twice. A gradient that is to
-    be differentiable is taken by torch.autograd.grad, which would count that way to them a second time.
-    """
-    return t.view_as(t) if isinstance(t, Tensor) and t.requires_grad and torch.is_grad_enabled() else t  # type: ignore[return-value]
 
 
 def own_relu(norm: Any) -> bool:

@@ -88,8 +88,8 @@ class _Normalize(torch.autograd.Function):
 
 def _replay(dy: Tensor, x: Tensor, call: Call, wanted: Wanted) -> Gradients:
     """The same gradients as a graph of their own, through the plain operations."""
-    # Nodes of their own: x may be computed from the residual (in a residual block) or from the layer's own tensors (where
-    # a layer runs twice), and autograd.grad would count that way to them too.
+    # Nodes of their own: x may come from the residual (in a residual block), or from the layer's tensors (where it runs
+    # twice), and autograd.grad would count that way to them too.
     x, *tensors = (t.view_as(t) for t in (x, *call.tensors))
     residual = None if call.residual is None else call.residual.view_as(call.residual)
     call = call._replace(tensors=tuple(tensors), residual=residual)
