@@ -1,1 +1,1 @@
-"""The Triton kernels: ``pixels`` are the four passes, ``coefficients`` the step between them. Importing needs triton."""
+"""The Triton kernels: ``pixels`` are the four passes. Importing it needs triton."""

@@ -75,7 +75,7 @@ def moments(
     C = c_units * CW
     S = s_units * SW
     pid = tl.program_id(0).to(tl.int64)
-    planes, valid, at, within, to, end = locate(pid, total, C, S, tiles, splits, ROWS, P, B)
+    _planes, valid, at, within, to, end = locate(pid, total, C, S, tiles, splits, ROWS, P, B)
     STEP = C if ROWS else 1
     pixel = tl.arange(0, B)
     count = tl.minimum(end, tiles * B)
@@ -147,7 +147,7 @@ def affine(
     C = c_units * CW
     S = s_units * SW
     pid = (tl.num_programs(0) - 1 - tl.program_id(0)).to(tl.int64)
-    planes, valid, at, within, to, end = locate(pid, total, C, S, tiles, splits, ROWS, P, B)
+    planes, valid, at, within, _to, end = locate(pid, total, C, S, tiles, splits, ROWS, P, B)
     STEP = C if ROWS else 1
     pixel = tl.arange(0, B)
     mean = tl.load(m + planes, mask=valid, other=0.0)
@@ -171,7 +171,7 @@ def gradient_sums(
     RELU: tl.constexpr,
     CW: tl.constexpr, SW: tl.constexpr, ROWS: tl.constexpr, P: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Sums of dy and of ``dy * (x - m)`` over the pixels; with RELU, dy is masked first, and stored if there is room."""
+    """Sums of dy and of ``dy * (x - m)`` over the pixels; with RELU, dy is masked first, and stored where asked."""
     C = c_units * CW
     S = s_units * SW
     pid = tl.program_id(0).to(tl.int64)
@@ -215,7 +215,7 @@ def gradient_apply(
     C = c_units * CW
     S = s_units * SW
     pid = (tl.num_programs(0) - 1 - tl.program_id(0)).to(tl.int64)
-    planes, valid, at, within, to, end = locate(pid, total, C, S, tiles, splits, ROWS, P, B)
+    planes, valid, at, within, _to, end = locate(pid, total, C, S, tiles, splits, ROWS, P, B)
     STEP = C if ROWS else 1
     pixel = tl.arange(0, B)
     mean = tl.load(m + planes, mask=valid, other=0.0)

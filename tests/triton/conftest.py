@@ -1,0 +1,15 @@
+"""Which of these tests this process can run: the kernels need a CUDA device, or Triton's interpreter for CPU tensors.
+
+``make test`` runs them in the interpreter, in a process of its own: TRITON_INTERPRET is read when triton is imported,
+and then holds for all of it. What can be asked of the compiler needs neither, and triton alone.
+"""
+
+from __future__ import annotations
+
+from calibnorm.ops.triton import passes
+
+collect_ignore = []
+if passes.unavailable() is not None:
+    collect_ignore += ["test_triton_passes.py"]
+if passes.interpreted() or passes.unavailable() == "triton is not installed":
+    collect_ignore += ["test_compiled.py"]
