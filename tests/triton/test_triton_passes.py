@@ -22,11 +22,9 @@ from pass_checks import (
     close,
     everything,
 )
+from triton_cuts import CUT, SMALL
 
 DEVICE = "cpu" if passes.interpreted() else "cuda"
-SMALL = config.Config(tile=64, row_bytes=16, programs=8)
-"""Cuts small planes as the real one cuts large ones, which take the interpreter seconds: see test_config_cuts_these."""
-
 WHOLE = {
     "rank2": (5, 20),
     "rank2 one channel": (9, 1),
@@ -35,12 +33,6 @@ WHOLE = {
     "7x7": (2, 33, 7, 7),
     "8x8": (1, 16, 8, 8),
     "3d": (1, 18, 3, 4, 5),
-}
-CUT = {
-    "one plane": (1, 1, 26, 25),
-    "cut, the last part is short": (1, 3, 21, 23),
-    "more planes than programs": (5, 2, 10, 13),
-    "several blocks of channels": (1, 18, 3, 5),
 }
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
@@ -51,22 +43,6 @@ each_layout = pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passes, "plan", functools.partial(config.plan, config=SMALL))
-
-
-def test_config_cuts_these() -> None:
-    """Every way to cut work is among the shapes."""
-    plans = []
-    for rows in (False, True):
-        for shape in CUT.values():
-            n, c, s = shape[0], shape[1], math.prod(shape[2:])
-            cut = config.plan(rows, n, c, s, 4, SMALL)
-            assert cut.splits * cut.chunk >= s > (cut.splits - 1) * cut.chunk, "a program without pixels"
-            plans.append((rows, cut, s))
-    for rows in (False, True):
-        cuts = [(cut, s) for r, cut, s in plans if r is rows]
-        assert any(cut.splits > 1 and cut.tiles > 1 and s % cut.chunk for cut, s in cuts)
-        assert any(cut.splits == 1 and cut.tiles > 1 for cut, s in cuts)
-        assert any(cut.P > 1 for cut, _ in cuts)
 
 
 @each_layout
