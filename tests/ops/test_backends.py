@@ -19,7 +19,7 @@ built = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavail
 
 def test_backends_are_listed_with_what_they_run_or_why_not() -> None:
     found = cn.backends()
-    assert list(found) == ["cpu", "reference"]
+    assert list(found) == ["cpu", "triton", "reference"]
     assert found["reference"].runs
     assert found["cpu"].detail
 

@@ -20,6 +20,7 @@ from torch.autograd import forward_ad
 from calibnorm.ops import cpu, fused, reference
 from calibnorm.ops.coefficients import GENERIC, Coefficients, Step
 from calibnorm.ops.reference import Rectified
+from calibnorm.ops.triton import passes as triton
 
 
 class Passes(Protocol):
@@ -74,6 +75,7 @@ class BackendStatus(NamedTuple):
 
 BACKENDS: list[Backend] = [
     Backend("cpu", cpu, cpu.refuses, cpu.unavailable, cpu.runs_with, fused.FUSED),
+    Backend("triton", triton, triton.refuses, triton.unavailable, triton.runs_with),
     Backend("reference", reference, lambda x: None),
 ]
 """In the order of preference. The reference takes everything and stays last."""
