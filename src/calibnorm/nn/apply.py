@@ -12,7 +12,7 @@ from calibnorm import _checks
 from calibnorm._checks import Noise
 from calibnorm.methods import BN, RBN, Method
 from calibnorm.nn import spatial
-from calibnorm.ops import Statistics, Step, normalize, update_running
+from calibnorm.ops import Call, Statistics, Step, normalize, update_running
 from calibnorm.ops.reference import accumulation_dtype
 
 Tensors = Mapping[str, Tensor | None]
@@ -78,13 +78,11 @@ def apply(
         y = _finished(y, residual, relu)
     else:
         step = Step(method, tuple(tensors), eps, noise)
-        y, (mean, var) = normalize(x, step, fixed, tuple(tensors.values()), residual, relu)
+        y, (mean, var) = normalize(x, Call(step, fixed, tuple(tensors.values()), residual, relu))
     if update and use_batch:
         assert running_mean is not None
         assert running_var is not None
-        update_running(running_mean, running_var, mean, var, momentum, count)
-        if num_batches_tracked is not None:
-            num_batches_tracked.add_(1)
+        update_running(running_mean, running_var, mean, var, momentum, count, num_batches_tracked)
     return y
 
 

@@ -1,20 +1,23 @@
-"""The coefficient step of BN, IEBN and RBN in C, checked against the generic one of :mod:`calibnorm.ops.coefficients`.
+"""The whole layer of BN, IEBN and RBN in one C call a direction, checked against :mod:`calibnorm.ops.composed`.
 
-Every number is float64, sums over the batch included.
+Every (N, C) number is float64, sums over the batch included.
 """
 
 from __future__ import annotations
 
-import ctypes
 import functools
+import operator
+import struct
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from calibnorm.methods import BN, IEBN, RBN, Method
-from calibnorm.ops.coefficients import Gradients, Statistics, Step
-from calibnorm.ops.library import Library, load
+from calibnorm.ops import cpu
+from calibnorm.ops.coefficients import Call, Statistics, Step
+from calibnorm.ops.composed import Gradients, Normalized, Wanted
 
 _CENTERS = {None: 0, "mean": 1, "std": 2}
 _GATES = {None: 0, "mean": 1, "std": 2, "input": 3}
@@ -28,23 +31,12 @@ _ROLES = {
     "scale_bias": "gate_bias",
 }
 """What C calls the learnable tensors."""
-
-
-class _Job(ctypes.Structure):
-    """``cn_coefficient_job`` of ``csrc/kernels.h``."""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("N", "C", "S")),
-        *((name, ctypes.c_int32) for name in ("center", "gate", "gated", "fixed")),
-        *((name, ctypes.c_double) for name in ("eps", "noise_a", "noise_b")),
-        *((name, ctypes.c_void_p) for name in ("m", "v", "mean", "var")),
-        *((name, ctypes.c_void_p) for name in ("weight", "bias", "center_weight", "gate_weight", "gate_bias")),
-        *((name, ctypes.c_void_p) for name in ("scale", "shift", "sum_dy", "sum_dy_centred", "slope", "offset")),
-        *(
-            (name, ctypes.c_void_p)
-            for name in ("d_weight", "d_bias", "d_center_weight", "d_gate_weight", "d_gate_bias")
-        ),
-    ]
+_STEP = struct.Struct("3q4i3d20P")
+"""``cn_coefficient_job`` of ``csrc/kernels.h``, the first part of ``cn_layer_job``."""
+_PIXELS = struct.Struct("4i5P")
+"""The second part: dtype, rows, relu and narrow; x, residual, dy, y and masked."""
+_SCRATCH = (0,) * 6
+_NONE = (0,) * 5
 
 
 class _Kind(NamedTuple):
@@ -70,87 +62,88 @@ def _kind(method: Method) -> _Kind | None:
 
 
 class Fused:
-    """The step of the methods that C knows."""
+    """The steps of the methods that C knows."""
 
     def takes(self, step: Step) -> bool:
         """Whether C knows the method."""
         return _kind(step.method) is not None
 
-    def forward(
-        self, step: Step, m: Tensor, v: Tensor, statistics: Statistics | None, tensors: tuple[Tensor, ...]
-    ) -> tuple[Tensor, Tensor, Statistics]:
-        """Return scale, shift and the statistics used."""
-        job, keep = _job(step, m, v, tensors)
-        if statistics is None:
-            mean, var = m.new_empty(m.shape[1]), m.new_empty(m.shape[1])
-        else:
-            mean, var = _plain(statistics[0], m), _plain(statistics[1], m)
-            job.fixed = 1
-        job.mean, job.var = mean.data_ptr(), var.data_ptr()
-        scale, shift = torch.empty_like(m), torch.empty_like(m)
-        job.scale, job.shift = scale.data_ptr(), shift.data_ptr()
-        _library().coefficients(ctypes.byref(job))
-        del keep
-        return scale, shift, (mean, var)
+    def forward(self, x: Tensor, call: Call) -> Normalized:
+        """Return y, the moments and the statistics used."""
+        x, rows = cpu.dense(x)
+        n, c = x.shape[:2]
+        y, residual = torch.empty_like(x), cpu.like(call.residual, x)
+        moments = None if x.numel() == n * c else torch.empty((2, n, c), dtype=torch.float64)
+        used = call.statistics or (torch.empty(c, dtype=torch.float64), torch.empty(c, dtype=torch.float64))
+        arrays, narrow = _arrays(call)
+        pixels = _PIXELS.pack(
+            cpu.CODES[x.dtype], rows, call.relu, narrow, x.data_ptr(), _address(residual), 0, y.data_ptr(), 0
+        )
+        cpu.ran(cpu.library().forward(_step(x, call, arrays, moments, used) + pixels))
+        return Normalized(y, moments, used)
 
-    def vjp(
-        self,
-        step: Step,
-        m: Tensor,
-        v: Tensor,
-        statistics: Statistics | None,
-        tensors: tuple[Tensor, ...],
-        sums: tuple[Tensor, Tensor],
-        pixels: int,
-        wanted: tuple[bool, ...],
-    ) -> Gradients:
-        """Return the gradients from S1 and S2; ``wanted`` is about x and then the tensors."""
-        job, keep = _job(step, m, v, tensors)
-        job.S = pixels
-        if statistics is not None:
-            mean, var = _plain(statistics[0], m), _plain(statistics[1], m)
-            keep += [mean, var]
-            job.mean, job.var, job.fixed = mean.data_ptr(), var.data_ptr(), 1
-        sum_dy, sum_dy_centred = sums
-        scale, slope, offset = torch.empty_like(m), torch.empty_like(m), torch.empty_like(m)
-        job.sum_dy, job.sum_dy_centred = sum_dy.data_ptr(), sum_dy_centred.data_ptr()
-        job.scale, job.slope, job.offset = scale.data_ptr(), slope.data_ptr(), offset.data_ptr()
-        gradients: list[Tensor | None] = []
-        for name, want in zip(step.names, wanted[1:], strict=True):
-            gradient = m.new_empty(m.shape[1]) if want else None
-            gradients.append(gradient)
-            if gradient is not None:
-                setattr(job, "d_" + _ROLES[name], gradient.data_ptr())
-        _library().coefficients_vjp(ctypes.byref(job))
-        del keep
-        typed = [None if g is None else g.to(t.dtype) for g, t in zip(gradients, tensors, strict=True)]
-        return Gradients(scale, slope, offset, typed)
+    def backward(self, dy: Tensor, x: Tensor, moments: Tensor | None, call: Call, wanted: Wanted) -> Gradients:
+        """Return the gradients in two passes over pixels."""
+        x, rows = cpu.dense(x)
+        d_x, same, residual = torch.empty_like(x) if wanted.x else None, cpu.like(dy, x), cpu.like(call.residual, x)
+        masked = None if residual is None else torch.empty_like(x)
+        arrays, narrow = _arrays(call)
+        found = [torch.empty_like(t) if want else None for t, want in zip(arrays, wanted.tensors, strict=False)]
+        places = _slots(call.step.names)([*map(_address, found), 0])
+        numbers = (x.data_ptr(), _address(residual), _address(same), _address(d_x), _address(masked))
+        pixels = _PIXELS.pack(cpu.CODES[x.dtype], rows, call.relu, narrow, *numbers)
+        cpu.ran(cpu.library().backward(_step(x, call, arrays, moments, None, places) + pixels))
+        if not narrow:
+            found = [None if g is None else g.to(t.dtype) for g, t in zip(found, call.tensors, strict=True)]
+        return Gradients(d_x, (dy if masked is None else masked) if wanted.residual else None, found)
 
 
-def _job(step: Step, m: Tensor, v: Tensor, tensors: tuple[Tensor, ...]) -> tuple[_Job, list[Tensor]]:
-    """Return the arguments that both directions share, and the tensors that they point into."""
-    kind = _kind(step.method)
+def _arrays(call: Call) -> tuple[tuple[Tensor, ...], bool]:
+    """Return the learnable tensors and the given statistics, contiguous, and whether in float32; else in float64."""
+    arrays = call.tensors if call.statistics is None else (*call.tensors, *call.statistics)
+    for t in arrays:
+        if t.dtype is not torch.float32 or not t.is_contiguous():
+            return tuple(t.double().contiguous() for t in arrays), False
+    return arrays, True
+
+
+def _step(
+    x: Tensor,
+    call: Call,
+    arrays: tuple[Tensor, ...],
+    moments: Tensor | None,
+    batch: Statistics | None,
+    found: tuple[int, ...] = _NONE,
+) -> bytes:
+    """Return the ``cn_coefficient_job``: statistics go to ``batch``, gradients of learnable tensors to ``found``."""
+    method, names, eps, noise = call.step
+    kind = _kind(method)
     assert kind is not None
-    noise_a, noise_b = step.noise or (1.0, 0.0)
-    assert m.dtype == v.dtype == torch.float64
-    assert m.is_contiguous()
-    assert v.is_contiguous()
-    job = _Job(*m.shape, 1, *kind, 0, step.eps, noise_a, noise_b, m.data_ptr(), v.data_ptr())
-    keep = [_plain(tensor, m) for tensor in tensors]
-    for name, tensor in zip(step.names, keep, strict=True):
-        setattr(job, _ROLES[name], tensor.data_ptr())
-    return job, keep
+    n, c = x.shape[:2]
+    m = _address(moments)
+    addresses = [t.data_ptr() for t in arrays]
+    fixed = call.statistics is not None
+    mean, var = 0, 0
+    if fixed:
+        *addresses, mean, var = addresses
+    elif batch is not None:
+        mean, var = batch[0].data_ptr(), batch[1].data_ptr()
+    learnable = _slots(names)([*addresses, 0])
+    numbers = (m, m and m + 8 * n * c, mean, var)
+    sizes = (n, c, x.numel() // (n * c))
+    return _STEP.pack(*sizes, *kind, fixed, eps, *(noise or (1.0, 0.0)), *numbers, *learnable, *_SCRATCH, *found)
 
 
-def _plain(t: Tensor, like: Tensor) -> Tensor:
-    """Return t, (C,), contiguous and in float64."""
-    return t.to(like.dtype).contiguous()
+@functools.lru_cache(maxsize=256)
+def _slots(names: tuple[str, ...]) -> Callable[[Sequence[int]], tuple[int, ...]]:
+    """Return what picks C's five learnable tensors from those of ``names`` and a last one that stands for none."""
+    roles = [_ROLES[name] for name in names]
+    places = ("weight", "bias", "center_weight", "gate_weight", "gate_bias")
+    return operator.itemgetter(*(roles.index(role) if role in roles else -1 for role in places))
 
 
-def _library() -> Library:
-    library = load()
-    assert isinstance(library, Library), library
-    return library
+def _address(t: Tensor | None) -> int:
+    return 0 if t is None else t.data_ptr()
 
 
 FUSED = Fused()

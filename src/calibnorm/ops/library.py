@@ -40,7 +40,14 @@ class Library:
         self.coefficients = library.calibnorm_coefficients
         self.coefficients_vjp = library.calibnorm_coefficients_vjp
         for function in (self.coefficients, self.coefficients_vjp):
-            function.argtypes, function.restype = [_POINTER], None
+            function.argtypes, function.restype = [ctypes.c_char_p], None
+        self.forward = library.calibnorm_forward
+        self.backward = library.calibnorm_backward
+        self.update_running = library.calibnorm_update_running
+        self.update_running.argtypes = [_INT, _LONG, *[_POINTER] * 5, *[ctypes.c_double] * 2]
+        self.update_running.restype = None
+        for function in (self.forward, self.backward):
+            function.argtypes = [ctypes.c_char_p]
 
 
 def _parallel_for() -> int | None:

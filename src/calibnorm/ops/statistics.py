@@ -1,4 +1,4 @@
-"""From the moments of instances to the statistics of a batch, and from there to running statistics."""
+"""From the moments of instances to the statistics of a batch."""
 
 from __future__ import annotations
 
@@ -14,22 +14,3 @@ def batch_statistics(mean_NC: Tensor, var_NC: Tensor) -> tuple[Tensor, Tensor]:
     rest = left.mean(0).detach()
     between = (left.square().mean(0) - rest.square()).clamp_min(0.0)
     return near + rest, var_NC.mean(0) + between
-
-
-def update_running(
-    running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, momentum: float | Tensor, count: int
-) -> None:
-    """Move the running statistics, in place, towards a batch's mean and unbiased variance.
-
-    Args:
-        running_mean: (C,), changed in place.
-        running_var: (C,), changed in place.
-        mean: The batch's mean, (C,).
-        var: The batch's biased variance, (C,).
-        momentum: Weight of the batch, as torch defines it: ``running = (1 - momentum) * running + momentum * batch``.
-        count: Values a channel in the batch.
-    """
-    # detach rather than no_grad: torch.export cannot save a graph that switches gradients off in its midst.
-    mean, var = mean.detach(), var.detach() * (count / (count - 1))
-    running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-    running_var.lerp_(var.to(running_var.dtype), momentum)
