@@ -6,10 +6,22 @@ and then holds for all of it. What can be asked of the compiler needs neither, a
 
 from __future__ import annotations
 
-from calibnorm.ops.triton import passes
+import functools
+
+import pytest
+
+from calibnorm.ops.triton import config, launch, layers, passes
+from triton_cuts import SMALL
 
 collect_ignore = []
 if passes.unavailable() is not None:
     collect_ignore += ["test_triton_passes.py", "test_triton_layers.py"]
 if passes.interpreted() or passes.unavailable() == "triton is not installed":
     collect_ignore += ["test_compiled.py"]
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut small planes as large ones are."""
+    monkeypatch.setattr(launch, "plan", functools.partial(config.plan, config=SMALL))
+    monkeypatch.setattr(layers, "CONFIG", SMALL)

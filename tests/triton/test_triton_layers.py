@@ -8,10 +8,15 @@ import pytest
 import torch
 
 import calibnorm as cn
-from calibnorm.ops import dispatch
+from calibnorm.methods import BN, IEBN, RBN, Method
+from calibnorm.ops import dispatch, reference
+from calibnorm.ops.composed import Composed, Wanted
 from calibnorm.ops.triton import passes
+from calibnorm.ops.triton.layers import LAYERS
 from cases import LAYERS_2D, each_layout, each_mode, gradients, image, randn, randomize
-from tolerances import ORACLE, error
+from layer_checks import both_ways, call_of, moved
+from pass_checks import laid
+from tolerances import ORACLE, error, reduction
 
 DEVICE = "cpu" if passes.interpreted() else "cuda"
 
@@ -43,3 +48,126 @@ def test_chosen_for_its_device() -> None:
             dispatch.choose(x.int())
     # The interpreter is for tests: where the C kernels run, they go first.
     assert dispatch.choose(x).name == ("cpu" if DEVICE == "cpu" and cn.backends()["cpu"].runs else "triton")
+
+
+METHODS = [
+    BN(),
+    *(IEBN(position=p) for p in ("gamma", "beta", "both")),
+    RBN(centering=False, scaling=False),
+    RBN(scaling=False, center_stat="std"),
+    *(RBN(center_stat=c, scale_stat=s) for c in ("mean", "std") for s in ("mean", "std")),
+]
+COMPOSED = Composed(reference)  # type: ignore[arg-type]
+SHAPES = [(3, 5, 4, 6), (7, 6), (5, 3, 1, 1), (2, 3, 17, 13), (2, 3, 4, 3, 2)]
+"""Small; more than one tile of instances and of channels; one pixel a plane, in two ranks; planes that are cut; 3d."""
+
+each_end = pytest.mark.parametrize("end", ["none", "residual", "relu", "relu and residual"])
+each_statistics = pytest.mark.parametrize("given", [False, True], ids=["batch", "running"])
+
+
+def check_layer(
+    method: Method,
+    shape: tuple[int, ...],
+    given: bool,
+    end: str,
+    layout: str = "contiguous",
+    dtype: Any = torch.float64,
+) -> None:
+    call = call_of(method, shape[1], given, end, shape, torch.float64)
+    x, dy = (laid(randn(*shape, seed=i, dtype=dtype, mean=1.0), layout).to(DEVICE) for i in (1, 2))
+    call = moved(call, DEVICE, dtype, layout)
+    assert LAYERS.takes(call.step)
+    wide = moved(call, DEVICE, torch.float64, layout)
+    expected = both_ways(COMPOSED, x.double(), dy.double(), wide)
+    found = list(zip(both_ways(LAYERS, x, dy, call), expected, strict=True))
+    assert len(found) == 4 + ("residual" in end) + len(call.tensors)
+    # The mask of a ReLU is where the output was rounded: a half output may be 0 where the wide one is not.
+    allowed = 1e-12 if dtype == torch.float64 else reduction(dtype, 64)
+    assert not (wrong := [e for a, b in found if not (e := error(a, b)) <= allowed]), wrong
+
+
+@pytest.mark.usefixtures("small")
+@each_statistics
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_three_launches_equal_the_composed_layer(method: Method, given: bool) -> None:
+    check_layer(method, (6, 5, 4, 6), given, "none" if given else "relu and residual")
+
+
+@pytest.mark.usefixtures("small")
+@each_end
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_shape_and_end(shape: tuple[int, ...], end: str) -> None:
+    check_layer(RBN(), shape, "residual" in end, end)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_every_dtype_and_layout(layout: str, dtype: torch.dtype) -> None:
+    check_layer(IEBN(), (2, 5, 9, 11), False, "residual", layout, dtype)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("method", [BN(), RBN(center_stat="std", scale_stat="std")], ids=str)
+def test_a_mean_of_1000_standard_deviations(method: Method) -> None:
+    """E[M^2] - E[M]^2 in float32 would have no digit left, and the mean of a plane in float32 three."""
+    x = randn(6, 3, 4, 5, mean=1000.0).to(DEVICE)
+    call = moved(call_of(method, 3, False, "none", (6, 3, 4, 5), torch.float32), DEVICE)
+    done, expected = LAYERS.forward(x, call), COMPOSED.forward(x.double(), call)
+    assert error(done.statistics[0] / 1000, expected.statistics[0] / 1000) <= 1e-9
+    assert error(done.statistics[1], expected.statistics[1]) <= reduction(torch.float32, 120)
+    assert error(done.y, expected.y) <= reduction(torch.float32, 120)
+
+
+def test_only_wanted_gradients() -> None:
+    shape = (3, 4, 5, 5)
+    call = moved(call_of(RBN(), 4, False, "none", shape, torch.float32), DEVICE)
+    x = randn(*shape, seed=1).to(DEVICE)
+    done = LAYERS.forward(x, call)
+    every = LAYERS.backward(x, x, done.moments, call, Wanted(True, False, (True,) * 5))
+    for want in ((True, False, True, False, True), (False,) * 5):
+        found = LAYERS.backward(x, x, done.moments, call, Wanted(False, False, want))
+        assert found.x is None
+        assert found.residual is None
+        assert [g is not None for g in found.tensors] == [*want]
+        assert all(torch.equal(g, e) for g, e in zip(found.tensors, every.tensors, strict=True) if g is not None)
+
+
+def test_gradients_have_the_dtypes_of_their_tensors() -> None:
+    """Learnable tensors of several dtypes, one of them strided, beside a half input."""
+    shape = (3, 4, 5, 5)
+    call = call_of(RBN(), 4, False, "none", shape, torch.float32)
+    dtypes = (torch.bfloat16, torch.float32, torch.float64, torch.float32, torch.float16)
+    strided = torch.stack([call.tensors[1], call.tensors[1]], 1)[:, 0]
+    tensors = [t.to(dtype) for t, dtype in zip((call.tensors[0], strided, *call.tensors[2:]), dtypes, strict=True)]
+    call = moved(call._replace(tensors=tuple(tensors)), DEVICE)
+    x = randn(*shape, seed=1).bfloat16().to(DEVICE)
+    same_passes = Composed(passes)  # type: ignore[arg-type]
+    found = list(zip(both_ways(LAYERS, x, x, call), both_ways(same_passes, x, x, call), strict=True))
+    assert tuple(a.dtype for a, _ in found[-5:]) == dtypes
+    assert not (wrong := [e for a, b in found if not (e := error(a, b)) <= reduction(b.dtype, 64)]), wrong
+
+
+@pytest.mark.usefixtures("small")
+def test_repeatable() -> None:
+    shape = (5, 6, 9, 11)
+    call = moved(call_of(RBN(), 6, False, "relu", shape, torch.float32), DEVICE)
+    x, dy = (randn(*shape, seed=i).to(DEVICE) for i in (1, 2))
+    first, second = (list(both_ways(LAYERS, x, dy, call)) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+# The interpreter computes with numpy, which warns of what makes NaN.
+@pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered:RuntimeWarning")
+def test_nan_where_the_variance_overflows() -> None:
+    x = torch.ones(2, 3, 1, 2, dtype=torch.float64, device=DEVICE)
+    x[1, 1, 0, 0] = 1e200
+    y = LAYERS.forward(x, moved(call_of(BN(), 3, False, "none", x.shape, torch.float64), DEVICE)).y
+    assert y.isnan().flatten(2).any(2).any(0).tolist() == [False, True, False]
+
+
+def test_a_tensor_elsewhere_is_refused() -> None:
+    call = call_of(BN(), 3, False, "none", (2, 3, 4, 4), torch.float32)
+    call = call._replace(tensors=tuple(t.to("meta") for t in call.tensors))
+    with pytest.raises(RuntimeError, match="on meta; move one"):
+        LAYERS.forward(randn(2, 3, 4, 4).to(DEVICE), call)

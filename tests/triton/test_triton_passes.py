@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from calibnorm.ops import reference
-from calibnorm.ops.triton import config, passes
+from calibnorm.ops.triton import passes
 from cases import randn
 from pass_checks import (
     bound,
@@ -22,7 +21,7 @@ from pass_checks import (
     close,
     everything,
 )
-from triton_cuts import CUT, SMALL
+from triton_cuts import CUT
 
 DEVICE = "cpu" if passes.interpreted() else "cuda"
 WHOLE = {
@@ -38,11 +37,6 @@ DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
 each_layout = pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes, "plan", functools.partial(config.plan, config=SMALL))
 
 
 @each_layout

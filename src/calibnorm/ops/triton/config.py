@@ -23,6 +23,12 @@ class Config:
     """Planes are cut until there are about this many programs: 8 to each of an H100's 132 multiprocessors."""
     merged: int = 128
     """Planes that a program of the merging kernels handles, one to a thread."""
+    channels: int = 4
+    """Channels of a program of the coefficient step: 32 bytes of float64, the least that DRAM hands out at once. More
+    would leave multiprocessors idle in a network's first layers, which have 64 channels."""
+    instances: int = 256
+    """Instances of a tile of it: with ``channels``, 4 numbers of each of some 20 arrays to each of 256 threads."""
+    coefficient_warps: int = 8
     alignment: int = 16
     """C and S are known to be multiples of a power of two, up to this one: 16 bytes of the smallest type and more."""
 

@@ -9,18 +9,15 @@ triton is first imported, its interpreter runs the same kernels on CPU tensors, 
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.util
 import os
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from calibnorm.ops.cpu import dense, like
+from calibnorm.ops.cpu import like
 from calibnorm.ops.reference import Rectified
-from calibnorm.ops.triton.config import CONFIG, Plan, plan
+from calibnorm.ops.triton.launch import Work
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _BFLOAT16_SINCE = 8  # compute capability; triton's other types start with 7, which fewer and fewer cards have
@@ -68,7 +65,7 @@ def interpreted() -> bool:
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance over the spatial positions, each (N, C)."""
-    work = _Work(x)
+    work = Work(x)
     m, v = work.numbers(), work.numbers()
     parts = work.parts(m, v)
     work.launch("moments", work.x, *parts)
@@ -82,7 +79,7 @@ def affine(
     x: Tensor, m: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None = None, relu: bool = False
 ) -> Tensor:
     """Return ``scale * (x - m) + shift`` (plus the residual, then rectified, where asked), laid out as x."""
-    work = _Work(x)
+    work = Work(x)
     y = torch.empty_like(work.x)
     work.launch("affine", work.x, _wide(m), _wide(scale), _wide(shift), like(residual, work.x), y, RELU=relu)
     return y
@@ -92,7 +89,7 @@ def gradient_sums(
     dy: Tensor, x: Tensor, m: Tensor, relu: Rectified | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the sums of dy and of ``dy * (x - m)``, dy masked with ``relu``, and the gradient of its residual."""
-    work = _Work(x)
+    work = Work(x)
     sums = work.numbers(), work.numbers()
     parts = work.parts(*sums)
     scale, shift, residual, masked = None, None, None, None
@@ -110,70 +107,11 @@ def gradient_apply(
     dy: Tensor, x: Tensor, m: Tensor, scale: Tensor, slope: Tensor, offset: Tensor, shift: Tensor | None = None
 ) -> Tensor:
     """Return ``scale * dy + slope * (x - m) + offset``, laid out as x; with ``shift``, dy is masked by a ReLU first."""
-    work = _Work(x)
+    work = Work(x)
     dx = torch.empty_like(work.x)
     numbers = (_wide(m), _wide(scale), _wide(slope), _wide(offset), None if shift is None else _wide(shift))
     work.launch("gradient_apply", like(dy, work.x), work.x, *numbers, dx, RELU=shift is not None)
     return dx
-
-
-class _Work:
-    """One pass: a dense input, how it is cut, and the launches."""
-
-    def __init__(self, x: Tensor) -> None:
-        self.x, self.rows = dense(x)
-        n, c = x.shape[:2]
-        self.pixels = x.numel() // (n * c)
-        self.plan: Plan = plan(self.rows, n, c, self.pixels, x.element_size())
-
-    def numbers(self) -> Tensor:
-        """Return room for a number of every plane, (N, C)."""
-        return self.x.new_empty(self.x.shape[:2], dtype=torch.float64)
-
-    def parts(self, *whole: Tensor) -> tuple[Tensor, ...]:
-        """Return room for the partial results, (splits, N, C): the whole's own where no plane is cut."""
-        if self.plan.splits == 1:
-            return whole
-        return tuple(t.new_empty(self.plan.splits, *t.shape) for t in whole)
-
-    def launch(self, name: str, *arguments: Tensor | None, **options: bool) -> None:
-        """Run one of the four passes."""
-        n, c = self.x.shape[:2]
-        cut = self.plan
-        extents = (n * c, c // cut.CW, self.pixels // cut.SW, cut.tiles, cut.splits)
-        constants = {"CW": cut.CW, "SW": cut.SW, "ROWS": self.rows, "P": cut.P, "B": cut.B}
-        self._run(name, cut.programs, *arguments, *extents, **constants, **options, ACC=_accumulator(self.x.dtype))
-
-    def merge(self, name: str, *arguments: Tensor | int) -> None:
-        """Run the kernel that makes whole results of partial ones."""
-        planes = self.x.shape[0] * self.x.shape[1]
-        self._run(name, -(-planes // CONFIG.merged), *arguments, K=CONFIG.merged)
-
-    def _run(self, name: str, programs: int, *arguments: Tensor | int | None, **options: Any) -> None:
-        with _on(self.x):
-            # Fusing products with sums is spelled out in the kernels; see there.
-            kernel = getattr(_kernels(), name)
-            kernel[(programs,)](*arguments, **options, num_warps=CONFIG.warps, enable_fp_fusion=False)
-
-
-@functools.cache
-def _kernels() -> Any:
-    """Import triton at the first launch: the package needs torch alone, and this takes a second."""
-    return importlib.import_module("calibnorm.ops.triton.kernels.pixels")
-
-
-@functools.cache
-def _accumulator(dtype: torch.dtype) -> Any:
-    import triton.language as tl
-
-    return tl.float64 if dtype == torch.float64 else tl.float32
-
-
-def _on(x: Tensor) -> AbstractContextManager[Any]:
-    """Make x's card the current one, where it is not."""
-    if x.is_cpu or x.device.index == torch.cuda.current_device():
-        return nullcontext()
-    return torch.cuda.device(x.device)
 
 
 def _wide(t: Tensor) -> Tensor:

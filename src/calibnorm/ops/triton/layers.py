@@ -1,0 +1,132 @@
+"""The whole layer of BN, IEBN and RBN in three launches a direction, checked against :mod:`calibnorm.ops.composed`.
+
+A pass over pixels, the coefficient step with all that it needs of the batch, and the second pass. Parts of planes that
+were cut are merged by the coefficient step. Backward with a ReLU computes the coefficients once more, for the mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from calibnorm.ops.coefficients import Call, Step
+from calibnorm.ops.composed import Gradients, Normalized, Wanted
+from calibnorm.ops.cpu import like
+from calibnorm.ops.fused import _kind as kind_of
+from calibnorm.ops.fused import _slots as slots_of
+from calibnorm.ops.triton.config import CONFIG
+from calibnorm.ops.triton.launch import Work, run
+
+
+class Layers:
+    """The steps of the methods that the coefficient kernels know: those that the C kernels do."""
+
+    def takes(self, step: Step) -> bool:
+        """Whether the kernels know the method."""
+        return kind_of(step.method) is not None
+
+    def forward(self, x: Tensor, call: Call) -> Normalized:
+        """Return y, the moments and the statistics used."""
+        work = Work(x)
+        x = work.x
+        step = _Coefficients(x, call)
+        moments = x.new_empty((2, *x.shape[:2]), dtype=torch.float64)
+        parts = work.parts(*moments)
+        work.launch("moments", x, *parts)
+        used = call.statistics or tuple(x.new_empty(2, x.shape[1], dtype=torch.float64).unbind())
+        scale, shift = step.forward(work, moments, parts, used)
+        y = torch.empty_like(x)
+        work.launch("affine", x, moments[0], scale, shift, like(call.residual, x), y, RELU=call.relu)
+        # One pixel a plane: the moments are as many numbers as x has, and in a wider dtype.
+        return Normalized(y, None if work.pixels == 1 else moments, (used[0], used[1]))
+
+    def backward(self, dy: Tensor, x: Tensor, moments: Tensor | None, call: Call, wanted: Wanted) -> Gradients:
+        """Return the gradients in two passes over pixels."""
+        work = Work(x)
+        x = work.x
+        step = _Coefficients(x, call)
+        if moments is None:  # one pixel a plane, which is never cut
+            moments = x.new_empty((2, *x.shape[:2]), dtype=torch.float64)
+            work.launch("moments", x, *moments)
+        m = moments[0]
+        same, scale, shift, residual, masked = like(dy, x), None, None, None, None
+        if call.relu:
+            scale, shift = step.forward(work, moments, tuple(moments), call.statistics)
+            residual = like(call.residual, x)
+            masked = None if residual is None else torch.empty_like(x)
+        sums = x.new_empty((2, *x.shape[:2]), dtype=torch.float64)
+        parts = work.parts(*sums)
+        work.launch("gradient_sums", same, x, m, scale, shift, residual, masked, *parts, RELU=call.relu)
+        numbers, tensors = step.backward(work, moments, sums, parts, wanted)
+        d_residual = (dy if masked is None else masked) if wanted.residual else None
+        if numbers is None:
+            return Gradients(None, d_residual, tensors)
+        scale, slope, offset = numbers
+        if masked is not None:
+            same, shift = masked, None
+        d_x = torch.empty_like(x)
+        work.launch("gradient_apply", same, x, m, scale, slope, offset, shift, d_x, RELU=shift is not None)
+        return Gradients(d_x, d_residual, tensors)
+
+
+class _Coefficients:
+    """The coefficient step of one call."""
+
+    def __init__(self, x: Tensor, call: Call) -> None:
+        self.x, self.call = x, call
+        kind, (n_a, n_b) = kind_of(call.step.method), call.step.noise or (1.0, 0.0)
+        assert kind is not None
+        given = call.tensors if call.statistics is None else (*call.tensors, *call.statistics)
+        for t in given:
+            if t.device != x.device:  # a kernel would read another card's memory, or crash
+                raise RuntimeError(
+                    f"the input is on {x.device} and a tensor of the layer on {t.device}; move one of them"
+                )
+        self.slots: Callable[[Sequence[Tensor | None]], tuple[Tensor | None, ...]]
+        self.slots = slots_of(call.step.names)  # type: ignore[assignment]  # picks from any sequence
+        self.learnable = self.slots([*(t.contiguous() for t in call.tensors), None])
+        tile = min(CONFIG.instances, 1 << (x.shape[0] - 1).bit_length())
+        self.constants = {
+            "FIXED": call.statistics is not None,
+            "EPS": call.step.eps, "NOISE_A": n_a, "NOISE_B": n_b,
+            "CENTER": kind.center, "GATE": kind.gate,
+            "ON_GAMMA": bool(kind.gate and kind.gated & 1), "ON_BETA": bool(kind.gate and kind.gated & 2),
+            "BN": tile, "BC": CONFIG.channels,
+        }  # fmt: skip
+
+    def forward(
+        self, work: Work, moments: Tensor, parts: tuple[Tensor, ...], statistics: tuple[Tensor, ...] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return scale and shift; fill the moments from their parts, and the batch's statistics where there is room."""
+        scale, shift = work.numbers(), work.numbers()
+        mean, var = (None, None) if statistics is None else (t.contiguous() for t in statistics)
+        cut = parts if work.plan.splits > 1 and parts[0].ndim > moments[0].ndim else (None, None)
+        extents = (*self.x.shape[:2], work.pixels, work.plan.chunk, work.plan.splits)
+        self._run("coefficients", (*cut, *moments, mean, var, *self.learnable, scale, shift, *extents))
+        return scale, shift
+
+    def backward(
+        self, work: Work, moments: Tensor, sums: Tensor, parts: tuple[Tensor, ...], wanted: Wanted
+    ) -> tuple[tuple[Tensor, Tensor, Tensor] | None, list[Tensor | None]]:
+        """Return scale, ``2 dv / S`` and ``(dm - scale S1) / S`` where x wants them, and the tensors' gradients."""
+        numbers = (work.numbers(), work.numbers(), work.numbers()) if wanted.x else None
+        tensors = self.call.tensors
+        found = [
+            torch.empty_like(t, memory_format=torch.contiguous_format) if want else None
+            for t, want in zip(tensors, wanted.tensors, strict=True)
+        ]
+        mean, var = (None, None) if self.call.statistics is None else (t.contiguous() for t in self.call.statistics)
+        cut = parts if work.plan.splits > 1 else (None, None)
+        arguments = (*cut, *sums, *moments, mean, var, *self.learnable, *(numbers or (None,) * 3))
+        extents = (*self.x.shape[:2], work.pixels, work.plan.splits)
+        self._run("coefficients_vjp", (*arguments, *self.slots([*found, None]), *extents))
+        return numbers, found
+
+    def _run(self, name: str, arguments: tuple[Tensor | int | None, ...]) -> None:
+        programs = -(-self.x.shape[1] // CONFIG.channels)
+        run(self.x, "coefficients", name, programs, arguments, self.constants, CONFIG.coefficient_warps)
+
+
+LAYERS = Layers()
