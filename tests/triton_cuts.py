@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from calibnorm.ops.triton import config
 
-SMALL = config.Config(tile=64, row_bytes=16, programs=8, instances=4)
+SMALL = config.Config(tile=64, row_bytes=16, programs=8, on_chip=128, least_row_bytes=8, instances=4)
 """Cuts small planes as the real one cuts large ones, which take the interpreter seconds."""
 
 CUT = {

@@ -24,4 +24,5 @@ if passes.interpreted() or passes.unavailable() == "triton is not installed":
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut small planes as large ones are."""
     monkeypatch.setattr(launch, "plan", functools.partial(config.plan, config=SMALL))
+    monkeypatch.setattr(launch, "whole", functools.partial(config.whole, config=SMALL))
     monkeypatch.setattr(layers, "CONFIG", SMALL)

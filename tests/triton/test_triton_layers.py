@@ -11,12 +11,12 @@ import calibnorm as cn
 from calibnorm.methods import BN, IEBN, RBN, Method
 from calibnorm.ops import dispatch, reference
 from calibnorm.ops.composed import Composed, Wanted
-from calibnorm.ops.triton import passes
+from calibnorm.ops.triton import launch, layers, passes
 from calibnorm.ops.triton.layers import LAYERS
 from cases import LAYERS_2D, each_layout, each_mode, gradients, image, randn, randomize
 from layer_checks import both_ways, call_of, moved
 from pass_checks import laid
-from tolerances import ORACLE, error, reduction
+from tolerances import ORACLE, error, reduction, rounding
 
 DEVICE = "cpu" if passes.interpreted() else "cuda"
 
@@ -171,3 +171,55 @@ def test_a_tensor_elsewhere_is_refused() -> None:
     call = call._replace(tensors=tuple(t.to("meta") for t in call.tensors))
     with pytest.raises(RuntimeError, match="on meta; move one"):
         LAYERS.forward(randn(2, 3, 4, 4).to(DEVICE), call)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_one_launch_gives_what_backward_takes_its_mask_from(layout: str, dtype: torch.dtype) -> None:
+    """Backward computes the output again from the moments, for the sign: it must be the forward's to the bit."""
+    shape = (2, 5, 4, 6)
+    call = moved(call_of(RBN(), 5, True, "none", shape, torch.float32), DEVICE)
+    x = laid(randn(*shape, dtype=dtype), layout).to(DEVICE)
+    work = launch.Work(x)
+    assert work.whole is not None
+    done = LAYERS.forward(x, call)
+    assert done.moments is not None
+    step = layers._Coefficients(x, call)
+    scale, shift = step.forward(work, done.moments, tuple(done.moments), call.statistics)
+    assert torch.equal(done.y, passes.affine(x, done.moments[0], scale, shift))
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.0, 1.0])
+@pytest.mark.parametrize("counted", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_running_statistics(dtype: torch.dtype, counted: bool, momentum: float) -> None:
+    mean, var = (randn(200, seed=i, dtype=torch.float64).abs().to(DEVICE) for i in (1, 2))
+    wide = torch.zeros_like(mean), torch.ones_like(var)
+    buffers: tuple[torch.Tensor, ...] = tuple(t.clone().to(dtype) for t in wide)
+    count = torch.full((), 6, device=DEVICE)
+    assert layers.update_running((*buffers, count) if counted else buffers, mean, var, momentum, 1.25)
+    assert error(buffers[0], torch.lerp(wide[0], mean, momentum)) <= rounding(dtype)
+    assert error(buffers[1], torch.lerp(wide[1], 1.25 * var, momentum)) <= rounding(dtype)
+    assert count == 6 + counted
+
+
+def test_running_statistics_that_it_does_not_move() -> None:
+    mean, var = torch.zeros(4, device=DEVICE), torch.ones(4, device=DEVICE)
+    strided = torch.ones(4, 2, device=DEVICE)[:, 0]
+    for buffers in ((mean, strided), (mean, var, torch.zeros((), device=DEVICE)), (mean, var.to("meta"))):
+        assert not layers.update_running(buffers, mean, var + 1, 0.5, 1.0)
+    assert mean.eq(0).all()
+    assert strided.eq(1).all()
+
+
+def test_a_layer_moves_its_statistics() -> None:
+    x = image().to(DEVICE)
+    moved_by = []
+    for backend in ("triton", "reference"):
+        layer = randomize(cn.RBN2d(4)).to(DEVICE)
+        with cn.use_backend(backend):
+            layer(x)
+        moved_by.append(layer.bn)
+    assert error(moved_by[0].running_mean, moved_by[1].running_mean) <= reduction(torch.float32, 60)
+    assert error(moved_by[0].running_var, moved_by[1].running_var) <= reduction(torch.float32, 60)
+    assert moved_by[0].num_batches_tracked == 1

@@ -21,6 +21,11 @@ class Config:
     """Channels of a tile where these are innermost: one cache line, which is 64 of a 2-byte type."""
     programs: int = 1024
     """Planes are cut until there are about this many programs: 8 to each of an H100's 132 multiprocessors."""
+    on_chip: int = 16384
+    """Largest tile of the kernel that keeps whole planes: 32 elements to each of 512 threads. A 112x112 plane fits."""
+    least_row_bytes: int = 32
+    """Channels of such a tile where these are innermost, at least: what DRAM hands out at once. 32x32 planes of a
+    2-byte type fit."""
     merged: int = 128
     """Planes that a program of the merging kernels handles, one to a thread."""
     channels: int = 4
@@ -76,6 +81,32 @@ def plan(rows: bool, instances: int, channels: int, pixels: int, item_size: int,
     splits = -(-in_plane // tiles)
     aligned = [math.gcd(extent, config.alignment) for extent in (channels, pixels)]
     return Plan(units * splits, P, B, tiles, splits, *aligned)
+
+
+@functools.lru_cache(maxsize=1024)
+def whole(
+    rows: bool, instances: int, channels: int, pixels: int, item_size: int, config: Config = CONFIG
+) -> tuple[Plan, int] | None:
+    """Return how the tensor is cut into whole planes and the warps of a program, or None where they do not fit on chip.
+
+    >>> whole(False, 32, 64, 112 * 112, 4)  # a plane a program
+    (Plan(programs=2048, P=1, B=16384, tiles=1, splits=1, CW=16, SW=16), 16)
+    >>> whole(True, 32, 64, 56 * 56, 4) is None  # 8 channels of 4096 pixels would not fit
+    True
+    """
+    B = _power(pixels)
+    if rows:
+        least, most = (max(size // item_size, 1) for size in (config.least_row_bytes, config.row_bytes))
+        P = min(_power(channels), most, max(config.on_chip // B, least))
+        programs = instances * -(-channels // P)
+    else:
+        P = min(_power(instances * channels), max(config.tile // B, 1))
+        programs = -(-instances * channels // P)
+    tile = P * B
+    if tile > config.on_chip:
+        return None
+    aligned = [math.gcd(extent, config.alignment) for extent in (channels, pixels)]
+    return Plan(programs, P, B, 1, 1, *aligned), min(max(tile // 1024, config.warps), 16)
 
 
 def _power(count: int) -> int:

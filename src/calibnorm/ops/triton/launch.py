@@ -11,17 +11,28 @@ import torch
 from torch import Tensor
 
 from calibnorm.ops.cpu import dense
-from calibnorm.ops.triton.config import CONFIG, Plan, plan
+from calibnorm.ops.triton.config import CONFIG, Plan, plan, whole
 
 
 class Work:
     """One pass: a dense input, how it is cut, and the launches."""
 
     def __init__(self, x: Tensor) -> None:
-        self.x, self.rows = dense(x)
+        self.x, rows = dense(x)
         n, c = x.shape[:2]
         self.pixels = x.numel() // (n * c)
-        self.plan: Plan = plan(self.rows, n, c, self.pixels, x.element_size())
+        self.rows = rows and self.pixels > 1  # else a tile of rows would be a few channels of one instance
+        self.cut = (self.rows, n, c, self.pixels, x.element_size())
+
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """How the passes cut it."""
+        return plan(*self.cut)
+
+    @property
+    def whole(self) -> tuple[Plan, int] | None:
+        """How it is cut into whole planes, and the warps of a program, or None where these do not fit on chip."""
+        return whole(*self.cut)
 
     def numbers(self) -> Tensor:
         """Return room for a number of every plane, (N, C)."""
@@ -35,12 +46,19 @@ class Work:
 
     def launch(self, name: str, *arguments: Tensor | None, **options: bool) -> None:
         """Run one of the four passes."""
-        n, c = self.x.shape[:2]
         cut = self.plan
-        extents = (n * c, c // cut.CW, self.pixels // cut.SW, cut.tiles, cut.splits)
-        constants = {"CW": cut.CW, "SW": cut.SW, "ROWS": self.rows, "P": cut.P, "B": cut.B}
-        constants |= {**options, "ACC": accumulator(self.x.dtype)}
-        run(self.x, "pixels", name, cut.programs, (*arguments, *extents), constants)
+        extents = (*self.extents(cut), cut.tiles, cut.splits)
+        run(self.x, "pixels", name, cut.programs, (*arguments, *extents), {**self.constants(cut), **options})
+
+    def extents(self, cut: Plan) -> tuple[int, int, int]:
+        """Return N * C, and C and S in units."""
+        n, c = self.x.shape[:2]
+        return n * c, c // cut.CW, self.pixels // cut.SW
+
+    def constants(self, cut: Plan) -> dict[str, Any]:
+        """Return what a kernel is compiled for."""
+        found = {"CW": cut.CW, "SW": cut.SW, "ROWS": self.rows, "P": cut.P, "B": cut.B}
+        return {**found, "ACC": _accumulator(self.x.dtype)}
 
     def merge(self, name: str, *arguments: Tensor | int) -> None:
         """Run the kernel that makes whole results of partial ones."""
@@ -71,8 +89,7 @@ def _kernels(module: str) -> Any:
 
 
 @functools.cache
-def accumulator(dtype: torch.dtype) -> Any:
-    """Return the type in Triton that pixels of a dtype are computed in."""
+def _accumulator(dtype: torch.dtype) -> Any:
     import triton.language as tl
 
     return tl.float64 if dtype == torch.float64 else tl.float32

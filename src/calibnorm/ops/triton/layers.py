@@ -2,10 +2,12 @@
 
 A pass over pixels, the coefficient step with all that it needs of the batch, and the second pass. Parts of planes that
 were cut are merged by the coefficient step. Backward with a ReLU computes the coefficients once more, for the mask.
+With given statistics, and planes that fit on chip, a forward is one launch.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 
 import torch
@@ -16,8 +18,9 @@ from calibnorm.ops.composed import Gradients, Normalized, Wanted
 from calibnorm.ops.cpu import like
 from calibnorm.ops.fused import _kind as kind_of
 from calibnorm.ops.fused import _slots as slots_of
-from calibnorm.ops.triton.config import CONFIG
+from calibnorm.ops.triton.config import CONFIG, Plan
 from calibnorm.ops.triton.launch import Work, run
+from calibnorm.ops.triton.passes import DTYPES, refuses
 
 
 class Layers:
@@ -32,6 +35,9 @@ class Layers:
         work = Work(x)
         x = work.x
         step = _Coefficients(x, call)
+        if call.statistics is not None and work.whole is not None:
+            y, moments = step.whole(work, *work.whole)
+            return Normalized(y, moments, call.statistics)
         moments = x.new_empty((2, *x.shape[:2]), dtype=torch.float64)
         parts = work.parts(*moments)
         work.launch("moments", x, *parts)
@@ -107,6 +113,18 @@ class _Coefficients:
         self._run("coefficients", (*cut, *moments, mean, var, *self.learnable, scale, shift, *extents))
         return scale, shift
 
+    def whole(self, work: Work, cut: Plan, warps: int) -> tuple[Tensor, Tensor | None]:
+        """Return y and the moments, in one launch: the statistics are given, and no plane is cut."""
+        y = torch.empty_like(self.x)
+        moments = None if work.pixels == 1 else self.x.new_empty((2, *self.x.shape[:2]), dtype=torch.float64)
+        assert self.call.statistics is not None
+        given = (*(t.contiguous() for t in self.call.statistics), *self.learnable, like(self.call.residual, self.x))
+        arguments = (self.x, *((None, None) if moments is None else moments), *given, y, *work.extents(cut))
+        options = {k: value for k, value in self.constants.items() if k not in ("FIXED", "BN", "BC")}
+        constants = {**options, **work.constants(cut), "RELU": self.call.relu}
+        run(self.x, "whole", "normalize", cut.programs, arguments, constants, warps)
+        return y, moments
+
     def backward(
         self, work: Work, moments: Tensor, sums: Tensor, parts: tuple[Tensor, ...], wanted: Wanted
     ) -> tuple[tuple[Tensor, Tensor, Tensor] | None, list[Tensor | None]]:
@@ -127,6 +145,31 @@ class _Coefficients:
     def _run(self, name: str, arguments: tuple[Tensor | int | None, ...]) -> None:
         programs = -(-self.x.shape[1] // CONFIG.channels)
         run(self.x, "coefficients", name, programs, arguments, self.constants, CONFIG.coefficient_warps)
+
+
+def update_running(buffers: tuple[Tensor, ...], mean: Tensor, var: Tensor, momentum: float, unbias: float) -> bool:
+    """Move a running mean and variance and perhaps a count; return False, with nothing moved, where Triton cannot.
+
+    Args:
+        buffers: (C,) of any float dtype, twice; then the count, of int64.
+        mean: The batch's mean, (C,).
+        var: The batch's biased variance, (C,).
+        momentum: Weight of the batch.
+        unbias: What makes the batch's variance unbiased.
+    """
+    if (
+        refuses(mean) is not None
+        or any(t.device != mean.device or not t.is_contiguous() or t.is_inference() for t in (*buffers, mean, var))
+        or any(t.dtype not in DTYPES for t in (*buffers[:2], mean, var))
+        or any(t.dtype is not torch.int64 for t in buffers[2:])
+    ):
+        return False
+    count = buffers[2] if len(buffers) > 2 else None
+    channels = mean.numel()
+    bits = struct.unpack("2q", struct.pack("2d", momentum, unbias))
+    arguments = (*buffers[:2], count, mean, var, *bits, channels)
+    run(mean, "coefficients", "update_running", -(-channels // CONFIG.merged), arguments, {"BC": CONFIG.merged})
+    return True
 
 
 LAYERS = Layers()

@@ -19,14 +19,15 @@ from calibnorm.ops.cpu import like
 from calibnorm.ops.reference import Rectified
 from calibnorm.ops.triton.launch import Work
 
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_BFLOAT16_SINCE = 8  # compute capability; triton's other types start with 7, which fewer and fewer cards have
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_CAPABILITY = 8  # the first with bfloat16
+_OLDEST = (3, 6)  # what comes with torch 2.11, and the oldest that these kernels were compiled with
 
 
 def refuses(x: Tensor) -> str | None:
     """Return why this backend does not take x, or None."""
     device = "cpu" if interpreted() else "cuda"
-    if x.device.type != device or x.dtype not in _DTYPES or x.layout is not torch.strided:
+    if x.device.type != device or x.dtype not in DTYPES or x.layout is not torch.strided:
         kinds = "float32, float64, bfloat16 and float16"
         return f"it takes strided {device.upper()} tensors of {kinds}, not {x.dtype} on {x.device}"
     if x.is_neg():
@@ -34,9 +35,17 @@ def refuses(x: Tensor) -> str | None:
     # A mode that watches operations (FakeTensorMode, a FLOP counter) would not see the launches.
     if torch._C._len_torch_dispatch_stack():
         return "a torch dispatch mode is active, which must see every operation"
-    if not x.is_cpu and torch.cuda.get_device_capability(x.device)[0] < _BFLOAT16_SINCE:
-        return f"it needs compute capability {_BFLOAT16_SINCE}.0 or higher"
-    return unavailable()
+    return unavailable() or (None if x.is_cpu else _too_weak(x.device))
+
+
+@functools.cache
+def _too_weak(device: torch.device) -> str | None:
+    """Return why a card cannot run the kernels, or None."""
+    major, minor = torch.cuda.get_device_capability(device)
+    if major >= _CAPABILITY:
+        return None
+    name = torch.cuda.get_device_name(device)
+    return f"it needs compute capability {_CAPABILITY}.0 or higher, and {name} has {major}.{minor}"
 
 
 @functools.cache
@@ -44,8 +53,16 @@ def unavailable() -> str | None:
     """Return why the kernels cannot run here, or None."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
-    if not interpreted() and not torch.cuda.is_available():
-        return "torch finds no CUDA device"
+    if not interpreted():
+        if torch.version.hip is not None:
+            return "these kernels were never tried on AMD's cards"
+        if not torch.cuda.is_available():
+            return "torch finds no CUDA device"
+    import triton  # this takes a second, so not before it is needed
+
+    found, oldest = triton.__version__, ".".join(map(str, _OLDEST))
+    if tuple(map(int, found.split(".")[:2])) < _OLDEST:
+        return f"it needs triton {oldest} or newer, not {found}"
     return None
 
 

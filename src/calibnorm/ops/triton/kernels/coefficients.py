@@ -18,7 +18,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-INTEGERS = ["N", "C", "S", "chunk", "splits"]
+INTEGERS = ["N", "C", "S", "chunk", "splits", "momentum", "unbias"]
 
 
 @triton.jit
@@ -235,13 +235,18 @@ def pulled(
 
 
 @triton.jit
+def store(ptr, c, valid, found):
+    """A number of every channel, in the dtype of the array."""
+    if ptr.dtype.element_ty.primitive_bitwidth == 16:
+        found = found.to(tl.float32)  # the interpreter has no way from float64 to bfloat16
+    tl.store(ptr + c, found.to(ptr.dtype.element_ty), mask=valid)
+
+
+@triton.jit
 def store_sum(ptr, c, valid, found):
     """The sum over the instances, where it is wanted."""
     if ptr is not None:
-        total = tl.sum(found, 0)[None, :]
-        if ptr.dtype.element_ty.primitive_bitwidth == 16:
-            total = total.to(tl.float32)  # the interpreter has no way from float64 to bfloat16
-        tl.store(ptr + c, total.to(ptr.dtype.element_ty), mask=valid)
+        store(ptr, c, valid, tl.sum(found, 0)[None, :])
 
 
 @triton.jit(do_not_specialize=INTEGERS)
@@ -326,3 +331,17 @@ def coefficients_vjp(
                 tl.store(slope + at, 2.0 * dv / S, mask=here)
                 tl.store(offset + at, (dm - scale_n * d_shift) / S, mask=here)
         store_sum(d_center_weight, c, valid, to_w_c)
+
+
+@triton.jit(do_not_specialize=["momentum", "unbias", "C"])
+def update_running(running_mean, running_var, count, mean, var, momentum, unbias, C, BC: tl.constexpr):
+    """Move the running statistics, and count the batch where there is a count; two float64 come as their bits."""
+    c = tl.program_id(0).to(tl.int64) * BC + tl.arange(0, BC)
+    valid = c < C
+    share = momentum.to(tl.int64).to(tl.float64, bitcast=True)
+    spread = channel(var, c, valid, 0.0) * unbias.to(tl.int64).to(tl.float64, bitcast=True)
+    old_mean, old_var = channel(running_mean, c, valid, 0.0), channel(running_var, c, valid, 0.0)
+    store(running_mean, c, valid, old_mean + share * (channel(mean, c, valid, 0.0) - old_mean))
+    store(running_var, c, valid, old_var + share * (spread - old_var))
+    if count is not None:
+        tl.store(count, tl.load(count) + 1, mask=tl.program_id(0) == 0)

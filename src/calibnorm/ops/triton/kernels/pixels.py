@@ -7,7 +7,8 @@ most ``tiles`` tiles of its planes; planes that are cut among ``splits`` program
 which a second kernel merges in a fixed order, so that every result is bitwise repeatable.
 
 C and S come as ``c_units * CW`` and ``s_units * SW``, where CW and SW are powers of two that divide them: the compiler
-then knows how far a row is aligned, and loads vectors. Offsets are int64 outside of a tile, int32 within one.
+then knows how far a row is aligned, and loads vectors. Offsets are int64 outside of a tile, int32 within one, so that a
+tensor may have more than 2^31 elements, and so may a plane.
 
 Products and sums are fused by name (``tl.fma``) and the launches switch automatic fusion off: the mask of a ReLU is
 computed again in backward, and must be the forward's to the bit.
@@ -27,7 +28,7 @@ INTEGERS = ["total", "c_units", "s_units", "tiles", "splits", "chunk", "S"]
 def locate(pid, total, C, S, tiles, splits, ROWS: tl.constexpr, P: tl.constexpr, B: tl.constexpr):
     """Return a program's planes, which of them exist, its first element, a tile's offsets, and where its results go.
 
-    The last number is how many pixels lie between its first pixel and the end of the plane.
+    The last number is how many pixels it has.
     """
     lane = tl.arange(0, P)
     pixel = tl.arange(0, B)
@@ -48,8 +49,8 @@ def locate(pid, total, C, S, tiles, splits, ROWS: tl.constexpr, P: tl.constexpr,
         planes = unit * P + lane
         valid = planes < total
         at = unit * P * S + start
-        within = lane[:, None] * S + pixel[None, :]
-    return planes, valid, at, within, split * total + planes, (S - start).to(tl.int32)
+        within = lane[:, None] * S.to(tl.int32) + pixel[None, :]  # several planes lie in a tile where S is small
+    return planes, valid, at, within, split * total + planes, tl.minimum(S - start, tiles * B).to(tl.int32)
 
 
 @triton.jit
@@ -73,27 +74,26 @@ def moments(
     standard deviations: nothing cancels.
     """
     C = c_units * CW
-    S = s_units * SW
+    S = s_units.to(tl.int64) * SW
     pid = tl.program_id(0).to(tl.int64)
     _planes, valid, at, within, to, end = locate(pid, total, C, S, tiles, splits, ROWS, P, B)
     STEP = C if ROWS else 1
     pixel = tl.arange(0, B)
-    count = tl.minimum(end, tiles * B)
     here = valid[:, None] & (pixel < end)[None, :]
     wide = tl.load(x + at + within, mask=here, other=0.0).to(ACC)
-    near = tl.sum(wide, 1) / tl.minimum(count, B).to(ACC)
+    near = tl.sum(wide, 1) / tl.minimum(end, B).to(ACC)
     left = tl.where(here, wide - near[:, None], 0.0)
     lefts = left
     squares = left * left
-    for s in range(B, count, B):
+    for s in range(B, end, B):
         at += B * STEP
         here = valid[:, None] & (s + pixel < end)[None, :]
         left = tl.load(x + at + within, mask=here, other=0.0).to(ACC) - near[:, None]
         left = tl.where(here, left, 0.0)
         lefts += left
         squares = tl.fma(left, left, squares)
-    rest = tl.sum(lefts, 1).to(tl.float64) / count
-    var = tl.sum(squares, 1).to(tl.float64) / count - rest * rest
+    rest = tl.sum(lefts, 1).to(tl.float64) / end
+    var = tl.sum(squares, 1).to(tl.float64) / end - rest * rest
     tl.store(m + to, near.to(tl.float64) + rest, mask=valid)
     tl.store(v + to, tl.where(var < 0.0, 0.0, var), mask=valid)  # not a maximum: NaN stays
 
@@ -145,7 +145,7 @@ def affine(
 ):  # fmt: skip
     """``scale * (x - m) + shift`` (+ residual, rectified). Backwards: the tail of x is what the cache still holds."""
     C = c_units * CW
-    S = s_units * SW
+    S = s_units.to(tl.int64) * SW
     pid = (tl.num_programs(0) - 1 - tl.program_id(0)).to(tl.int64)
     planes, valid, at, within, _to, end = locate(pid, total, C, S, tiles, splits, ROWS, P, B)
     STEP = C if ROWS else 1
@@ -155,7 +155,7 @@ def affine(
     centre = mean.to(ACC)
     a = a_wide.to(ACC)
     b = (tl.load(shift + planes, mask=valid, other=0.0) - a_wide * (mean - centre.to(tl.float64))).to(ACC)
-    for s in range(0, tl.minimum(end, tiles * B), B):
+    for s in range(0, end, B):
         here = valid[:, None] & (s + pixel < end)[None, :]
         wide = tl.load(x + at + within, mask=here, other=0.0).to(ACC)
         out = output(wide, centre, a, b, residual, at + within, here, ACC, y.dtype.element_ty)
@@ -173,7 +173,7 @@ def gradient_sums(
 ):  # fmt: skip
     """Sums of dy and of ``dy * (x - m)`` over the pixels; with RELU, dy is masked first, and stored where asked."""
     C = c_units * CW
-    S = s_units * SW
+    S = s_units.to(tl.int64) * SW
     pid = tl.program_id(0).to(tl.int64)
     planes, valid, at, within, to, end = locate(pid, total, C, S, tiles, splits, ROWS, P, B)
     STEP = C if ROWS else 1
@@ -187,7 +187,7 @@ def gradient_sums(
         b = (tl.load(shift + planes, mask=valid, other=0.0) - a_wide * left).to(ACC)
     ones = tl.zeros([P, B], ACC)
     products = tl.zeros([P, B], ACC)
-    for s in range(0, tl.minimum(end, tiles * B), B):
+    for s in range(0, end, B):
         here = valid[:, None] & (s + pixel < end)[None, :]
         wide = tl.load(x + at + within, mask=here, other=0.0).to(ACC)
         d = tl.load(dy + at + within, mask=here, other=0.0).to(ACC)
@@ -213,7 +213,7 @@ def gradient_apply(
 ):  # fmt: skip
     """``scale * dy + slope * (x - m) + offset``, backwards as ``affine``; with RELU, dy is masked first."""
     C = c_units * CW
-    S = s_units * SW
+    S = s_units.to(tl.int64) * SW
     pid = (tl.num_programs(0) - 1 - tl.program_id(0)).to(tl.int64)
     planes, valid, at, within, _to, end = locate(pid, total, C, S, tiles, splits, ROWS, P, B)
     STEP = C if ROWS else 1
@@ -228,7 +228,7 @@ def gradient_apply(
     c = (tl.load(offset + planes, mask=valid, other=0.0) - k_wide * left).to(ACC)
     if RELU:
         b = (tl.load(shift + planes, mask=valid, other=0.0) - a_wide * left).to(ACC)
-    for s in range(0, tl.minimum(end, tiles * B), B):
+    for s in range(0, end, B):
         here = valid[:, None] & (s + pixel < end)[None, :]
         wide = tl.load(x + at + within, mask=here, other=0.0).to(ACC)
         d = tl.load(dy + at + within, mask=here, other=0.0).to(ACC)
