@@ -7,6 +7,9 @@ and then holds for all of it. What can be asked of the compiler needs neither, a
 from __future__ import annotations
 
 import functools
+import sys
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -15,7 +18,7 @@ from triton_cuts import SMALL
 
 collect_ignore = []
 if passes.unavailable() is not None:
-    collect_ignore += ["test_triton_passes.py", "test_triton_layers.py"]
+    collect_ignore += ["test_triton_passes.py", "test_triton_layers.py", "test_triton_offsets.py"]
 if passes.interpreted() or passes.unavailable() == "triton is not installed":
     collect_ignore += ["test_compiled.py"]
 
@@ -26,3 +29,26 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "plan", functools.partial(config.plan, config=SMALL))
     monkeypatch.setattr(launch, "whole", functools.partial(config.whole, config=SMALL))
     monkeypatch.setattr(layers, "CONFIG", SMALL)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def untraced_kernels() -> Iterator[None]:
+    """Keep coverage's tracer out of the interpreter, which it slows to a third; kernels are not measured anyway."""
+    if not passes.interpreted() or passes.unavailable() is not None:
+        yield
+        return
+    from triton.runtime import interpreter
+
+    run = interpreter.GridExecutor.__call__
+
+    def untraced(self: Any, *args: Any, **kwargs: Any) -> None:
+        tracer = sys.gettrace()
+        sys.settrace(None)
+        try:
+            run(self, *args, **kwargs)
+        finally:
+            sys.settrace(tracer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter.GridExecutor, "__call__", untraced)
+        yield

@@ -25,6 +25,12 @@ INTEGERS = ["total", "c_units", "s_units", "tiles", "splits", "chunk", "S"]
 
 
 @triton.jit
+def extents(c_units, s_units, CW: tl.constexpr, SW: tl.constexpr):
+    """Return C and S; a plane may have more than 2^31 pixels."""
+    return c_units * CW, s_units.to(tl.int64) * SW
+
+
+@triton.jit
 def locate(pid, total, C, S, tiles, splits, ROWS: tl.constexpr, P: tl.constexpr, B: tl.constexpr):
     """Return a program's planes, which of them exist, its first element, a tile's offsets, and where its results go.
 
@@ -73,8 +79,7 @@ def moments(
     formula). It holds at least B/S of the plane, so that its distance from the plane's mean is at most sqrt(S/B)
     standard deviations: nothing cancels.
     """
-    C = c_units * CW
-    S = s_units.to(tl.int64) * SW
+    C, S = extents(c_units, s_units, CW, SW)
     pid = tl.program_id(0).to(tl.int64)
     _planes, valid, at, within, to, end = locate(pid, total, C, S, tiles, splits, ROWS, P, B)
     STEP = C if ROWS else 1
@@ -144,8 +149,7 @@ def affine(
     CW: tl.constexpr, SW: tl.constexpr, ROWS: tl.constexpr, P: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """``scale * (x - m) + shift`` (+ residual, rectified). Backwards: the tail of x is what the cache still holds."""
-    C = c_units * CW
-    S = s_units.to(tl.int64) * SW
+    C, S = extents(c_units, s_units, CW, SW)
     pid = (tl.num_programs(0) - 1 - tl.program_id(0)).to(tl.int64)
     planes, valid, at, within, _to, end = locate(pid, total, C, S, tiles, splits, ROWS, P, B)
     STEP = C if ROWS else 1
@@ -172,8 +176,7 @@ def gradient_sums(
     CW: tl.constexpr, SW: tl.constexpr, ROWS: tl.constexpr, P: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Sums of dy and of ``dy * (x - m)`` over the pixels; with RELU, dy is masked first, and stored where asked."""
-    C = c_units * CW
-    S = s_units.to(tl.int64) * SW
+    C, S = extents(c_units, s_units, CW, SW)
     pid = tl.program_id(0).to(tl.int64)
     planes, valid, at, within, to, end = locate(pid, total, C, S, tiles, splits, ROWS, P, B)
     STEP = C if ROWS else 1
@@ -212,8 +215,7 @@ def gradient_apply(
     CW: tl.constexpr, SW: tl.constexpr, ROWS: tl.constexpr, P: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """``scale * dy + slope * (x - m) + offset``, backwards as ``affine``; with RELU, dy is masked first."""
-    C = c_units * CW
-    S = s_units.to(tl.int64) * SW
+    C, S = extents(c_units, s_units, CW, SW)
     pid = (tl.num_programs(0) - 1 - tl.program_id(0)).to(tl.int64)
     planes, valid, at, within, _to, end = locate(pid, total, C, S, tiles, splits, ROWS, P, B)
     STEP = C if ROWS else 1

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from calibnorm.ops.triton.kernels.coefficients import channel, gated, inverse_std, reparameterized
-from calibnorm.ops.triton.kernels.pixels import locate, output
+from calibnorm.ops.triton.kernels.pixels import extents, locate, output
 
 INTEGERS = ["total", "c_units", "s_units"]
 
@@ -22,8 +22,7 @@ def normalize(
     CW: tl.constexpr, SW: tl.constexpr, ROWS: tl.constexpr, P: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """``scale * (x - m) + shift`` (+ residual, rectified), and the moments, if they have a place."""
-    C = c_units * CW
-    S = s_units.to(tl.int64) * SW
+    C, S = extents(c_units, s_units, CW, SW)
     pid = tl.program_id(0).to(tl.int64)
     planes, valid, at, within, _to, end = locate(pid, total, C, S, 1, 1, ROWS, P, B)
     here = valid[:, None] & (tl.arange(0, B) < end)[None, :]
