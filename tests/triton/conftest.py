@@ -25,7 +25,7 @@ if passes.unavailable() is not None:
         "test_gpu_rehearsal.py",
     ]
 if passes.interpreted() or passes.unavailable() == "triton is not installed":
-    collect_ignore += ["test_compiled.py"]
+    collect_ignore += ["test_compiled.py", "test_launched.py"]
 
 
 @pytest.fixture
