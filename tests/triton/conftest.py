@@ -29,11 +29,19 @@ if passes.interpreted() or passes.unavailable() == "triton is not installed":
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Cut small planes as large ones are."""
+
+    def forget() -> None:
+        for cached in (launch.geometry, launch.whole_geometry, layers._constants):
+            cached.cache_clear()
+
+    forget()
     monkeypatch.setattr(launch, "plan", functools.partial(config.plan, config=SMALL))
     monkeypatch.setattr(launch, "whole", functools.partial(config.whole, config=SMALL))
     monkeypatch.setattr(layers, "CONFIG", SMALL)
+    yield
+    forget()
 
 
 @pytest.fixture(scope="session", autouse=True)

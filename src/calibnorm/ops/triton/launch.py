@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,56 +14,76 @@ from calibnorm.ops.cpu import dense
 from calibnorm.ops.triton.config import CONFIG, Plan, plan, whole
 
 
+class Geometry(NamedTuple):
+    """How a tensor is cut, and what its kernels are compiled for and told of it."""
+
+    plan: Plan
+    extents: tuple[int, ...]
+    constants: dict[str, Any]
+
+
+@functools.lru_cache(maxsize=1024)
+def geometry(rows: bool, n: int, c: int, pixels: int, dtype: torch.dtype) -> Geometry:
+    """Return how the passes cut a tensor."""
+    cut = plan(rows, n, c, pixels, dtype.itemsize)
+    return _geometry(cut, (cut.tiles, cut.splits), rows, n, c, pixels, dtype)
+
+
+@functools.lru_cache(maxsize=1024)
+def whole_geometry(rows: bool, n: int, c: int, pixels: int, dtype: torch.dtype) -> tuple[Geometry, int] | None:
+    """Return how a tensor is cut into whole planes, and the warps of a program, or None where these do not fit."""
+    found = whole(rows, n, c, pixels, dtype.itemsize)
+    return None if found is None else (_geometry(found[0], (), rows, n, c, pixels, dtype), found[1])
+
+
+def _geometry(
+    cut: Plan, more: tuple[int, ...], rows: bool, n: int, c: int, pixels: int, dtype: torch.dtype
+) -> Geometry:
+    import triton.language as tl
+
+    constants = {"CW": cut.CW, "SW": cut.SW, "ROWS": rows, "P": cut.P, "B": cut.B}
+    constants["ACC"] = tl.float64 if dtype == torch.float64 else tl.float32
+    return Geometry(cut, (n * c, c // cut.CW, pixels // cut.SW, *more), constants)
+
+
 class Work:
     """One pass: a dense input, how it is cut, and the launches."""
 
     def __init__(self, x: Tensor) -> None:
         self.x, rows = dense(x)
-        n, c = x.shape[:2]
+        self.planes = x.shape[:2]
+        n, c = self.planes
         self.pixels = x.numel() // (n * c)
-        self.rows = rows and self.pixels > 1  # else a tile of rows would be a few channels of one instance
-        self.cut = (self.rows, n, c, self.pixels, x.element_size())
-
-    @functools.cached_property
-    def plan(self) -> Plan:
-        """How the passes cut it."""
-        return plan(*self.cut)
+        # A tile of rows would be a few channels of one instance where these have one pixel.
+        self.cut = (rows and self.pixels > 1, n, c, self.pixels, x.dtype)
 
     @property
-    def whole(self) -> tuple[Plan, int] | None:
-        """How it is cut into whole planes, and the warps of a program, or None where these do not fit on chip."""
-        return whole(*self.cut)
+    def plan(self) -> Plan:
+        """How the passes cut it."""
+        return geometry(*self.cut).plan
 
-    def numbers(self) -> Tensor:
-        """Return room for a number of every plane, (N, C)."""
-        return self.x.new_empty(self.x.shape[:2], dtype=torch.float64)
+    @property
+    def whole(self) -> tuple[Geometry, int] | None:
+        """How it is cut into whole planes, and the warps of a program, or None where these do not fit on chip."""
+        return whole_geometry(*self.cut)
+
+    def numbers(self, *more: int) -> Tensor:
+        """Return room for a number of every plane, (N, C), or for several, (..., N, C)."""
+        return self.x.new_empty((*more, *self.planes), dtype=torch.float64)
 
     def parts(self, *whole: Tensor) -> tuple[Tensor, ...]:
         """Return room for the partial results, (splits, N, C): the whole's own where no plane is cut."""
-        if self.plan.splits == 1:
-            return whole
-        return tuple(t.new_empty(self.plan.splits, *t.shape) for t in whole)
+        splits = self.plan.splits
+        return whole if splits == 1 else self.numbers(len(whole), splits).unbind()
 
     def launch(self, name: str, *arguments: Tensor | None, **options: bool) -> None:
         """Run one of the four passes."""
-        cut = self.plan
-        extents = (*self.extents(cut), cut.tiles, cut.splits)
-        run(self.x, "pixels", name, cut.programs, (*arguments, *extents), {**self.constants(cut), **options})
-
-    def extents(self, cut: Plan) -> tuple[int, int, int]:
-        """Return N * C, and C and S in units."""
-        n, c = self.x.shape[:2]
-        return n * c, c // cut.CW, self.pixels // cut.SW
-
-    def constants(self, cut: Plan) -> dict[str, Any]:
-        """Return what a kernel is compiled for."""
-        found = {"CW": cut.CW, "SW": cut.SW, "ROWS": self.rows, "P": cut.P, "B": cut.B}
-        return {**found, "ACC": _accumulator(self.x.dtype)}
+        cut, extents, constants = geometry(*self.cut)
+        run(self.x, "pixels", name, cut.programs, (*arguments, *extents), {**constants, **options})
 
     def merge(self, name: str, *arguments: Tensor | int) -> None:
         """Run the kernel that makes whole results of partial ones."""
-        planes = self.x.shape[0] * self.x.shape[1]
-        run(self.x, "pixels", name, -(-planes // CONFIG.merged), arguments, {"K": CONFIG.merged})
+        run(self.x, "pixels", name, -(-self.planes.numel() // CONFIG.merged), arguments, {"K": CONFIG.merged})
 
 
 def run(
@@ -86,13 +106,6 @@ def run(
 def _kernels(module: str) -> Any:
     """Import triton at the first launch: the package needs torch alone, and this takes a second."""
     return importlib.import_module(f"calibnorm.ops.triton.kernels.{module}")
-
-
-@functools.cache
-def _accumulator(dtype: torch.dtype) -> Any:
-    import triton.language as tl
-
-    return tl.float64 if dtype == torch.float64 else tl.float32
 
 
 def _on(x: Tensor) -> AbstractContextManager[Any]:

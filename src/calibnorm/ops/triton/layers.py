@@ -7,8 +7,10 @@ With given statistics, and planes that fit on chip, a forward is one launch.
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +20,8 @@ from calibnorm.ops.composed import Gradients, Normalized, Wanted
 from calibnorm.ops.cpu import like
 from calibnorm.ops.fused import _kind as kind_of
 from calibnorm.ops.fused import _slots as slots_of
-from calibnorm.ops.triton.config import CONFIG, Plan
-from calibnorm.ops.triton.launch import Work, run
+from calibnorm.ops.triton.config import CONFIG
+from calibnorm.ops.triton.launch import Geometry, Work, run
 from calibnorm.ops.triton.passes import DTYPES, refuses
 
 
@@ -38,13 +40,14 @@ class Layers:
         if call.statistics is not None and work.whole is not None:
             y, moments = step.whole(work, *work.whole)
             return Normalized(y, moments, call.statistics)
-        moments = x.new_empty((2, *x.shape[:2]), dtype=torch.float64)
-        parts = work.parts(*moments)
+        moments = work.numbers(2)
+        m, v = moments.unbind()
+        parts = work.parts(m, v)
         work.launch("moments", x, *parts)
         used = call.statistics or tuple(x.new_empty(2, x.shape[1], dtype=torch.float64).unbind())
-        scale, shift = step.forward(work, moments, parts, used)
+        scale, shift = step.forward(work, m, v, parts, used)
         y = torch.empty_like(x)
-        work.launch("affine", x, moments[0], scale, shift, like(call.residual, x), y, RELU=call.relu)
+        work.launch("affine", x, m, scale, shift, like(call.residual, x), y, RELU=call.relu)
         # One pixel a plane: the moments are as many numbers as x has, and in a wider dtype.
         return Normalized(y, None if work.pixels == 1 else moments, (used[0], used[1]))
 
@@ -54,18 +57,18 @@ class Layers:
         x = work.x
         step = _Coefficients(x, call)
         if moments is None:  # one pixel a plane, which is never cut
-            moments = x.new_empty((2, *x.shape[:2]), dtype=torch.float64)
-            work.launch("moments", x, *moments)
-        m = moments[0]
+            moments = work.numbers(2)
+            work.launch("moments", x, *moments.unbind())
+        m, v = moments.unbind()
         same, scale, shift, residual, masked = like(dy, x), None, None, None, None
         if call.relu:
-            scale, shift = step.forward(work, moments, tuple(moments), call.statistics)
+            scale, shift = step.forward(work, m, v, (m, v), call.statistics)
             residual = like(call.residual, x)
             masked = None if residual is None else torch.empty_like(x)
-        sums = x.new_empty((2, *x.shape[:2]), dtype=torch.float64)
+        sums = work.numbers(2).unbind()
         parts = work.parts(*sums)
         work.launch("gradient_sums", same, x, m, scale, shift, residual, masked, *parts, RELU=call.relu)
-        numbers, tensors = step.backward(work, moments, sums, parts, wanted)
+        numbers, tensors = step.backward(work, (m, v), sums, parts, wanted)
         d_residual = (dy if masked is None else masked) if wanted.residual else None
         if numbers is None:
             return Gradients(None, d_residual, tensors)
@@ -82,8 +85,6 @@ class _Coefficients:
 
     def __init__(self, x: Tensor, call: Call) -> None:
         self.x, self.call = x, call
-        kind, (n_a, n_b) = kind_of(call.step.method), call.step.noise or (1.0, 0.0)
-        assert kind is not None
         given = call.tensors if call.statistics is None else (*call.tensors, *call.statistics)
         for t in given:
             if t.device != x.device:  # a kernel would read another card's memory, or crash
@@ -93,58 +94,70 @@ class _Coefficients:
         self.slots: Callable[[Sequence[Tensor | None]], tuple[Tensor | None, ...]]
         self.slots = slots_of(call.step.names)  # type: ignore[assignment]  # picks from any sequence
         self.learnable = self.slots([*(t.contiguous() for t in call.tensors), None])
-        tile = min(CONFIG.instances, 1 << (x.shape[0] - 1).bit_length())
-        self.constants = {
-            "FIXED": call.statistics is not None,
-            "EPS": call.step.eps, "NOISE_A": n_a, "NOISE_B": n_b,
-            "CENTER": kind.center, "GATE": kind.gate,
-            "ON_GAMMA": bool(kind.gate and kind.gated & 1), "ON_BETA": bool(kind.gate and kind.gated & 2),
-            "BN": tile, "BC": CONFIG.channels,
-        }  # fmt: skip
+        self.constants = _constants(call.step, call.statistics is not None, x.shape[0])
 
     def forward(
-        self, work: Work, moments: Tensor, parts: tuple[Tensor, ...], statistics: tuple[Tensor, ...] | None
+        self, work: Work, m: Tensor, v: Tensor, parts: tuple[Tensor, ...], statistics: tuple[Tensor, ...] | None
     ) -> tuple[Tensor, Tensor]:
         """Return scale and shift; fill the moments from their parts, and the batch's statistics where there is room."""
-        scale, shift = work.numbers(), work.numbers()
+        scale, shift = work.numbers(2).unbind()
         mean, var = (None, None) if statistics is None else (t.contiguous() for t in statistics)
-        cut = parts if work.plan.splits > 1 and parts[0].ndim > moments[0].ndim else (None, None)
-        extents = (*self.x.shape[:2], work.pixels, work.plan.chunk, work.plan.splits)
-        self._run("coefficients", (*cut, *moments, mean, var, *self.learnable, scale, shift, *extents))
+        cut, plan = (None, None) if parts[0] is m else parts, work.plan
+        extents = (*work.planes, work.pixels, plan.chunk, plan.splits)
+        self._run("coefficients", (*cut, m, v, mean, var, *self.learnable, scale, shift, *extents))
         return scale, shift
 
-    def whole(self, work: Work, cut: Plan, warps: int) -> tuple[Tensor, Tensor | None]:
+    def whole(self, work: Work, cut: Geometry, warps: int) -> tuple[Tensor, Tensor | None]:
         """Return y and the moments, in one launch: the statistics are given, and no plane is cut."""
         y = torch.empty_like(self.x)
-        moments = None if work.pixels == 1 else self.x.new_empty((2, *self.x.shape[:2]), dtype=torch.float64)
+        moments = None if work.pixels == 1 else work.numbers(2)
         assert self.call.statistics is not None
         given = (*(t.contiguous() for t in self.call.statistics), *self.learnable, like(self.call.residual, self.x))
-        arguments = (self.x, *((None, None) if moments is None else moments), *given, y, *work.extents(cut))
+        arguments = (self.x, *((None, None) if moments is None else moments.unbind()), *given, y, *cut.extents)
         options = {k: value for k, value in self.constants.items() if k not in ("FIXED", "BN", "BC")}
-        constants = {**options, **work.constants(cut), "RELU": self.call.relu}
-        run(self.x, "whole", "normalize", cut.programs, arguments, constants, warps)
+        constants = {**options, **cut.constants, "RELU": self.call.relu}
+        run(self.x, "whole", "normalize", cut.plan.programs, arguments, constants, warps)
         return y, moments
 
     def backward(
-        self, work: Work, moments: Tensor, sums: Tensor, parts: tuple[Tensor, ...], wanted: Wanted
-    ) -> tuple[tuple[Tensor, Tensor, Tensor] | None, list[Tensor | None]]:
+        self,
+        work: Work,
+        moments: tuple[Tensor, Tensor],
+        sums: tuple[Tensor, ...],
+        parts: tuple[Tensor, ...],
+        wanted: Wanted,
+    ) -> tuple[tuple[Tensor, ...] | None, list[Tensor | None]]:
         """Return scale, ``2 dv / S`` and ``(dm - scale S1) / S`` where x wants them, and the tensors' gradients."""
-        numbers = (work.numbers(), work.numbers(), work.numbers()) if wanted.x else None
+        numbers = work.numbers(3).unbind() if wanted.x else None
         tensors = self.call.tensors
         found = [
             torch.empty_like(t, memory_format=torch.contiguous_format) if want else None
             for t, want in zip(tensors, wanted.tensors, strict=True)
         ]
         mean, var = (None, None) if self.call.statistics is None else (t.contiguous() for t in self.call.statistics)
-        cut = parts if work.plan.splits > 1 else (None, None)
+        cut = (None, None) if parts[0] is sums[0] else parts
         arguments = (*cut, *sums, *moments, mean, var, *self.learnable, *(numbers or (None,) * 3))
-        extents = (*self.x.shape[:2], work.pixels, work.plan.splits)
+        extents = (*work.planes, work.pixels, work.plan.splits)
         self._run("coefficients_vjp", (*arguments, *self.slots([*found, None]), *extents))
         return numbers, found
 
     def _run(self, name: str, arguments: tuple[Tensor | int | None, ...]) -> None:
         programs = -(-self.x.shape[1] // CONFIG.channels)
         run(self.x, "coefficients", name, programs, arguments, self.constants, CONFIG.coefficient_warps)
+
+
+@functools.lru_cache(maxsize=1024)
+def _constants(step: Step, fixed: bool, instances: int) -> dict[str, Any]:
+    """Return what a coefficient kernel is compiled for."""
+    kind, (n_a, n_b) = kind_of(step.method), step.noise or (1.0, 0.0)
+    assert kind is not None
+    return {
+        "FIXED": fixed,
+        "EPS": step.eps, "NOISE_A": n_a, "NOISE_B": n_b,
+        "CENTER": kind.center, "GATE": kind.gate,
+        "ON_GAMMA": bool(kind.gate and kind.gated & 1), "ON_BETA": bool(kind.gate and kind.gated & 2),
+        "BN": min(CONFIG.instances, 1 << (instances - 1).bit_length()), "BC": CONFIG.channels,
+    }  # fmt: skip
 
 
 def update_running(buffers: tuple[Tensor, ...], mean: Tensor, var: Tensor, momentum: float, unbias: float) -> bool:
