@@ -16,6 +16,8 @@ import torch
 
 from calibnorm.lab.bench import gpu, impls, kernel_checks, layer
 from calibnorm.lab.bench.cases import Case
+from calibnorm.lab.bench.config import LayerConfig
+from calibnorm.lab.bench.table import Place
 from calibnorm.ops.triton import passes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +44,8 @@ def test_what_it_times_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(layer, "AT_LEAST_S", 0.0)
     monkeypatch.setattr(gpu, "copy_bandwidth", lambda device, mib: 10.0)
     monkeypatch.setattr(gpu, "find_spec", lambda name: None)
-    assert gpu.time_layers(CPU, tmp_path, time.perf_counter(), 60.0, []) == 0
+    monkeypatch.setattr(gpu, "compile_problem", lambda: "no compiler")
+    assert gpu.time_layers(CPU, tmp_path, time.perf_counter(), 90.0, []) == 0
     with (tmp_path / "gpu-layer.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["impl"] for row in rows] == [*impls.EAGER]
@@ -83,3 +86,22 @@ def test_a_failing_check_is_reported(monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setattr(passes, "unavailable", lambda: None)
     monkeypatch.setattr(passes, "interpreted", lambda: True)
     assert gpu.run(Path("nowhere"), 1.0) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "lines"),
+    [(torch.OutOfMemoryError("full"), 0), (RuntimeError("no cubin\nmore"), 1)],
+    ids=["memory", "launch"],
+)
+def test_a_case_that_fails_does_not_end_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, lines: int
+) -> None:
+    def fail(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(layer, "measure_case", fail)
+    wrong: list[str] = []
+    settings = LayerConfig(device="cpu")
+    assert gpu.measure(next(gpu.plan()), [], settings, Place.here(CPU), wrong) == []
+    assert wrong == ["norm forward+backward 64x64x112x112 bfloat16 channels_last: RuntimeError: no cubin"][:lines]
+    assert ("not enough memory" in capsys.readouterr().out) == (lines == 0)

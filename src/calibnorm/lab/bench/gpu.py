@@ -11,19 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import calibnorm as cn
 from calibnorm.lab.bench import kernel_checks, layer, model, summary
 from calibnorm.lab.bench.cases import RESNET50, RESNET164, Case, shape_name
 from calibnorm.lab.bench.clock import Times, copy_bandwidth, no_collector
 from calibnorm.lab.bench.config import LayerConfig, ModelConfig
-from calibnorm.lab.bench.impls import BASELINE, EAGER, random_values, set_values
+from calibnorm.lab.bench.impls import BASELINE, COMPILED, EAGER, Call, compile_problem, random_values, set_values
 from calibnorm.lab.bench.table import Place, Row, rows_of, write_csv
 from calibnorm.lab.environment import describe_environment
 from calibnorm.ops.triton import passes
 
 MODEL_S = 90.0
 """Left for the training steps of ResNet-50, where torchvision is there."""
+COMPILE_S = 60.0
+"""What torch.compile of three layers may take."""
 HOST_CALLS = 200
 
 
@@ -62,7 +65,7 @@ def check_kernels(device: torch.device, interpreted: bool) -> list[str]:
         try:
             problem = check()
         except Exception as error:  # a kernel that does not compile or launch must not hide what the others do
-            problem = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            problem = f"{type(error).__name__}: {first_line(error)}"
         if problem is not None:
             wrong.append(f"{name}: {problem}")
             say(f"WRONG: {wrong[-1]}")
@@ -96,31 +99,38 @@ def time_layers(device: torch.device, out: Path, start: float, seconds: float, w
     place, config = Place.here(device), LayerConfig(device=str(device))
     bandwidth = copy_bandwidth(device, 512)
     say(f"{place.device}: copying a large tensor, {bandwidth:.0f} GB/s read and written")
-    host = host_times(device, place)
+    host = host_times(device, place, wrong)
     network = find_spec("torchvision") is not None
     cases, rows, kernels = list(plan()), list[Row](), {"baseline": set[str](), "calibnorm": set[str]()}
-    done = 0
+    done, compiled_rows, steps = 0, list[Row](), list[Row]()
+
+    def left() -> float:
+        return seconds - (time.perf_counter() - start)
+
     for case in cases:
-        if time.perf_counter() - start > seconds - (MODEL_S if network else 0.0):
+        if left() < COMPILE_S + MODEL_S * network:
             break
-        found = layer.measure_case(case, list(EAGER), config, place)
-        rows += found.rows
-        wrong += found.wrong
+        found = measure(case, list(EAGER), config, place, wrong)
+        rows += found
         for key, kernel in zip(kernels, layer.kernels(case, device), strict=True):
             kernels[key].add(f"{kernel}: {case.dtype} {case.layout} {case.mode}")
         done += 1
-        say(layer.progress(len(cases), done, case, found.rows))
-    if network and time.perf_counter() - start < seconds - MODEL_S / 2:
+        say(layer.progress(len(cases), done, case, found))
+    if left() > COMPILE_S / 2:
+        compiled_rows = compiled(config, place, wrong)
+    if network and left() > MODEL_S / 2:
         settings = ModelConfig("resnet50", 64, dtypes=("bfloat16",), layouts=("channels_last",), device=str(device))
         steps, failures = model.run_model(settings, place, say)
-        rows += steps
         wrong += failures
-    layers = [row for row in rows if row.mode != model.MODE]
-    text = ["Geometric means over shapes of time over that of nn.BatchNorm2d:", "", *summary.ratio_table(layers), ""]
-    text += ["Targets:", "", *summary.target_table(layers, "cuda"), "", "Host time:", ""]
+    text = ["Geometric means over shapes of time over that of nn.BatchNorm2d:", "", *summary.ratio_table(rows), ""]
+    text += ["Targets:", "", *summary.target_table(rows, "cuda"), "", "Host time:", ""]
     text += [f"{r.impl} {r.mode}: {1e3 * r.p50_ms:.0f} us" for r in host]
+    if compiled_rows:
+        text += ["", "Under torch.compile, over eager nn.BatchNorm2d:", "", *summary.ratio_table(compiled_rows)]
+    if steps:
+        text += ["", *summary.model_table(steps)]
     text += [f"WRONG: {line}" for line in wrong]
-    write_csv(rows, out / "gpu-layer.csv")
+    write_csv([*rows, *compiled_rows, *steps], out / "gpu-layer.csv")
     write_csv(host, out / "gpu-host.csv")
     details: dict[str, Any] = {
         "command": "benchmarks/gpu_check.py",
@@ -138,7 +148,38 @@ def time_layers(device: torch.device, out: Path, start: float, seconds: float, w
     return 1 if wrong else 0
 
 
-def host_times(device: torch.device, place: Place) -> list[Row]:
+def compiled(config: LayerConfig, place: Place, wrong: list[str]) -> list[Row]:
+    """Return the rows of the layers under torch.compile in one case, beside the eager baseline."""
+    if (why := compile_problem()) is not None:
+        say(f"skipped, compiled implementations: {why}")
+        return []
+    case = Case("norm", "forward+backward", (64, 256, 56, 56), "bfloat16", "channels_last")
+    names = [BASELINE, *(COMPILED + name for name in (BASELINE, "cn.IEBN2d", "cn.RBN2d"))]
+    rows = measure(case, names, config, place, wrong)
+    say(layer.progress(1, 1, case, rows))
+    return rows
+
+
+def measure(case: Case, names: list[str], config: LayerConfig, place: Place, wrong: list[str]) -> list[Row]:
+    """Return the rows of a case; what goes wrong joins ``wrong``, and does not end the run."""
+    try:
+        found = layer.measure_case(case, names, config, place)
+    except torch.OutOfMemoryError:
+        say(f"skipped, {case}: the device has not enough memory")
+        return []
+    except Exception as error:
+        wrong.append(f"{case}: {type(error).__name__}: {first_line(error)}")
+        return []
+    wrong += found.wrong
+    return found.rows
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message."""
+    return str(error).strip().partition("\n")[0]
+
+
+def host_times(device: torch.device, place: Place, wrong: list[str]) -> list[Row]:
     """Return how long the host takes to launch a layer, forward and forward with backward, the device being idle."""
     shape = (8, 64, 8, 8)
     x = torch.randn(shape, device=device, requires_grad=True)
@@ -147,14 +188,20 @@ def host_times(device: torch.device, place: Place) -> list[Row]:
         module, call = impl.make(shape[1], "norm")
         set_values(module.to(device), random_values(shape[1], device))
         leaves = [x, *module.parameters()]
-        forward = host_time(lambda call=call: call(x, None), device)  # type: ignore[misc]
-        times["host, forward"][name] = forward
 
-        def step(call: Any = call, leaves: list[torch.Tensor] = leaves) -> None:
+        def forward(call: Call = call) -> Tensor:
+            return call(x, None)
+
+        def step(call: Call = call, leaves: list[Tensor] = leaves) -> None:
             torch.autograd.grad(call(x, None), leaves, torch.ones_like(x))
 
-        times["host, forward+backward"][name] = host_time(step, device)
-    assert all(BASELINE in found for found in times.values())
+        try:
+            both = host_time(forward, device), host_time(step, device)
+        except Exception as error:
+            wrong.append(f"host time of {name}: {type(error).__name__}: {first_line(error)}")
+            continue
+        for found, of in zip(times.values(), both, strict=True):
+            found[name] = of
     return [
         row
         for mode, found in times.items()
