@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from calibnorm._checks import Noise
+from calibnorm.methods import Method
 from calibnorm.ops.coefficients import Call, Step
 from calibnorm.ops.composed import Gradients, Normalized, Wanted
 from calibnorm.ops.cpu import like
@@ -94,7 +96,8 @@ class _Coefficients:
         self.slots: Callable[[Sequence[Tensor | None]], tuple[Tensor | None, ...]]
         self.slots = slots_of(call.step.names)  # type: ignore[assignment]  # picks from any sequence
         self.learnable = self.slots([*(t.contiguous() for t in call.tensors), None])
-        self.constants = _constants(call.step, call.statistics is not None, x.shape[0])
+        how = call.step
+        self.constants = _constants(how.method, how.eps, how.noise, call.statistics is not None, x.shape[0])
 
     def forward(
         self, work: Work, m: Tensor, v: Tensor, parts: tuple[Tensor, ...], statistics: tuple[Tensor, ...] | None
@@ -147,13 +150,13 @@ class _Coefficients:
 
 
 @functools.lru_cache(maxsize=1024)
-def _constants(step: Step, fixed: bool, instances: int) -> dict[str, Any]:
+def _constants(method: Method, eps: float, noise: Noise | None, fixed: bool, instances: int) -> dict[str, Any]:
     """Return what a coefficient kernel is compiled for."""
-    kind, (n_a, n_b) = kind_of(step.method), step.noise or (1.0, 0.0)
+    kind, (n_a, n_b) = kind_of(method), noise or (1.0, 0.0)
     assert kind is not None
     return {
         "FIXED": fixed,
-        "EPS": step.eps, "NOISE_A": n_a, "NOISE_B": n_b,
+        "EPS": eps, "NOISE_A": n_a, "NOISE_B": n_b,
         "CENTER": kind.center, "GATE": kind.gate,
         "ON_GAMMA": bool(kind.gate and kind.gated & 1), "ON_BETA": bool(kind.gate and kind.gated & 2),
         "BN": min(CONFIG.instances, 1 << (instances - 1).bit_length()), "BC": CONFIG.channels,
