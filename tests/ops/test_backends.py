@@ -19,7 +19,7 @@ built = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavail
 
 def test_backends_are_listed_with_what_they_run_or_why_not() -> None:
     found = cn.backends()
-    assert list(found) == ["cpu", "reference"]
+    assert list(found) == ["cpu", "triton", "reference"]
     assert found["reference"].runs
     assert found["cpu"].detail
 
@@ -60,7 +60,7 @@ def test_asked_for_by_name() -> None:
         assert dispatch.choose(x).name == "cpu"
         with pytest.raises(RuntimeError, match="'cpu' was asked for by name"):
             dispatch.choose(torch.empty(2, 3, 4, 4, device="meta"))
-    with pytest.raises(ValueError, match="choose one of cpu, reference"), cn.use_backend("gpu"):
+    with pytest.raises(ValueError, match="choose one of cpu, triton, reference"), cn.use_backend("gpu"):
         pass
 
 

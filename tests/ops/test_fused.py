@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
-from torch import Tensor
 
 import calibnorm as cn
 from calibnorm.methods import BN, IEBN, RBN, Method
-from calibnorm.ops import Call, Step, cpu, update_running
+from calibnorm.ops import cpu, update_running
 from calibnorm.ops.composed import Composed, Wanted
 from calibnorm.ops.fused import FUSED
 from cases import randn
+from layer_checks import both_ways, call_of
 from tolerances import error, reduction
 
 pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
@@ -22,25 +20,6 @@ COMPOSED = Composed(cpu)  # type: ignore[arg-type]
 METHODS = [BN(), IEBN(), IEBN(position="both"), RBN(), RBN(center_stat="std", scale_stat="std")]
 SHAPES = [(3, 5, 4, 6), (7, 67), (5, 3, 1, 1), (2, 3, 257, 256), (2, 4, 3, 2, 5)]
 """Small; more than one block of channels, one pixel a plane; the same in four dimensions; planes that are cut; 3d."""
-
-
-def call_of(method: Method, channels: int, given: bool, end: str, shape: tuple[int, ...], dtype: torch.dtype) -> Call:
-    names = ("weight", "bias", *method.parameters(channels))
-    tensors = tuple(0.3 + randn(channels, seed=30 + i, dtype=dtype) for i, _ in enumerate(names))
-    statistics = (randn(channels, seed=5, dtype=dtype), 0.5 + randn(channels, seed=6, dtype=dtype).abs())
-    residual = randn(*shape, seed=7, dtype=dtype) if "residual" in end else None
-    return Call(Step(method, names, 1e-3, (0.8, 0.5)), statistics if given else None, tensors, residual, "relu" in end)
-
-
-def both_ways(how: object, x: Tensor, dy: Tensor, call: Call) -> Iterator[Tensor]:
-    """Everything that the three steps of ``how`` find, forward and back."""
-    done = how.forward(x, call)  # type: ignore[attr-defined]
-    yield done.y
-    yield from (t.double() for t in done.statistics)
-    kept = call if call.relu else call._replace(residual=None)  # as autograd keeps it
-    wanted = Wanted(True, call.residual is not None, (True,) * len(call.tensors))
-    found = how.backward(dy, x, done.moments, kept, wanted)  # type: ignore[attr-defined]
-    yield from (t for t in (found.x, found.residual, *found.tensors) if t is not None)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)

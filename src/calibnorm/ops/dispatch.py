@@ -22,6 +22,8 @@ from torch.autograd import forward_ad
 from calibnorm.ops import cpu, fused, reference
 from calibnorm.ops.coefficients import Step
 from calibnorm.ops.composed import Composed, Passes, ThreeSteps
+from calibnorm.ops.triton import passes as triton
+from calibnorm.ops.triton.layers import LAYERS
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class BackendStatus(NamedTuple):
 
 BACKENDS: list[Backend] = [
     Backend("cpu", cpu, cpu.refuses, cpu.unavailable, cpu.runs_with, fused.FUSED),
+    Backend("triton", triton, triton.refuses, triton.unavailable, triton.runs_with, LAYERS),
     Backend("reference", reference, lambda x: None),
 ]
 """In the order of preference. The reference takes everything and stays last."""

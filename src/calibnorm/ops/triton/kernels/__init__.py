@@ -1,0 +1,1 @@
+"""The Triton kernels: ``pixels`` are the four passes. Importing it needs triton."""
