@@ -1,0 +1,100 @@
+"""Group, Layer and Instance Normalization: statistics of one instance, over groups of its channels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from calibnorm.methods.base import Batch, Instance, Method, Params, inverse_std, reparameterize
+
+
+def group_moments(m: Tensor, v: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance of every group of channels, (N, C), each channel its group's.
+
+    With planes of one size, ``mean = mean_c m`` and ``var = mean_c v + mean_c (m - mean)^2``.
+    """
+    n, c = m.shape
+    m_NGc, v_NGc = m.view(n, groups, -1), v.view(n, groups, -1)
+    mean = m_NGc.mean(-1, keepdim=True)
+    var = (v_NGc + (m_NGc - mean).square()).mean(-1, keepdim=True)
+    return mean.expand_as(m_NGc).reshape(n, c), var.expand_as(m_NGc).reshape(n, c)
+
+
+@dataclass(frozen=True)
+class _Grouped(Method):
+    """``y = gamma * (x - mean_g) / sqrt(var_g + eps) + beta``, mean_g and var_g those of the channel's group."""
+
+    def groups_of(self, channels: int) -> int:
+        """Return the number of groups that this many channels form."""
+        raise NotImplementedError
+
+    def coefficients(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
+        """Return gamma / sd_g and gamma * (m - mean_g) / sd_g + beta, with no statistic of the batch."""
+        mean, var = group_moments(x.M, x.V, self.groups_of(x.M.shape[1]))
+        a = inverse_std(var, batch.eps)
+        b = (x.M - mean) * a
+        if batch.noise is not None:
+            n_a, n_b = batch.noise
+            a, b = a * n_a, b * n_a + n_b
+        return reparameterize(a, b, p.get("weight"), p.get("bias"))
+
+    def constant_gate(self, p: Params) -> Tensor | None:
+        """Return None: no plain BatchNorm computes the same."""
+        return None
+
+    def mean_gate(self, p: Params, running_mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Return 1 and the running mean itself."""
+        return torch.ones_like(running_mean), running_mean
+
+
+@dataclass(frozen=True)
+class IN(_Grouped):
+    """Instance Normalization (Ulyanov et al., arXiv 1607.08022): every channel of an instance by itself."""
+
+    name: ClassVar[str] = "in"
+
+    def groups_of(self, channels: int) -> int:
+        """Return C."""
+        return channels
+
+
+@dataclass(frozen=True)
+class LN(_Grouped):
+    """Layer Normalization over channels and space (Ba et al., arXiv 1607.06450), gamma and beta a channel each."""
+
+    name: ClassVar[str] = "ln"
+
+    def groups_of(self, channels: int) -> int:
+        """Return 1."""
+        return 1
+
+
+@dataclass(frozen=True)
+class GN(_Grouped):
+    """Group Normalization (Wu and He, ECCV 2018, Eq. 7).
+
+    Args:
+        groups: G; None is the paper's 32, or, where 32 does not divide C (the paper does not say what then), their
+            greatest common divisor. A given number must divide C.
+    """
+
+    name: ClassVar[str] = "gn"
+    groups: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.groups is not None and (isinstance(self.groups, bool) or not isinstance(self.groups, int)):
+            raise TypeError(f"groups={self.groups!r} must be an integer or None")
+        if self.groups is not None and self.groups < 1:
+            raise ValueError(f"groups={self.groups} must be at least 1")
+
+    def groups_of(self, channels: int) -> int:
+        """Return G for this many channels."""
+        if self.groups is None:
+            return math.gcd(32, channels)
+        if channels % self.groups:
+            raise ValueError(f"groups={self.groups} does not divide {channels} channels; pass a divisor, or None")
+        return self.groups
