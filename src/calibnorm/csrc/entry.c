@@ -123,3 +123,107 @@ EXPORT void calibnorm_coefficients_vjp(cn_coefficient_job *job)
     run(table->coefficients_vjp, (job->C + CN_CHANNEL_BLOCK - 1) / CN_CHANNEL_BLOCK,
         job->N * CN_CHANNEL_BLOCK * 16, job);
 }
+
+/* Scratch of one call: `numbers` arrays of (N, C) and room for the (C,) arrays as doubles. */
+static double *scratch(const cn_layer_job *layer, int64_t numbers)
+{
+    return malloc(sizeof(double) * (size_t)((layer->step.N * numbers + 12) * layer->step.C));
+}
+
+/* Take `count` doubles from the scratch. */
+static double *take(double **free_from, int64_t count)
+{
+    double *taken = *free_from;
+    *free_from += count;
+    return taken;
+}
+
+/* A (C,) array as doubles. */
+static double *widened(const double *array, const cn_layer_job *layer, double **free_from)
+{
+    if (!array || !layer->narrow) return (double *)array;
+    double *wide = take(free_from, layer->step.C);
+    for (int64_t c = 0; c < layer->step.C; c++) wide[c] = ((const float *)array)[c];
+    return wide;
+}
+
+/* The step with its (C,) arrays, and its moments where there are none, as doubles in the scratch. */
+static cn_coefficient_job prepared(const cn_layer_job *layer, double **free_from)
+{
+    cn_coefficient_job step = layer->step;
+    step.weight = widened(step.weight, layer, free_from);
+    step.bias = widened(step.bias, layer, free_from);
+    step.center_weight = widened(step.center_weight, layer, free_from);
+    step.gate_weight = widened(step.gate_weight, layer, free_from);
+    step.gate_bias = widened(step.gate_bias, layer, free_from);
+    if (step.fixed) {
+        step.mean = widened(step.mean, layer, free_from);
+        step.var = widened(step.var, layer, free_from);
+    }
+    if (!layer->step.m) {
+        step.m = take(free_from, step.N * step.C);
+        step.v = take(free_from, step.N * step.C);
+    }
+    return step;
+}
+
+#define LAYER_SHAPE layer->dtype, layer->rows, step.N, step.C, step.S
+
+/* moments, coefficients, affine. Returns 0, or 1 if memory is short. */
+EXPORT int32_t calibnorm_forward(const cn_layer_job *layer)
+{
+    const int64_t numbers = layer->step.N * layer->step.C;
+    double *memory = scratch(layer, 4), *free_from = memory;
+    if (!memory) return 1;
+    cn_coefficient_job step = prepared(layer, &free_from);
+    step.scale = take(&free_from, numbers);
+    step.shift = take(&free_from, numbers);
+    int32_t short_of_memory = calibnorm_moments(LAYER_SHAPE, layer->x, (double *)step.m, (double *)step.v);
+    if (!short_of_memory) {
+        calibnorm_coefficients(&step);
+        short_of_memory = calibnorm_affine(LAYER_SHAPE, layer->x, step.m, step.scale, step.shift, layer->residual,
+                                           layer->relu, layer->y);
+    }
+    free(memory);
+    return short_of_memory;
+}
+
+/* gradient sums, the step's vector-Jacobian product, gradient apply. Returns 0, or 1 if memory is short. */
+EXPORT int32_t calibnorm_backward(const cn_layer_job *layer)
+{
+    const int64_t numbers = layer->step.N * layer->step.C;
+    double *memory = scratch(layer, 8), *free_from = memory;
+    if (!memory) return 1;
+    cn_coefficient_job step = prepared(layer, &free_from);
+    double *sums = take(&free_from, 2 * numbers);
+    step.scale = take(&free_from, numbers);
+    step.shift = take(&free_from, numbers);
+    step.slope = take(&free_from, numbers);
+    step.offset = take(&free_from, numbers);
+    double **gradients[] = {&step.d_weight, &step.d_bias, &step.d_center_weight, &step.d_gate_weight, &step.d_gate_bias};
+    void *found[5] = {NULL};
+    for (int i = 0; i < 5 && layer->narrow; i++)
+        if ((found[i] = *gradients[i])) *gradients[i] = take(&free_from, step.C);
+
+    int32_t short_of_memory = layer->step.m ? 0 : calibnorm_moments(LAYER_SHAPE, layer->x, (double *)step.m, (double *)step.v);
+    if (!short_of_memory) {
+        if (layer->relu) calibnorm_coefficients(&step);
+        short_of_memory = calibnorm_gradient_sums(LAYER_SHAPE, layer->dy, layer->x, step.m, layer->relu ? step.scale : NULL,
+                                                  layer->relu ? step.shift : NULL, layer->residual, layer->relu,
+                                                  layer->masked, sums, sums + numbers);
+    }
+    if (!short_of_memory) {
+        step.sum_dy = sums;
+        step.sum_dy_centred = sums + numbers;
+        calibnorm_coefficients_vjp(&step);
+        const int again = layer->relu && !layer->masked; /* the mask is computed a second time */
+        if (layer->y)
+            short_of_memory = calibnorm_gradient_apply(LAYER_SHAPE, layer->masked ? layer->masked : layer->dy, layer->x,
+                                                       step.m, step.scale, step.slope, step.offset,
+                                                       again ? step.shift : NULL, again, layer->y);
+    }
+    for (int i = 0; i < 5; i++)
+        for (int64_t c = 0; found[i] && c < step.C; c++) ((float *)found[i])[c] = (float)(*gradients[i])[c];
+    free(memory);
+    return short_of_memory;
+}

@@ -53,6 +53,16 @@ typedef struct {
     double *d_weight, *d_bias, *d_center_weight, *d_gate_weight, *d_gate_bias; /* (C,) or NULL */
 } cn_coefficient_job;
 
+/* Arguments of a whole layer, one direction. `step` is as above, but for its scale, shift, sums, slope and offset, which
+ * are scratch; where `narrow`, its (C,) arrays (mean and var where fixed) are of float, not of double. Moments that are
+ * NULL are found anew and not kept. A ReLU masks dy; with a residual, `masked` takes the masked dy, its gradient. */
+typedef struct {
+    cn_coefficient_job step;
+    int32_t dtype, rows, relu, narrow;
+    const void *x, *residual, *dy;
+    void *y, *masked; /* y: the output; backward: dx, or NULL where x needs no gradient */
+} cn_layer_job;
+
 #define CN_CHANNEL_BLOCK 64 /* channels a unit of the coefficient step: arrays of them stay in L1 */
 
 #endif

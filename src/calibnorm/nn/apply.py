@@ -12,7 +12,7 @@ from calibnorm import _checks
 from calibnorm._checks import Noise
 from calibnorm.methods import BN, RBN, Method
 from calibnorm.nn import spatial
-from calibnorm.ops import Statistics, Step, normalize, update_running
+from calibnorm.ops import Call, Statistics, Step, normalize, update_running
 from calibnorm.ops.reference import accumulation_dtype
 
 Tensors = Mapping[str, Tensor | None]
@@ -78,7 +78,7 @@ def apply(
         y = _finished(y, residual, relu)
     else:
         step = Step(method, tuple(tensors), eps, noise)
-        y, (mean, var) = normalize(x, step, fixed, tuple(tensors.values()), residual, relu)
+        y, (mean, var) = normalize(x, Call(step, fixed, tuple(tensors.values()), residual, relu))
     if update and use_batch:
         assert running_mean is not None
         assert running_var is not None

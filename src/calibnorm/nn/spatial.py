@@ -14,7 +14,7 @@ from torch import Tensor
 from calibnorm._checks import Noise
 from calibnorm.methods import RBN
 from calibnorm.methods.base import safe_sqrt
-from calibnorm.ops import Statistics, Step
+from calibnorm.ops import Call, Statistics, Step
 from calibnorm.ops import normalize as three_steps
 from calibnorm.ops.reference import accumulation_dtype
 
@@ -27,7 +27,7 @@ def normalize(
     eps: float,
     noise: Noise | None,
 ) -> tuple[Tensor, Statistics]:
-    """Return y and the statistics of the centre-calibrated feature; arguments as in :func:`calibnorm.ops.normalize`."""
+    """Return y and the statistics of the centre-calibrated feature; arguments as :func:`calibnorm.nn.apply.apply`'s."""
     dtype = accumulation_dtype(x.dtype)
 
     def wide(name: str) -> Tensor:
@@ -42,7 +42,7 @@ def normalize(
         names |= {"weight", "bias"}
     inner = {name: tensor for name, tensor in tensors.items() if name in names}
     step = Step(within, tuple(inner), eps, noise)
-    y, used = three_steps(x_cm, step, statistics, tuple(inner.values()))
+    y, used = three_steps(x_cm, Call(step, statistics, tuple(inner.values())))
     if method.spatial_scale:
         k_s = _over_channels(y, method.scale_stat)
         y = y * method.restricted(wide("scale_weight") * k_s + wide("scale_bias"))

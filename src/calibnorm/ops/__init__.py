@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from calibnorm.ops.autograd import normalize
-from calibnorm.ops.coefficients import Statistics, Step
+from calibnorm.ops.coefficients import Call, Statistics, Step
 from calibnorm.ops.dispatch import backends, use_backend
 from calibnorm.ops.statistics import batch_statistics, update_running
 
-__all__ = ["Statistics", "Step", "backends", "batch_statistics", "normalize", "update_running", "use_backend"]
+__all__ = [
+    "Call",
+    "Statistics",
+    "Step",
+    "backends",
+    "batch_statistics",
+    "normalize",
+    "update_running",
+    "use_backend",
+]

@@ -1,13 +1,8 @@
-"""The coefficient step between the passes: (N, C) numbers in, (N, C) numbers out, and back.
-
-This is the generic step, which calls the method's own functions and lets autograd find their gradient. A backend may
-bring a fused one for the methods it knows (:class:`Coefficients`): a layer's forty small torch operations take as long
-as its passes over the pixels where these are few. A fused step is checked against the generic one.
-"""
+"""The coefficient step between the passes: (N, C) numbers in, (N, C) numbers out, and back."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,8 +37,26 @@ class Step(NamedTuple):
         return scale.expand_as(m), shift.expand_as(m), (mean, var)
 
 
-class Gradients(NamedTuple):
-    """What the backward pass needs from the coefficient step."""
+class Call(NamedTuple):
+    """Everything about one forward beside its input."""
+
+    step: Step
+    statistics: Statistics | None
+    """The running ones, or None for those of the batch."""
+    tensors: tuple[Tensor, ...]
+    """The learnable tensors, in the order of the step's names."""
+    residual: Tensor | None = None
+    """Of the input's shape, added to the normalized input."""
+    relu: bool = False
+    """Rectify the result."""
+
+    def coefficients(self, m: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Statistics]:
+        """Return scale and shift, (N, C), and the statistics used."""
+        return self.step(m, v, self.statistics, self.tensors)
+
+
+class Pulled(NamedTuple):
+    """What the coefficient step's backward finds."""
 
     scale: Tensor
     slope: Tensor | None
@@ -54,71 +67,27 @@ class Gradients(NamedTuple):
     """Gradients of the learnable tensors, None where none is wanted."""
 
 
-class Coefficients(Protocol):
-    """A coefficient step and its vector-Jacobian product, for the steps it takes."""
-
-    def takes(self, step: Step) -> bool: ...  # noqa: D102
-    def forward(  # noqa: D102
-        self, step: Step, m: Tensor, v: Tensor, statistics: Statistics | None, tensors: tuple[Tensor, ...]
-    ) -> tuple[Tensor, Tensor, Statistics]: ...
-    def vjp(  # noqa: D102
-        self,
-        step: Step,
-        m: Tensor,
-        v: Tensor,
-        statistics: Statistics | None,
-        tensors: tuple[Tensor, ...],
-        sums: tuple[Tensor, Tensor],
-        pixels: int,
-        wanted: tuple[bool, ...],
-    ) -> Gradients: ...
-
-
-class Generic:
-    """The step of any method, by its own functions."""
-
-    def takes(self, step: Step) -> bool:
-        """Take every step."""
-        return True
-
-    def forward(
-        self, step: Step, m: Tensor, v: Tensor, statistics: Statistics | None, tensors: tuple[Tensor, ...]
-    ) -> tuple[Tensor, Tensor, Statistics]:
-        """Return scale, shift and the statistics used."""
-        return step(m, v, statistics, tensors)
-
-    def vjp(
-        self,
-        step: Step,
-        m: Tensor,
-        v: Tensor,
-        statistics: Statistics | None,
-        tensors: tuple[Tensor, ...],
-        sums: tuple[Tensor, Tensor],
-        pixels: int,
-        wanted: tuple[bool, ...],
-    ) -> Gradients:
-        """Return the gradients from S1 and S2; ``wanted`` is about x and then the tensors."""
-        sum_dy, sum_dy_centred = sums
-        needed = (wanted[0], *wanted)
-        leaves = [t.detach().requires_grad_(want) for t, want in zip((m, v, *tensors), needed, strict=True)]
-        with torch.enable_grad():
-            scale, shift, _ = step(leaves[0], leaves[1], statistics, tuple(leaves[2:]))
-        reached = [(out, d_out) for out, d_out in ((scale, sum_dy_centred), (shift, sum_dy)) if out.requires_grad]
-        found = iter(
-            torch.autograd.grad(
-                [out for out, _ in reached],
-                [leaf for leaf in leaves if leaf.requires_grad],
-                [d_out for _, d_out in reached],
-                allow_unused=True,
-                materialize_grads=True,
-            )
+def pull_back(
+    call: Call, m: Tensor, v: Tensor, sums: tuple[Tensor, Tensor], pixels: int, wanted: tuple[bool, ...]
+) -> Pulled:
+    """Return the gradients from S1 and S2, by autograd; ``wanted`` is about x and then the learnable tensors."""
+    sum_dy, sum_dy_centred = sums
+    needed = (wanted[0], *wanted)
+    leaves = [t.detach().requires_grad_(want) for t, want in zip((m, v, *call.tensors), needed, strict=True)]
+    with torch.enable_grad():
+        scale, shift, _ = call._replace(tensors=tuple(leaves[2:])).coefficients(leaves[0], leaves[1])
+    reached = [(out, d_out) for out, d_out in ((scale, sum_dy_centred), (shift, sum_dy)) if out.requires_grad]
+    found = iter(
+        torch.autograd.grad(
+            [out for out, _ in reached],
+            [leaf for leaf in leaves if leaf.requires_grad],
+            [d_out for _, d_out in reached],
+            allow_unused=True,
+            materialize_grads=True,
         )
-        dm, dv, *d_tensors = (next(found) if leaf.requires_grad else None for leaf in leaves)
-        scale = scale.detach()
-        if dm is None or dv is None:
-            return Gradients(scale, None, None, d_tensors)
-        return Gradients(scale, dv * (2.0 / pixels), (dm - scale * sum_dy) / pixels, d_tensors)
-
-
-GENERIC = Generic()
+    )
+    dm, dv, *d_tensors = (next(found) if leaf.requires_grad else None for leaf in leaves)
+    scale = scale.detach()
+    if dm is None or dv is None:
+        return Pulled(scale, None, None, d_tensors)
+    return Pulled(scale, dv * (2.0 / pixels), (dm - scale * sum_dy) / pixels, d_tensors)

@@ -13,13 +13,13 @@ from torch import Tensor
 from calibnorm.ops.library import Library, load
 from calibnorm.ops.reference import Rectified
 
-_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def refuses(x: Tensor) -> str | None:
     """Return why this backend does not take x, or None."""
-    if not x.is_cpu or x.dtype not in _CODES or x.layout is not torch.strided:
+    if not x.is_cpu or x.dtype not in CODES or x.layout is not torch.strided:
         return f"it takes strided CPU tensors of float32, float64, bfloat16 and float16, not {x.dtype} on {x.device}"
     if x.is_neg():
         return "it does not take lazily negated views"
@@ -31,21 +31,21 @@ def refuses(x: Tensor) -> str | None:
 
 def unavailable() -> str | None:
     """Return why the kernels cannot run here, or None."""
-    library = load()
-    return library if isinstance(library, str) else None
+    found = load()
+    return found if isinstance(found, str) else None
 
 
 def runs_with() -> str:
     """Return the instruction set and the threads that the kernels use."""
-    library = _library()
-    return f"{library.instructions} instructions, {library.threads}"
+    kernels = library()
+    return f"{kernels.instructions} instructions, {kernels.threads}"
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance over the spatial positions, each (N, C)."""
-    x, rows = _dense(x)
+    x, rows = dense(x)
     m, v = _numbers(x), _numbers(x)
-    _ran(_library().moments(*_shape(x, rows), x.data_ptr(), m.data_ptr(), v.data_ptr()))
+    ran(library().moments(*_shape(x, rows), x.data_ptr(), m.data_ptr(), v.data_ptr()))
     return m, v
 
 
@@ -53,12 +53,12 @@ def affine(
     x: Tensor, m: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None = None, relu: bool = False
 ) -> Tensor:
     """Return ``scale * (x - m) + shift`` (plus the residual, then rectified, where asked), laid out as x."""
-    x, rows = _dense(x)
+    x, rows = dense(x)
     m, scale, shift = _wide(m), _wide(scale), _wide(shift)
-    residual = _like(residual, x)
+    residual = like(residual, x)
     y = torch.empty_like(x)
-    _ran(
-        _library().affine(
+    ran(
+        library().affine(
             *_shape(x, rows),
             x.data_ptr(),
             m.data_ptr(),
@@ -76,8 +76,8 @@ def gradient_sums(
     dy: Tensor, x: Tensor, m: Tensor, relu: Rectified | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the sums of dy and of ``dy * (x - m)``, dy masked with ``relu``, and the gradient of its residual."""
-    x, rows = _dense(x)
-    same = _like(dy, x)
+    x, rows = dense(x)
+    same = like(dy, x)
     assert same is not None
     m = _wide(m)
     sum_dy, sum_dy_centred = _numbers(x), _numbers(x)
@@ -85,12 +85,12 @@ def gradient_sums(
     shape = _shape(x, rows)
     pixels = (same.data_ptr(), x.data_ptr(), m.data_ptr())
     if relu is None:
-        _ran(_library().gradient_sums(*shape, *pixels, None, None, None, False, None, *outputs))
+        ran(library().gradient_sums(*shape, *pixels, None, None, None, False, None, *outputs))
         return sum_dy, sum_dy_centred, None
-    scale, shift, residual = _wide(relu.scale), _wide(relu.shift), _like(relu.residual, x)
+    scale, shift, residual = _wide(relu.scale), _wide(relu.shift), like(relu.residual, x)
     masked = None if residual is None else torch.empty_like(x)
-    _ran(
-        _library().gradient_sums(
+    ran(
+        library().gradient_sums(
             *shape,
             *pixels,
             scale.data_ptr(),
@@ -108,14 +108,14 @@ def gradient_apply(
     dy: Tensor, x: Tensor, m: Tensor, scale: Tensor, slope: Tensor, offset: Tensor, shift: Tensor | None = None
 ) -> Tensor:
     """Return ``scale * dy + slope * (x - m) + offset``, laid out as x; with ``shift``, dy is masked by a ReLU first."""
-    x, rows = _dense(x)
-    same = _like(dy, x)
+    x, rows = dense(x)
+    same = like(dy, x)
     assert same is not None
     m, scale, slope, offset = _wide(m), _wide(scale), _wide(slope), _wide(offset)
     shift = None if shift is None else _wide(shift)
     dx = torch.empty_like(x)
-    _ran(
-        _library().gradient_apply(
+    ran(
+        library().gradient_apply(
             *_shape(x, rows),
             same.data_ptr(),
             x.data_ptr(),
@@ -131,18 +131,20 @@ def gradient_apply(
     return dx
 
 
-def _library() -> Library:
-    library = load()
-    assert isinstance(library, Library), library
-    return library
+def library() -> Library:
+    """Return the kernels, where they run."""
+    found = load()
+    assert isinstance(found, Library), found
+    return found
 
 
-def _ran(short_of_memory: int) -> None:
+def ran(short_of_memory: int) -> None:
+    """Raise where a C function said that it ran out of memory."""
     if short_of_memory:
         raise MemoryError("calibnorm: no memory for the partial sums of a large plane")
 
 
-def _dense(x: Tensor) -> tuple[Tensor, bool]:
+def dense(x: Tensor) -> tuple[Tensor, bool]:
     """Return x or a dense copy of it, and whether its channels are innermost."""
     if x.is_contiguous():
         return x, x.numel() == x.shape[0] * x.shape[1]  # one pixel a plane: rows of channels
@@ -153,10 +155,10 @@ def _dense(x: Tensor) -> tuple[Tensor, bool]:
             return x.contiguous(memory_format=_CHANNELS_LAST[x.ndim]), True
     elif x.movedim(1, -1).is_contiguous():
         return x, True
-    return _dense(x.contiguous())
+    return dense(x.contiguous())
 
 
-def _like(t: Tensor | None, x: Tensor) -> Tensor | None:
+def like(t: Tensor | None, x: Tensor) -> Tensor | None:
     """Return t in the dtype and the strides of x, which is dense."""
     if t is None or (t.stride() == x.stride() and t.dtype == x.dtype):
         return t
@@ -173,4 +175,4 @@ def _wide(t: Tensor) -> Tensor:
 
 def _shape(x: Tensor, rows: bool) -> tuple[int, bool, int, int, int]:
     n, c = x.shape[:2]
-    return _CODES[x.dtype], rows, n, c, x.numel() // (n * c)
+    return CODES[x.dtype], rows, n, c, x.numel() // (n * c)

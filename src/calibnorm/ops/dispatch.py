@@ -1,7 +1,8 @@
 """Which backend runs the passes over pixels, and when no backend may: the one place to add either.
 
-A backend is a module with the four functions of :mod:`calibnorm.ops.reference`, and perhaps a fused coefficient step.
-It sees plain tensors, outside of any transformation, and need not be differentiable: :mod:`calibnorm.ops.autograd` is.
+A backend is a module with the four functions of :mod:`calibnorm.ops.reference`, and perhaps a fused implementation of
+whole layers (:class:`calibnorm.ops.composed.ThreeSteps`). It sees plain tensors, outside of any transformation, and
+need not be differentiable: :mod:`calibnorm.ops.autograd` is.
 """
 
 from __future__ import annotations
@@ -11,37 +12,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from calibnorm.ops import cpu, fused, reference
-from calibnorm.ops.coefficients import GENERIC, Coefficients, Step
-from calibnorm.ops.reference import Rectified
-
-
-class Passes(Protocol):
-    """The four passes; see :mod:`calibnorm.ops.reference` for what each returns."""
-
-    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]: ...  # noqa: D102
-    def affine(  # noqa: D102
-        self, x: Tensor, m: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None = None, relu: bool = False
-    ) -> Tensor: ...
-    def gradient_sums(  # noqa: D102
-        self, dy: Tensor, x: Tensor, m: Tensor, relu: Rectified | None = None
-    ) -> tuple[Tensor, Tensor, Tensor | None]: ...
-    def gradient_apply(  # noqa: D102
-        self,
-        dy: Tensor,
-        x: Tensor,
-        m: Tensor,
-        scale: Tensor,
-        slope: Tensor,
-        offset: Tensor,
-        shift: Tensor | None = None,
-    ) -> Tensor: ...
+from calibnorm.ops.coefficients import Step
+from calibnorm.ops.composed import Composed, Passes, ThreeSteps
 
 
 @dataclass(frozen=True)
@@ -55,11 +35,16 @@ class Backend:
     unavailable: Callable[[], str | None] = lambda: None
     """Why it cannot run here at all, or None."""
     runs_with: Callable[[], str] = lambda: "plain torch, any device"
-    fused: Coefficients | None = None
+    fused: ThreeSteps | None = None
 
-    def coefficients(self, step: Step) -> Coefficients:
-        """Return the fused coefficient step where there is one for the method, else the generic one."""
-        return self.fused if self.fused is not None and self.fused.takes(step) else GENERIC
+    @cached_property
+    def composed(self) -> ThreeSteps:
+        """The layer of any method, from the four passes."""
+        return Composed(self.passes)
+
+    def three_steps(self, step: Step) -> ThreeSteps:
+        """Return what runs a layer: the fused implementation where there is one for the step, else the composed one."""
+        return self.fused if self.fused is not None and self.fused.takes(step) else self.composed
 
 
 class BackendStatus(NamedTuple):

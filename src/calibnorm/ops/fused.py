@@ -1,20 +1,23 @@
-"""The coefficient step of BN, IEBN and RBN in C, checked against the generic one of :mod:`calibnorm.ops.coefficients`.
+"""The whole layer of BN, IEBN and RBN in one C call a direction, checked against :mod:`calibnorm.ops.composed`.
 
-Every number is float64, sums over the batch included.
+Every (N, C) number is float64, sums over the batch included.
 """
 
 from __future__ import annotations
 
-import ctypes
 import functools
+import operator
+import struct
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from calibnorm.methods import BN, IEBN, RBN, Method
-from calibnorm.ops.coefficients import Gradients, Statistics, Step
-from calibnorm.ops.library import Library, load
+from calibnorm.ops import cpu
+from calibnorm.ops.coefficients import Call, Step
+from calibnorm.ops.composed import Gradients, Normalized, Wanted, pixels
 
 _CENTERS = {None: 0, "mean": 1, "std": 2}
 _GATES = {None: 0, "mean": 1, "std": 2, "input": 3}
@@ -28,23 +31,8 @@ _ROLES = {
     "scale_bias": "gate_bias",
 }
 """What C calls the learnable tensors."""
-
-
-class _Job(ctypes.Structure):
-    """``cn_coefficient_job`` of ``csrc/kernels.h``."""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("N", "C", "S")),
-        *((name, ctypes.c_int32) for name in ("center", "gate", "gated", "fixed")),
-        *((name, ctypes.c_double) for name in ("eps", "noise_a", "noise_b")),
-        *((name, ctypes.c_void_p) for name in ("m", "v", "mean", "var")),
-        *((name, ctypes.c_void_p) for name in ("weight", "bias", "center_weight", "gate_weight", "gate_bias")),
-        *((name, ctypes.c_void_p) for name in ("scale", "shift", "sum_dy", "sum_dy_centred", "slope", "offset")),
-        *(
-            (name, ctypes.c_void_p)
-            for name in ("d_weight", "d_bias", "d_center_weight", "d_gate_weight", "d_gate_bias")
-        ),
-    ]
+_LAYER = struct.Struct("3q4i3d20P4i5P")
+"""``cn_layer_job`` of ``csrc/kernels.h``."""
 
 
 class _Kind(NamedTuple):
@@ -70,87 +58,108 @@ def _kind(method: Method) -> _Kind | None:
 
 
 class Fused:
-    """The step of the methods that C knows."""
+    """The steps of the methods that C knows."""
 
     def takes(self, step: Step) -> bool:
         """Whether C knows the method."""
         return _kind(step.method) is not None
 
-    def forward(
-        self, step: Step, m: Tensor, v: Tensor, statistics: Statistics | None, tensors: tuple[Tensor, ...]
-    ) -> tuple[Tensor, Tensor, Statistics]:
-        """Return scale, shift and the statistics used."""
-        job, keep = _job(step, m, v, tensors)
-        if statistics is None:
-            mean, var = m.new_empty(m.shape[1]), m.new_empty(m.shape[1])
-        else:
-            mean, var = _plain(statistics[0], m), _plain(statistics[1], m)
-            job.fixed = 1
-        job.mean, job.var = mean.data_ptr(), var.data_ptr()
-        scale, shift = torch.empty_like(m), torch.empty_like(m)
-        job.scale, job.shift = scale.data_ptr(), shift.data_ptr()
-        _library().coefficients(ctypes.byref(job))
-        del keep
-        return scale, shift, (mean, var)
+    def forward(self, x: Tensor, call: Call) -> Normalized:
+        """Return y, the moments and the statistics used."""
+        x, rows = cpu.dense(x)
+        y, residual = torch.empty_like(x), cpu.like(call.residual, x)
+        n, c = x.shape[:2]
+        moments = None if pixels(x) == 1 else x.new_empty((2, n, c), dtype=torch.float64)
+        used = call.statistics
+        if used is None:
+            used = x.new_empty(c, dtype=torch.float64), x.new_empty(c, dtype=torch.float64)
+        arrays = _Arrays.of(call)
+        _run(
+            cpu.library().forward, x, rows, moments, call, arrays,
+            mean_var=arrays.statistics or used, residual=residual, y=y,
+        )  # fmt: skip
+        return Normalized(y, moments, used)
 
-    def vjp(
-        self,
-        step: Step,
-        m: Tensor,
-        v: Tensor,
-        statistics: Statistics | None,
-        tensors: tuple[Tensor, ...],
-        sums: tuple[Tensor, Tensor],
-        pixels: int,
-        wanted: tuple[bool, ...],
-    ) -> Gradients:
-        """Return the gradients from S1 and S2; ``wanted`` is about x and then the tensors."""
-        job, keep = _job(step, m, v, tensors)
-        job.S = pixels
-        if statistics is not None:
-            mean, var = _plain(statistics[0], m), _plain(statistics[1], m)
-            keep += [mean, var]
-            job.mean, job.var, job.fixed = mean.data_ptr(), var.data_ptr(), 1
-        sum_dy, sum_dy_centred = sums
-        scale, slope, offset = torch.empty_like(m), torch.empty_like(m), torch.empty_like(m)
-        job.sum_dy, job.sum_dy_centred = sum_dy.data_ptr(), sum_dy_centred.data_ptr()
-        job.scale, job.slope, job.offset = scale.data_ptr(), slope.data_ptr(), offset.data_ptr()
-        gradients: list[Tensor | None] = []
-        for name, want in zip(step.names, wanted[1:], strict=True):
-            gradient = m.new_empty(m.shape[1]) if want else None
-            gradients.append(gradient)
-            if gradient is not None:
-                setattr(job, "d_" + _ROLES[name], gradient.data_ptr())
-        _library().coefficients_vjp(ctypes.byref(job))
-        del keep
-        typed = [None if g is None else g.to(t.dtype) for g, t in zip(gradients, tensors, strict=True)]
-        return Gradients(scale, slope, offset, typed)
+    def backward(self, dy: Tensor, x: Tensor, moments: Tensor | None, call: Call, wanted: Wanted) -> Gradients:
+        """Return the gradients in two passes over pixels."""
+        x, rows = cpu.dense(x)
+        d_x, residual = torch.empty_like(x) if wanted.x else None, cpu.like(call.residual, x)
+        masked = None if residual is None else torch.empty_like(x)
+        arrays = _Arrays.of(call)
+        found = [torch.empty_like(t) if want else None for t, want in zip(arrays.tensors, wanted.tensors, strict=True)]
+        _run(
+            cpu.library().backward, x, rows, moments, call, arrays,
+            mean_var=arrays.statistics, residual=residual, dy=cpu.like(dy, x), y=d_x, masked=masked, found=found,
+        )  # fmt: skip
+        d_residual = (dy if masked is None else masked) if wanted.residual else None
+        typed = [None if g is None else g.to(t.dtype) for g, t in zip(found, call.tensors, strict=True)]
+        return Gradients(d_x, d_residual, typed)
 
 
-def _job(step: Step, m: Tensor, v: Tensor, tensors: tuple[Tensor, ...]) -> tuple[_Job, list[Tensor]]:
-    """Return the arguments that both directions share, and the tensors that they point into."""
-    kind = _kind(step.method)
+class _Arrays(NamedTuple):
+    """The (C,) tensors as C reads them: contiguous, all in float32 or else all in float64."""
+
+    tensors: tuple[Tensor, ...]
+    statistics: tuple[Tensor, ...]
+    """The given ones; empty where the batch's are used."""
+    narrow: bool
+
+    @classmethod
+    def of(cls, call: Call) -> _Arrays:
+        """Return a call's."""
+        tensors, statistics = call.tensors, call.statistics or ()
+        if all(t.dtype is torch.float32 and t.is_contiguous() for t in (*tensors, *statistics)):
+            return cls(tensors, statistics, True)
+        tensors, statistics = (tuple(t.double().contiguous() for t in group) for group in (tensors, statistics))
+        return cls(tensors, statistics, False)
+
+
+def _run(
+    function: Callable[[bytes], int],
+    x: Tensor,
+    rows: bool,
+    moments: Tensor | None,
+    call: Call,
+    arrays: _Arrays,
+    *,
+    mean_var: tuple[Tensor, ...],
+    residual: Tensor | None,
+    y: Tensor | None,
+    dy: Tensor | None = None,
+    masked: Tensor | None = None,
+    found: Sequence[Tensor | None] = (),
+) -> None:
+    """Call C with a ``cn_layer_job`` of these."""
+    step = call.step
+    n, c = x.shape[:2]
+    kind, slots = _kind(step.method), _slots(step.names)
     assert kind is not None
-    noise_a, noise_b = step.noise or (1.0, 0.0)
-    assert m.dtype == v.dtype == torch.float64
-    assert m.is_contiguous()
-    assert v.is_contiguous()
-    job = _Job(*m.shape, 1, *kind, 0, step.eps, noise_a, noise_b, m.data_ptr(), v.data_ptr())
-    keep = [_plain(tensor, m) for tensor in tensors]
-    for name, tensor in zip(step.names, keep, strict=True):
-        setattr(job, _ROLES[name], tensor.data_ptr())
-    return job, keep
+    m = _address(moments)
+    mean, var = map(_address, mean_var or (None, None))
+    job = _LAYER.pack(
+        n, c, pixels(x),
+        *kind, call.statistics is not None,
+        step.eps, *(step.noise or (1.0, 0.0)),
+        m, m and m + 8 * n * c, mean, var,
+        *slots((*map(_address, arrays.tensors), 0)),
+        0, 0, 0, 0, 0, 0,
+        *slots((*map(_address, found or [None] * len(arrays.tensors)), 0)),
+        cpu.CODES[x.dtype], rows, call.relu, arrays.narrow,
+        x.data_ptr(), _address(residual), _address(dy), _address(y), _address(masked),
+    )  # fmt: skip
+    cpu.ran(function(job))
 
 
-def _plain(t: Tensor, like: Tensor) -> Tensor:
-    """Return t, (C,), contiguous and in float64."""
-    return t.to(like.dtype).contiguous()
+@functools.lru_cache(maxsize=256)
+def _slots(names: tuple[str, ...]) -> Callable[[tuple[int, ...]], tuple[int, ...]]:
+    """Return what picks C's five learnable tensors from those of ``names`` and a last one that stands for none."""
+    roles = [_ROLES[name] for name in names]
+    places = ("weight", "bias", "center_weight", "gate_weight", "gate_bias")
+    return operator.itemgetter(*(roles.index(role) if role in roles else -1 for role in places))
 
 
-def _library() -> Library:
-    library = load()
-    assert isinstance(library, Library), library
-    return library
+def _address(t: Tensor | None) -> int:
+    return 0 if t is None else t.data_ptr()
 
 
 FUSED = Fused()

@@ -40,7 +40,11 @@ class Library:
         self.coefficients = library.calibnorm_coefficients
         self.coefficients_vjp = library.calibnorm_coefficients_vjp
         for function in (self.coefficients, self.coefficients_vjp):
-            function.argtypes, function.restype = [_POINTER], None
+            function.argtypes, function.restype = [ctypes.c_char_p], None
+        self.forward = library.calibnorm_forward
+        self.backward = library.calibnorm_backward
+        for function in (self.forward, self.backward):
+            function.argtypes = [ctypes.c_char_p]
 
 
 def _parallel_for() -> int | None:

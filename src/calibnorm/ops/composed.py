@@ -1,0 +1,117 @@
+"""A layer of any method from a backend's four passes, and what a backend may bring instead.
+
+The coefficient step calls the method's own functions and lets autograd find their gradient. Its forty small torch
+operations take as long as the passes where pixels are few, so a backend may bring a fused implementation for the steps
+that it knows (:class:`ThreeSteps`). That is checked against this one, which takes every step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from calibnorm.ops.coefficients import Call, Statistics, Step, pull_back
+from calibnorm.ops.reference import Rectified
+
+
+class Passes(Protocol):
+    """The four passes; see :mod:`calibnorm.ops.reference` for what each returns."""
+
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]: ...  # noqa: D102
+    def affine(  # noqa: D102
+        self, x: Tensor, m: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None = None, relu: bool = False
+    ) -> Tensor: ...
+    def gradient_sums(  # noqa: D102
+        self, dy: Tensor, x: Tensor, m: Tensor, relu: Rectified | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]: ...
+    def gradient_apply(  # noqa: D102
+        self,
+        dy: Tensor,
+        x: Tensor,
+        m: Tensor,
+        scale: Tensor,
+        slope: Tensor,
+        offset: Tensor,
+        shift: Tensor | None = None,
+    ) -> Tensor: ...
+
+
+class Normalized(NamedTuple):
+    """What a forward returns."""
+
+    y: Tensor
+    moments: Tensor | None
+    """m and v, (2, N, C), kept for backward; None for planes of one pixel, where m is x and v is 0."""
+    statistics: Statistics
+    """The statistics used: the given ones, or this batch's."""
+
+
+class Wanted(NamedTuple):
+    """Which gradients a backward is to find."""
+
+    x: bool
+    residual: bool
+    tensors: tuple[bool, ...]
+
+
+class Gradients(NamedTuple):
+    """What a backward finds: None where nothing is wanted."""
+
+    x: Tensor | None
+    residual: Tensor | None
+    tensors: list[Tensor | None]
+
+
+class ThreeSteps(Protocol):
+    """The whole of a layer, forward and back, for the steps it takes: plain tensors in, no graph recorded."""
+
+    def takes(self, step: Step) -> bool: ...  # noqa: D102
+    def forward(self, x: Tensor, call: Call) -> Normalized: ...  # noqa: D102
+    def backward(self, dy: Tensor, x: Tensor, moments: Tensor | None, call: Call, wanted: Wanted) -> Gradients: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Composed:
+    """Any step, by its own functions between the four passes."""
+
+    passes: Passes
+
+    def takes(self, step: Step) -> bool:
+        """Take every step."""
+        return True
+
+    def forward(self, x: Tensor, call: Call) -> Normalized:
+        """Return y, the moments and the statistics used."""
+        m, v = self.passes.moments(x)
+        scale, shift, statistics = call.coefficients(m, v)
+        y = self.passes.affine(x, m, scale, shift, call.residual, call.relu)
+        # One pixel a plane: the moments are as many numbers as x has, and in a wider dtype.
+        return Normalized(y, None if pixels(x) == 1 else torch.stack((m, v)), statistics)
+
+    def backward(self, dy: Tensor, x: Tensor, moments: Tensor | None, call: Call, wanted: Wanted) -> Gradients:
+        """Return the gradients in two passes over pixels."""
+        m, v = self.passes.moments(x) if moments is None else moments.unbind()
+        rectified, shift = None, None
+        if call.relu:
+            scale, shift, _ = call.coefficients(m, v)
+            rectified = Rectified(scale, shift, call.residual)
+        sum_dy, sum_dy_centred, masked = self.passes.gradient_sums(dy, x, m, rectified)
+        d_residual = (dy if masked is None else masked) if wanted.residual else None
+        found = pull_back(call, m, v, (sum_dy, sum_dy_centred), pixels(x), (wanted.x, *wanted.tensors))
+        if not wanted.x:
+            return Gradients(None, d_residual, found.tensors)
+        assert found.slope is not None
+        assert found.offset is not None
+        if masked is not None:
+            dy, shift = masked, None
+        dx = self.passes.gradient_apply(dy, x, m, found.scale, found.slope, found.offset, shift)
+        return Gradients(dx, d_residual, found.tensors)
+
+
+def pixels(x: Tensor) -> int:
+    """Return S, the spatial positions of an instance."""
+    return math.prod(x.shape[2:])
