@@ -8,7 +8,7 @@ the two coefficients follow (:meth:`Method.coefficients`). Pixels, buffers and g
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -49,8 +49,12 @@ class Batch(NamedTuple):
         b is the mean of the standardized plane. The constant noise attack (IEBN, Eq. 11 of arXiv 1908.04008v2) turns
         the standardized x^ into ``x^ * N_a + N_b``, so it belongs here and every method meets it the same way.
         """
-        a = inverse_std(self.var, self.eps)
-        b = (mean_NC - self.mean) * a
+        return self.standardize_by(mean_NC, self.mean, self.var)
+
+    def standardize_by(self, mean_NC: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+        """The same with statistics of the caller's choice, broadcastable to (N, C)."""
+        a = inverse_std(var, self.eps)
+        b = (mean_NC - mean) * a
         if self.noise is not None:
             n_a, n_b = self.noise
             a, b = a * n_a, b * n_a + n_b
@@ -95,22 +99,40 @@ class Method(ABC):
         """Return the (N, C) mean and variance that enter the batch statistics."""
         return m, v
 
-    @abstractmethod
+    def standardize(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
+        """Return a and b such that the standardized feature is ``a * (x - m) + b``: by default the batch's."""
+        return batch.standardize(x.M)
+
+    def calibration(self, x: Instance, a: Tensor, b: Tensor, p: Params) -> Tensor | None:
+        """Return the gate of the standardized feature ``a * (x - m) + b``, (N, C), or None where there is none."""
+        return None
+
     def coefficients(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
-        """Return scale and shift of ``y = scale * (x - m) + shift``, broadcastable to (N, C)."""
+        """Return scale and shift of ``y = scale * (x - m) + shift``, broadcastable to (N, C).
+
+        Standardize, then the gate where ``gated`` puts it, then gamma and beta. A method of another form says its own.
+        """
+        a, b = self.standardize(x, batch, p)
+        gate = self.calibration(x, a, b, p)
+        bias = p.get("bias")
+        if gate is not None and "weight" in self.gated:
+            a, b = a * gate, b * gate
+        if gate is not None and "bias" in self.gated and bias is not None:
+            bias = bias * gate
+        return reparameterize(a, b, p.get("weight"), bias)
 
     @property
     def gated(self) -> tuple[str, ...]:
         """Which of ``weight`` and ``bias`` the gate multiplies."""
         return ()
 
-    @abstractmethod
     def constant_gate(self, p: Params) -> Tensor | None:
-        """Return the (C,) gate where it is the same for every input; ``None`` where it depends on the input."""
+        """Return the (C,) gate with which plain BatchNorm computes the same for every input, or None: by default."""
+        return None
 
-    @abstractmethod
     def mean_gate(self, p: Params, running_mean: Tensor) -> tuple[Tensor, Tensor]:
         """Return the (C,) gate at an average input, and the running mean of the uncalibrated feature."""
+        return torch.ones_like(running_mean), running_mean
 
     def initial_gate(self, num_features: int) -> Tensor | None:
         """Return the gate of a new layer where it is a constant, else ``None``."""

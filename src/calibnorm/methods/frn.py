@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from calibnorm.methods.base import Batch, Instance, Method, Params, inverse_std, reparameterize
+from calibnorm.methods.base import Batch, Instance, Method, Params
 
 
 @dataclass(frozen=True)
@@ -20,19 +20,6 @@ class FRN(Method):
 
     name: ClassVar[str] = "frn"
 
-    def coefficients(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
-        """Return gamma / nu and gamma * m / nu + beta, nu the root of the plane's mean square."""
-        a = inverse_std(x.V + x.M.square(), batch.eps)
-        b = x.M * a
-        if batch.noise is not None:
-            n_a, n_b = batch.noise
-            a, b = a * n_a, b * n_a + n_b
-        return reparameterize(a, b, p.get("weight"), p.get("bias"))
-
-    def constant_gate(self, p: Params) -> Tensor | None:
-        """Return None: no plain BatchNorm computes the same."""
-        return None
-
-    def mean_gate(self, p: Params, running_mean: Tensor) -> tuple[Tensor, Tensor]:
-        """Return 1 and the running mean itself."""
-        return torch.ones_like(running_mean), running_mean
+    def standardize(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
+        """Return 1 / nu and m / nu, nu the root of the plane's mean square."""
+        return batch.standardize_by(x.M, torch.zeros_like(x.M), x.V + x.M.square())

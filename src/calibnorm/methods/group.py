@@ -6,10 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from calibnorm.methods.base import Batch, Instance, Method, Params, inverse_std, reparameterize
+from calibnorm.methods.base import Batch, Instance, Method, Params
 
 
 def group_moments(m: Tensor, v: Tensor, groups: int) -> tuple[Tensor, Tensor]:
@@ -32,23 +31,9 @@ class _Grouped(Method):
         """Return the number of groups that this many channels form."""
         raise NotImplementedError
 
-    def coefficients(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
-        """Return gamma / sd_g and gamma * (m - mean_g) / sd_g + beta, with no statistic of the batch."""
-        mean, var = group_moments(x.M, x.V, self.groups_of(x.M.shape[1]))
-        a = inverse_std(var, batch.eps)
-        b = (x.M - mean) * a
-        if batch.noise is not None:
-            n_a, n_b = batch.noise
-            a, b = a * n_a, b * n_a + n_b
-        return reparameterize(a, b, p.get("weight"), p.get("bias"))
-
-    def constant_gate(self, p: Params) -> Tensor | None:
-        """Return None: no plain BatchNorm computes the same."""
-        return None
-
-    def mean_gate(self, p: Params, running_mean: Tensor) -> tuple[Tensor, Tensor]:
-        """Return 1 and the running mean itself."""
-        return torch.ones_like(running_mean), running_mean
+    def standardize(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
+        """Return 1 / sd_g and (m - mean_g) / sd_g, with no statistic of the batch."""
+        return batch.standardize_by(x.M, *group_moments(x.M, x.V, self.groups_of(x.M.shape[1])))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from calibnorm import _checks
 from calibnorm.methods.activations import RESTRICTIONS
-from calibnorm.methods.base import Batch, Instance, Method, Parameter, Params, reparameterize, safe_sqrt
+from calibnorm.methods.base import Instance, Method, Parameter, Params, safe_sqrt
 
 STATISTICS = ("mean", "std", "spatial_mean", "spatial_std")
 
@@ -93,14 +93,11 @@ class RBN(Method):
         """Return R(z)."""
         return RESTRICTIONS[self.restrict](z)
 
-    def coefficients(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
-        """Return gamma * g / SD and gamma * g * (M - E) / SD + beta."""
-        a, b = batch.standardize(x.M)
-        if self.scaling:
-            k_s = b if self.scale_stat == "mean" else safe_sqrt(x.v) * a.abs()
-            g = self.gate(k_s, p)
-            a, b = a * g, b * g
-        return reparameterize(a, b, p.get("weight"), p.get("bias"))
+    def calibration(self, x: Instance, a: Tensor, b: Tensor, p: Params) -> Tensor | None:
+        """Return g, from the mean b or the standard deviation of the standardized feature."""
+        if not self.scaling:
+            return None
+        return self.gate(b if self.scale_stat == "mean" else safe_sqrt(x.v) * a.abs(), p)
 
     @property
     def gated(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from calibnorm.methods.base import Batch, Instance, Method, Parameter, Params, inverse_std, reparameterize
+from calibnorm.methods.base import Batch, Instance, Method, Parameter, Params
 from calibnorm.methods.group import group_moments
 
 
@@ -27,23 +27,10 @@ class SN(Method):
         """Return the control parameters lambda of the means and of the variances, in the order IN, LN, BN."""
         return {"mean_weight": Parameter((3,), fill=1.0), "var_weight": Parameter((3,), fill=1.0)}
 
-    def coefficients(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
-        """Return gamma / sd and gamma * (m - mean) / sd + beta with the mixed mean and variance."""
+    def standardize(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
+        """Return 1 / sd and (m - mean) / sd with the mixed mean and variance."""
         w, u = torch.softmax(p["mean_weight"], 0), torch.softmax(p["var_weight"], 0)
         mean_ln, var_ln = group_moments(x.M, x.V, 1)
         mean = w[0] * x.M + w[1] * mean_ln + w[2] * batch.mean
         var = u[0] * x.V + u[1] * var_ln + u[2] * batch.var
-        a = inverse_std(var, batch.eps)
-        b = (x.M - mean) * a
-        if batch.noise is not None:
-            n_a, n_b = batch.noise
-            a, b = a * n_a, b * n_a + n_b
-        return reparameterize(a, b, p.get("weight"), p.get("bias"))
-
-    def constant_gate(self, p: Params) -> Tensor | None:
-        """Return None: no plain BatchNorm computes the same."""
-        return None
-
-    def mean_gate(self, p: Params, running_mean: Tensor) -> tuple[Tensor, Tensor]:
-        """Return 1 and the running mean itself."""
-        return torch.ones_like(running_mean), running_mean
+        return batch.standardize_by(x.M, mean, var)
