@@ -23,6 +23,23 @@ def group_moments(m: Tensor, v: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     return mean.expand_as(m_NGc).reshape(n, c), var.expand_as(m_NGc).reshape(n, c)
 
 
+def check_groups(groups: object, name: str = "groups") -> None:
+    """Refuse what is neither None nor a positive integer."""
+    if groups is not None and (isinstance(groups, bool) or not isinstance(groups, int)):
+        raise TypeError(f"{name}={groups!r} must be an integer or None")
+    if groups is not None and groups < 1:
+        raise ValueError(f"{name}={groups} must be at least 1")
+
+
+def groups_of(groups: int | None, channels: int) -> int:
+    """Return the given number, which must divide the channels, or the greatest common divisor with 32."""
+    if groups is None:
+        return math.gcd(32, channels)
+    if channels % groups:
+        raise ValueError(f"groups={groups} does not divide {channels} channels; pass a divisor, or None")
+    return groups
+
+
 @dataclass(frozen=True)
 class _Grouped(Method):
     """``y = gamma * (x - mean_g) / sqrt(var_g + eps) + beta``, mean_g and var_g those of the channel's group."""
@@ -71,15 +88,8 @@ class GN(_Grouped):
     groups: int | None = None
 
     def __post_init__(self) -> None:
-        if self.groups is not None and (isinstance(self.groups, bool) or not isinstance(self.groups, int)):
-            raise TypeError(f"groups={self.groups!r} must be an integer or None")
-        if self.groups is not None and self.groups < 1:
-            raise ValueError(f"groups={self.groups} must be at least 1")
+        check_groups(self.groups)
 
     def groups_of(self, channels: int) -> int:
         """Return G for this many channels."""
-        if self.groups is None:
-            return math.gcd(32, channels)
-        if channels % self.groups:
-            raise ValueError(f"groups={self.groups} does not divide {channels} channels; pass a divisor, or None")
-        return self.groups
+        return groups_of(self.groups, channels)
