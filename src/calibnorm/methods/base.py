@@ -36,7 +36,10 @@ class Instance(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Statistics of every channel, (C,), of this batch or running, and how to standardize with them."""
+    """Statistics of every channel, (C,), of this batch or running, and how to standardize with them.
+
+    Where a method has ghost batches they are (N, C), every instance with those of its ghost batch.
+    """
 
     mean: Tensor
     var: Tensor
@@ -63,11 +66,12 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Parameter:
-    """Shape of a learnable tensor and how it starts: filled with a constant, or uniform as nn.Linear starts."""
+    """Shape of a learnable tensor and how it starts: a constant, normal around it, or uniform as nn.Linear starts."""
 
     shape: tuple[int, ...]
     fill: float | None = None
     fan_in: int | None = None
+    std: float = 0.0
 
     def create(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Tensor:
         """Return a new tensor with its initial values."""
@@ -78,7 +82,7 @@ class Parameter:
         """Write the initial values into ``tensor``."""
         if self.fan_in is None:
             assert self.fill is not None
-            return tensor.fill_(self.fill)
+            return tensor.normal_(self.fill, self.std) if self.std else tensor.fill_(self.fill)
         bound = 1.0 / math.sqrt(self.fan_in)
         return tensor.uniform_(-bound, bound)
 
@@ -122,6 +126,16 @@ class Method(ABC):
         return reparameterize(a, b, p.get("weight"), bias)
 
     @property
+    def spatial(self) -> bool:
+        """Whether a statistic over channels at a pixel enters, which no per-channel coefficient can express."""
+        return False
+
+    @property
+    def ghost_size(self) -> int | None:
+        """Instances that share batch statistics; None is all of them."""
+        return None
+
+    @property
     def gated(self) -> tuple[str, ...]:
         """Which of ``weight`` and ``bias`` the gate multiplies."""
         return ()
@@ -137,7 +151,7 @@ class Method(ABC):
     def initial_gate(self, num_features: int) -> Tensor | None:
         """Return the gate of a new layer where it is a constant, else ``None``."""
         specs = self.parameters(num_features)
-        if any(spec.fan_in is not None for spec in specs.values()):
+        if any(spec.fan_in is not None or spec.std for spec in specs.values()):
             return None  # a random start is no constant, and looking must not draw random numbers
         with torch.device("cpu"):  # a gate on the meta device would have no values
             return self.constant_gate({name: spec.create(dtype=torch.float64) for name, spec in specs.items()})

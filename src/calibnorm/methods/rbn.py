@@ -62,6 +62,11 @@ class RBN(Method):
         """Whether K_s is a statistic over channels."""
         return self.scaling and self.scale_stat.startswith("spatial")
 
+    @property
+    def spatial(self) -> bool:
+        """Whether K_m or K_s is a statistic over channels."""
+        return self.spatial_center or self.spatial_scale
+
     def per_channel(self) -> RBN:
         """Return the method without the calibrations that use spatial statistics."""
         return replace(

@@ -73,7 +73,8 @@ def apply(
         fixed = (running_mean, running_var)
         if isinstance(method, BN) and _batch_norm_takes(x, fixed, tensors):
             return _finished(_batch_norm_eval(x, fixed, tensors, eps, noise), residual, relu)
-    if isinstance(method, RBN) and (method.spatial_center or method.spatial_scale):
+    if method.spatial:
+        assert isinstance(method, RBN)  # the only one that the slower path knows
         y, (mean, var) = spatial.normalize(x, method, tensors, fixed, eps, noise)
         y = _finished(y, residual, relu)
     else:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from calibnorm._checks import Noise
 from calibnorm.methods import Batch, Instance, Method
-from calibnorm.ops.statistics import batch_statistics
+from calibnorm.ops.statistics import batch_statistics, ghost_statistics
 
 Statistics = tuple[Tensor, Tensor]
 """Mean and biased variance of every channel, each (C,)."""
@@ -30,11 +30,16 @@ class Step(NamedTuple):
         params = {name: tensor.to(m.dtype) for name, tensor in zip(self.names, tensors, strict=True)}
         mean_NC, var_NC = self.method.instance_stats(m, v, params)
         if statistics is None:
-            statistics = batch_statistics(mean_NC, var_NC)
+            statistics = self.statistics_of_batch(mean_NC, var_NC)
         mean, var = (t.to(m.dtype) for t in statistics)
         batch = Batch(mean, var, self.eps, self.noise)
         scale, shift = self.method.coefficients(Instance(m, v, mean_NC, var_NC), batch, params)
         return scale.expand_as(m), shift.expand_as(m), (mean, var)
+
+    def statistics_of_batch(self, mean_NC: Tensor, var_NC: Tensor) -> Statistics:
+        """Return the statistics of this batch, or (N, C) of its ghost batches, where the method has such."""
+        size = self.method.ghost_size
+        return batch_statistics(mean_NC, var_NC) if size is None else ghost_statistics(mean_NC, var_NC, size)
 
 
 class Call(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -14,6 +15,14 @@ def batch_statistics(mean_NC: Tensor, var_NC: Tensor) -> tuple[Tensor, Tensor]:
     rest = left.mean(0).detach()
     between = (left.square().mean(0) - rest.square()).clamp_min(0.0)
     return near + rest, var_NC.mean(0) + between
+
+
+def ghost_statistics(mean_NC: Tensor, var_NC: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance, (N, C), of every instance's ghost batch: a run of ``size``, or what is left."""
+    pairs = zip(mean_NC.split(size), var_NC.split(size), strict=True)
+    each = [(len(mean), *batch_statistics(mean, var)) for mean, var in pairs]
+    mean, var = (torch.cat([row[i].expand(row[0], -1) for row in each]) for i in (1, 2))
+    return mean, var
 
 
 def update_running(
