@@ -22,6 +22,8 @@ def choice(name: str, value: object, allowed: Iterable[str]) -> None:
 
 def real(name: str, value: object) -> float:
     """Return ``value`` as a finite float."""
+    if type(value) is float and math.isfinite(value):  # at once: a forward checks two
+        return value
     if isinstance(value, bool) or not isinstance(value, numbers.Real):  # numpy's numbers too
         raise TypeError(f"{name}={value!r} must be a real number, not {type(value).__name__}")
     if not math.isfinite(value):

@@ -227,3 +227,19 @@ EXPORT int32_t calibnorm_backward(const cn_layer_job *layer)
     free(memory);
     return short_of_memory;
 }
+
+#define MOVE(type)                                                                                                 \
+    for (int64_t c = 0; c < C; c++) {                                                                              \
+        type *to = (type *)running_mean + c;                                                                       \
+        *to = (type)(*to + momentum * (mean[c] - *to));                                                            \
+        to = (type *)running_var + c;                                                                              \
+        *to = (type)(*to + momentum * (var[c] * unbias - *to));                                                    \
+    }
+
+/* Move running statistics of float or double towards a batch's, and count the batch. */
+EXPORT void calibnorm_update_running(int32_t dtype, int64_t C, void *running_mean, void *running_var, int64_t *batches,
+                                     const double *mean, const double *var, double momentum, double unbias)
+{
+    if (dtype == CN_F32) MOVE(float) else MOVE(double)
+    if (batches) ++*batches;
+}

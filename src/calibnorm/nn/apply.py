@@ -83,9 +83,7 @@ def apply(
     if update and use_batch:
         assert running_mean is not None
         assert running_var is not None
-        update_running(running_mean, running_var, mean, var, momentum, count)
-        if num_batches_tracked is not None:
-            num_batches_tracked.add_(1)
+        update_running(running_mean, running_var, mean, var, momentum, count, num_batches_tracked)
     return y
 
 

@@ -22,6 +22,11 @@ from calibnorm import _checks
 
 # Hooks of a child that compute its weight before each forward; a child is never called, so the layer runs them.
 _COMPUTE_WEIGHT = (BasePruningMethod, SpectralNorm, WeightNorm)
+_TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+_PLAIN = frozenset({nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d})
+
+
+_Tensors = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
 class ChildState(NamedTuple):
@@ -92,28 +97,15 @@ def read(child: Any, where: str) -> ChildState:
         RuntimeError: It wants statistics of several processes.
     """
     if is_frozen(child):
-        return _checked(
-            ChildState(
-                child.weight,
-                child.bias,
-                child.running_mean,
-                child.running_var,
-                None,
-                None,
-                child.eps,
-                False,
-                False,
-            ),
-            num_features(child),
-            where,
-        )
+        tensors = (child.weight, child.bias, child.running_mean, child.running_var, None)
+        return _state(tensors, None, child.eps, False, False, num_features(child), where)
     if type(child).__name__ == "FullyShardedDataParallel":
         raise TypeError(
             f"{where}: FSDP took its child `bn` alone, and only FSDP's own forward gathers its shards; wrap the whole "
             "layer as one unit. Under mixed precision FSDP1 does this to every BatchNorm: also pass "
             "MixedPrecision(..., _module_classes_to_ignore=())"
         )
-    if not (is_batchnorm(child) or is_split(child)):
+    if not (type(child) in _PLAIN or is_batchnorm(child) or is_split(child)):
         raise TypeError(
             f"{where}: its child `bn` is a {type(child).__module__}.{type(child).__qualname__}, which it does not "
             "know how to read; put back a torch BatchNorm, SyncBatchNorm or FrozenBatchNorm2d"
@@ -121,38 +113,43 @@ def read(child: Any, where: str) -> ChildState:
     for hook in child._forward_pre_hooks.values():
         if isinstance(hook, _COMPUTE_WEIGHT):
             hook(child, ())
-    use_batch = child.training or (child.running_mean is None and child.running_var is None)
+    tensors = _tensors(child)
+    _, _, mean, var, _ = tensors
+    use_batch = child.training or (mean is None and var is None)
     if use_batch and isinstance(child, nn.SyncBatchNorm):
         _refuse_several_processes(child, where)
-    return _checked(
-        ChildState(
-            child.weight,
-            child.bias,
-            child.running_mean,
-            child.running_var,
-            child.num_batches_tracked,
-            child.momentum,
-            child.eps,
-            use_batch,
-            child.training and child.track_running_stats and child.running_mean is not None,
-        ),
-        child.num_features,
-        where,
-    )
+    update = child.training and child.track_running_stats and mean is not None
+    return _state(tensors, child.momentum, child.eps, use_batch, update, child.num_features, where)
 
 
-def _checked(state: ChildState, channels: int, where: str) -> ChildState:
-    state = state._replace(
-        eps=_checks.eps(state.eps, frozen=not state.use_batch), momentum=_checks.momentum(state.momentum)
-    )
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        tensor = getattr(state, name)
-        if tensor is not None and _checks.sizes_known() and tuple(tensor.shape) != (channels,):
-            raise ValueError(
-                f"{where}: bn.{name} has shape {tuple(tensor.shape)} instead of ({channels},). If a sharding wrapper "
-                "(FSDP) took the child `bn` alone, wrap the whole layer as one unit"
-            )
-    return state
+def _tensors(child: Any) -> _Tensors:
+    """Return the tensors of ``_TENSORS``."""
+    parameters, buffers = child._parameters, child._buffers
+    if type(child) in _PLAIN and (*parameters, *buffers) == _TENSORS:
+        # What the names below find, without nn.Module's way of finding them, which takes 0.6 us a name.
+        return (*parameters.values(), *buffers.values())
+    return tuple(getattr(child, name) for name in _TENSORS)  # type: ignore[return-value]
+
+
+def _state(
+    tensors: _Tensors,
+    momentum: float | None,
+    eps: float,
+    use_batch: bool,
+    update: bool,
+    channels: int,
+    where: str,
+) -> ChildState:
+    """Return the state of what was read, checked."""
+    eps, momentum = _checks.eps(eps, frozen=not use_batch), _checks.momentum(momentum)
+    if _checks.sizes_known():
+        for name, tensor in zip(_TENSORS[:4], tensors, strict=False):
+            if tensor is not None and tensor.shape != (channels,):
+                raise ValueError(
+                    f"{where}: bn.{name} has shape {tuple(tensor.shape)} instead of ({channels},). If a sharding "
+                    "wrapper (FSDP) took the child `bn` alone, wrap the whole layer as one unit"
+                )
+    return ChildState(*tensors, momentum, eps, use_batch, update)
 
 
 def refuse_shards(state: ChildState, x: Tensor, where: str) -> None:

@@ -113,15 +113,18 @@ class CalibratedNorm(nn.Module):
 
     def gates(self) -> dict[str, nn.Parameter]:
         """Return the method's learnable tensors by name."""
-        return {name: getattr(self, name) for name in self._gate_shapes}
+        held = self._parameters  # a tenth of the time of getattr; a parametrized gate is not there
+        return {name: held[name] if name in held else getattr(self, name) for name in self._gate_shapes}
 
     def _checked_gates(self, where: str) -> dict[str, nn.Parameter]:
         """Return the gates; refuse one of another shape, which would be broadcast, or read past its end."""
         gates, shapes, channels = self.gates(), self._gate_shapes, self.num_features
         if channels != self._gate_channels:  # the child was replaced, and perhaps the gates: a pruned network
             shapes = {name: spec.shape for name, spec in self.method.parameters(channels).items()}
+        if not _checks.sizes_known():
+            return gates
         for name, gate in gates.items():
-            if _checks.sizes_known() and tuple(gate.shape) != shapes[name]:
+            if gate.shape != shapes[name]:
                 raise ValueError(f"{where}: {name} has shape {tuple(gate.shape)} instead of {shapes[name]}")
         return gates
 
@@ -160,10 +163,10 @@ class CalibratedNorm(nn.Module):
         if isinstance(input, torch.fx.Proxy):  # type: ignore[unreachable]
             return self._leaf(input, residual)  # type: ignore[unreachable]
         where = type(self).__name__
-        split = children.parts(self.bn)
-        states = [children.read(part, where) for part in split]
-        ranks = None if isinstance(self.bn, nn.SyncBatchNorm) else self._ranks
-        _checks.features(input, ranks, self.num_features, where)
+        child = self._modules["bn"]  # as everywhere here: nn.Module's own way to a child takes 0.7 us
+        states = [children.read(part, where) for part in children.parts(child)]
+        ranks = None if isinstance(child, nn.SyncBatchNorm) else self._ranks
+        _checks.features(input, ranks, children.num_features(child), where)
         if residual is not None:  # here, not where it is added: by then the running statistics have moved
             _checks.residual(residual, input, where)
         if len(states) == 1 and self.drop is None:  # the passes add and rectify on their way
@@ -231,7 +234,7 @@ class CalibratedNorm(nn.Module):
     @property
     def num_features(self) -> int:
         """C, as the child has it."""
-        return children.num_features(self.bn)
+        return children.num_features(self._modules["bn"])
 
     @property
     def weight(self) -> Tensor | None:

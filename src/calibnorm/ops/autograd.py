@@ -13,7 +13,6 @@ and numbers of the size of a channel are saved; of a plane of one pixel, where m
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -21,16 +20,20 @@ from torch import Tensor
 
 from calibnorm.ops import dispatch, reference
 from calibnorm.ops.coefficients import Call, Statistics
-from calibnorm.ops.composed import Gradients, Wanted
+from calibnorm.ops.composed import Gradients, Normalized, Wanted, without_autocast
 
 
 def normalize(x: Tensor, call: Call) -> tuple[Tensor, Statistics]:
     """Normalize x, (N, C, *spatial); add the residual and rectify, where asked. Return y and the statistics used."""
-    with _without_autocast(x):
-        if dispatch.transformed(x) or (call.residual is not None and dispatch.transformed(call.residual)):
+    if dispatch.transformed(x) or (call.residual is not None and dispatch.transformed(call.residual)):
+        with without_autocast(x):
             return differentiable(x, call)
-        y, *used = _Normalize.apply(_two_layouts(x), call.residual, call, *call.tensors)
-        return y, call.statistics or (used[0], used[1])
+    x = _two_layouts(x)
+    backend = dispatch.choose(x)
+    done = backend.three_steps(call.step).forward(x, call)
+    if torch.is_grad_enabled():
+        return _Normalize.apply(x, call.residual, call, done, backend, *call.tensors), done.statistics
+    return done.y, done.statistics
 
 
 def differentiable(x: Tensor, call: Call) -> tuple[Tensor, Statistics]:
@@ -43,41 +46,44 @@ def differentiable(x: Tensor, call: Call) -> tuple[Tensor, Statistics]:
 
 
 class _Normalize(torch.autograd.Function):
-    """y, and the statistics of the batch where those were used, from x, the residual (or None) and the tensors."""
+    """The y of what is done already, as a function of x, the residual (or None) and the tensors."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, residual: Tensor | None, call: Call, *tensors: Tensor) -> tuple[Tensor, ...]:
-        backend = dispatch.choose(x)
-        y, moments, statistics = backend.three_steps(call.step).forward(x, call)
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        residual: Tensor | None,
+        call: Call,
+        done: Normalized,
+        backend: dispatch.Backend,
+        *tensors: Tensor,
+    ) -> Tensor:
         # Running statistics are copied: a training step between this forward and its backward moves the originals.
-        fixed = () if call.statistics is None else tuple(t.clone() for t in statistics)
+        fixed = () if call.statistics is None else tuple(t.clone() for t in call.statistics)
         # Only the mask of a ReLU needs the residual again.
-        ctx.save_for_backward(x, moments, residual if call.relu else None, *tensors, *fixed)
-        # Tensors are in the context's own care alone, which sees changes in place and frees them.
-        ctx.call, ctx.backend = Call(call.step, None, (), None, call.relu), backend
+        ctx.save_for_backward(x, done.moments, residual if call.relu else None, *tensors, *fixed)
+        # The context keeps tensors in its own care alone, which frees them and sees changes in place.
+        ctx.step, ctx.relu, ctx.backend = call.step, call.relu, backend
         ctx.set_materialize_grads(False)
-        if fixed:
-            return (y,)
-        ctx.mark_non_differentiable(*statistics)
-        return y, *statistics
+        return done.y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
         needed = ctx.needs_input_grad
-        wanted = Wanted(needed[0], needed[1], needed[3:])
+        wanted = Wanted(needed[0], needed[1], needed[5:])
         if dy is None:
-            return (None, None, None, *(None for _ in wanted.tensors))
+            return (None,) * len(needed)
         x, moments, residual, *rest = ctx.saved_tensors
         tensors, fixed = rest[: len(wanted.tensors)], rest[len(wanted.tensors) :]
-        call = ctx.call._replace(statistics=tuple(fixed) if fixed else None, tensors=tuple(tensors), residual=residual)
-        with _without_autocast(x):
-            if torch.is_grad_enabled():  # create_graph=True: the gradient must itself be differentiable
+        call = Call(ctx.step, (fixed[0], fixed[1]) if fixed else None, tuple(tensors), residual, ctx.relu)
+        if torch.is_grad_enabled():  # create_graph=True: the gradient must itself be differentiable
+            with without_autocast(x):
                 found = _replay(dy, x, call, wanted)
-            else:
-                # Batched gradients (is_grads_batched) bring a transformed dy to a plain forward.
-                backend = dispatch.BACKENDS[-1] if dispatch.transformed(dy) else ctx.backend
-                found = backend.three_steps(call.step).backward(dy, x, moments, call, wanted)
-        return (found.x, found.residual, None, *found.tensors)
+        else:
+            # Batched gradients (is_grads_batched) bring a transformed dy to a plain forward.
+            backend = dispatch.BACKENDS[-1] if dispatch.transformed(dy) else ctx.backend
+            found = backend.three_steps(ctx.step).backward(dy, x, moments, call, wanted)
+        return (found.x, found.residual, None, None, None, *found.tensors)
 
 
 def _replay(dy: Tensor, x: Tensor, call: Call, wanted: Wanted) -> Gradients:
@@ -100,11 +106,3 @@ def _two_layouts(x: Tensor) -> Tensor:
     if x.ndim in (4, 5) and x.stride(1) == 1:
         return x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
     return x.contiguous()
-
-
-def _without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """Keep autocast out: (N, C) numbers stay in the accumulation dtype, and the output keeps x's."""
-    device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()

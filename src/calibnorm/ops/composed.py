@@ -8,8 +8,9 @@ that it knows (:class:`ThreeSteps`). That is checked against this one, which tak
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -86,14 +87,19 @@ class Composed:
 
     def forward(self, x: Tensor, call: Call) -> Normalized:
         """Return y, the moments and the statistics used."""
-        m, v = self.passes.moments(x)
-        scale, shift, statistics = call.coefficients(m, v)
-        y = self.passes.affine(x, m, scale, shift, call.residual, call.relu)
-        # One pixel a plane: the moments are as many numbers as x has, and in a wider dtype.
-        return Normalized(y, None if pixels(x) == 1 else torch.stack((m, v)), statistics)
+        with torch.no_grad(), without_autocast(x):
+            m, v = self.passes.moments(x)
+            scale, shift, statistics = call.coefficients(m, v)
+            y = self.passes.affine(x, m, scale, shift, call.residual, call.relu)
+            # One pixel a plane: the moments are as many numbers as x has, and in a wider dtype.
+            return Normalized(y, None if pixels(x) == 1 else torch.stack((m, v)), statistics)
 
     def backward(self, dy: Tensor, x: Tensor, moments: Tensor | None, call: Call, wanted: Wanted) -> Gradients:
         """Return the gradients in two passes over pixels."""
+        with without_autocast(x):
+            return self._backward(dy, x, moments, call, wanted)
+
+    def _backward(self, dy: Tensor, x: Tensor, moments: Tensor | None, call: Call, wanted: Wanted) -> Gradients:
         m, v = self.passes.moments(x) if moments is None else moments.unbind()
         rectified, shift = None, None
         if call.relu:
@@ -110,6 +116,14 @@ class Composed:
             dy, shift = masked, None
         dx = self.passes.gradient_apply(dy, x, m, found.scale, found.slope, found.offset, shift)
         return Gradients(dx, d_residual, found.tensors)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """Keep autocast out: (N, C) numbers stay in the accumulation dtype, and the output keeps x's."""
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
 
 
 def pixels(x: Tensor) -> int:

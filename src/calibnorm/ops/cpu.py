@@ -131,6 +131,36 @@ def gradient_apply(
     return dx
 
 
+def update_running(buffers: tuple[Tensor, ...], mean: Tensor, var: Tensor, momentum: float, unbias: float) -> bool:
+    """Move a running mean and variance and perhaps a count; return False, with nothing moved, where C cannot.
+
+    Args:
+        buffers: (C,) of float32 or of float64, twice; then the count, of int64.
+        mean: The batch's mean, (C,).
+        var: The batch's biased variance, (C,).
+        momentum: Weight of the batch.
+        unbias: What makes the batch's variance unbiased.
+    """
+    running = buffers[0].dtype
+    dtypes = (running, running, torch.int64)
+    if (
+        mean.dtype is not torch.float64
+        or running not in (torch.float32, torch.float64)
+        or refuses(mean) is not None
+        or not (mean.is_contiguous() and var.is_contiguous())
+        or any(
+            t.dtype is not dtype or not t.is_cpu or not t.is_contiguous() or t.is_inference()
+            for t, dtype in zip(buffers, dtypes, strict=False)
+        )
+    ):
+        return False
+    count = buffers[2].data_ptr() if len(buffers) > 2 else None
+    running_mean, running_var = buffers[0].data_ptr(), buffers[1].data_ptr()
+    batch = mean.data_ptr(), var.data_ptr()
+    library().update_running(CODES[running], mean.numel(), running_mean, running_var, count, *batch, momentum, unbias)
+    return True
+
+
 def library() -> Library:
     """Return the kernels, where they run."""
     found = load()

@@ -77,7 +77,9 @@ def choose(x: Tensor) -> Backend:
     """
     name = _asked.get()
     if name is None:
-        return next(backend for backend in BACKENDS if backend.refuses(x) is None)
+        for backend in BACKENDS:
+            if backend.refuses(x) is None:
+                return backend
     backend = _named(name)
     why = backend.refuses(x)
     if why is not None:

@@ -43,6 +43,9 @@ class Library:
             function.argtypes, function.restype = [ctypes.c_char_p], None
         self.forward = library.calibnorm_forward
         self.backward = library.calibnorm_backward
+        self.update_running = library.calibnorm_update_running
+        self.update_running.argtypes = [_INT, _LONG, *[_POINTER] * 5, *[ctypes.c_double] * 2]
+        self.update_running.restype = None
         for function in (self.forward, self.backward):
             function.argtypes = [ctypes.c_char_p]
 

@@ -1,4 +1,4 @@
-"""From the moments of instances to the statistics of a batch, and from there to running statistics."""
+"""From the moments of instances to the statistics of a batch."""
 
 from __future__ import annotations
 
@@ -23,22 +23,3 @@ def ghost_statistics(mean_NC: Tensor, var_NC: Tensor, size: int) -> tuple[Tensor
     each = [(len(mean), *batch_statistics(mean, var)) for mean, var in pairs]
     mean, var = (torch.cat([row[i].expand(row[0], -1) for row in each]) for i in (1, 2))
     return mean, var
-
-
-def update_running(
-    running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, momentum: float | Tensor, count: int
-) -> None:
-    """Move the running statistics, in place, towards a batch's mean and unbiased variance.
-
-    Args:
-        running_mean: (C,), changed in place.
-        running_var: (C,), changed in place.
-        mean: The batch's mean, (C,).
-        var: The batch's biased variance, (C,).
-        momentum: Weight of the batch, as torch defines it: ``running = (1 - momentum) * running + momentum * batch``.
-        count: Values a channel in the batch.
-    """
-    # detach rather than no_grad: torch.export cannot save a graph that switches gradients off in its midst.
-    mean, var = mean.detach(), var.detach() * (count / (count - 1))
-    running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-    running_var.lerp_(var.to(running_var.dtype), momentum)
