@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from calibnorm.ops import cpu, fused
-from calibnorm.ops.coefficients import Call, Pulled, Statistics
+from calibnorm.ops.coefficients import Call, Pulled
+from calibnorm.ops.statistics import Statistics
 
 _JOB = struct.Struct("3q4i3d20P")
 """``cn_coefficient_job`` of ``csrc/kernels.h``."""

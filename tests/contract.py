@@ -32,12 +32,13 @@ def passes(
     eps: float = 1e-3,
     statistics: Statistics | None = None,
     noise: tuple[float, float] | None = None,
+    relu: bool = False,
 ) -> Callable[[Tensor, Mapping[str, Tensor]], Tensor]:
     """A method's coefficient function between the passes, without a layer: a function of x and the tensors by name."""
 
     def run(x: Tensor, p: Mapping[str, Tensor]) -> Tensor:
         step = Step(method, tuple(p), eps, noise)
-        return normalize(x, Call(step, statistics, tuple(p.values())))[0]
+        return normalize(x, Call(step, statistics, tuple(p.values()), relu=relu))[0]
 
     return run
 

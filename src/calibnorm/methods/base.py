@@ -131,6 +131,11 @@ class Method(ABC):
         return False
 
     @property
+    def batch_statistics(self) -> bool:
+        """Whether statistics of a batch, or running ones, enter; where not, there are none to standardize with."""
+        return True
+
+    @property
     def ghost_size(self) -> int | None:
         """Instances that share batch statistics; None is all of them."""
         return None

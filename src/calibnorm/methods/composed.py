@@ -42,6 +42,16 @@ class Composed(Method):
         if twice := set(self.outer.parameters(1)) & set(self.base.parameters(1)):
             raise ValueError(f"outer and base both have {', '.join(sorted(twice))}; compose two different calibrations")
 
+    @property
+    def batch_statistics(self) -> bool:
+        """Whether base uses them: outer's own standardization is not."""
+        return self.base.batch_statistics
+
+    @property
+    def ghost_size(self) -> int | None:
+        """Return base's."""
+        return self.base.ghost_size
+
     def parameters(self, num_features: int) -> dict[str, Parameter]:
         """Return the tensors of both."""
         return self.outer.parameters(num_features) | self.base.parameters(num_features)

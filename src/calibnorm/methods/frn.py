@@ -20,6 +20,11 @@ class FRN(Method):
 
     name: ClassVar[str] = "frn"
 
+    @property
+    def batch_statistics(self) -> bool:
+        """Return False: every instance stands by itself."""
+        return False
+
     def standardize(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
         """Return 1 / nu and m / nu, nu the root of the plane's mean square."""
         return batch.standardize_by(x.M, torch.zeros_like(x.M), x.V + x.M.square())

@@ -44,6 +44,11 @@ def groups_of(groups: int | None, channels: int) -> int:
 class _Grouped(Method):
     """``y = gamma * (x - mean_g) / sqrt(var_g + eps) + beta``, mean_g and var_g those of the channel's group."""
 
+    @property
+    def batch_statistics(self) -> bool:
+        """Return False: every instance stands by itself."""
+        return False
+
     def groups_of(self, channels: int) -> int:
         """Return the number of groups that this many channels form."""
         raise NotImplementedError

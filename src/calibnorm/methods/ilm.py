@@ -41,6 +41,11 @@ class ILM(Method):
         check_groups(self.key_size, "key_size")
         check_reduction(self.reduction)
 
+    @property
+    def batch_statistics(self) -> bool:
+        """Return False: every instance stands by itself."""
+        return False
+
     def keys_of(self, channels: int) -> int:
         """Return the number of key groups that this many channels form."""
         size = math.gcd(16, channels) if self.key_size is None else self.key_size

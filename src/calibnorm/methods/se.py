@@ -36,6 +36,11 @@ class SE(Method):
         _checks.flag("alone", self.alone)
         check_reduction(self.reduction)
 
+    @property
+    def batch_statistics(self) -> bool:
+        """Whether BN comes first."""
+        return not self.alone
+
     def parameters(self, num_features: int) -> dict[str, Parameter]:
         """Return the two fully connected layers."""
         return bottleneck_parameters(num_features, self.reduction)
