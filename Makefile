@@ -4,7 +4,7 @@
 #   make demo      BN, IEBN and RBN trained side by side on real digits; results in runs/demo
 #   make test      everything that must pass: ruff, mypy, pytest with branch coverage
 #   make lint      ruff and mypy only
-#   make bench     layer times against nn.BatchNorm2d, into benchmarks/results
+#   make bench     layer times against nn.BatchNorm2d, a minute, into benchmarks/results
 #   make sanitize  the CPU kernels under AddressSanitizer
 #   make nightly   the tests that take minutes
 #   make clean     removes caches and build output, keeps .venv and runs
@@ -57,7 +57,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term
 
 bench: $(INSTALLED)
-	$(BIN)/python benchmarks/layer.py
+	$(BIN)/calibnorm bench layer
 
 # The kernels under AddressSanitizer and UndefinedBehaviorSanitizer: a second library, in a process that loads ASan first.
 sanitize: $(INSTALLED)
@@ -68,4 +68,4 @@ nightly: $(INSTALLED)
 
 clean:
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.*
-	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

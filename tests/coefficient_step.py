@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import struct
-
 import torch
 from torch import Tensor
 
 from calibnorm.ops import cpu, fused
 from calibnorm.ops.coefficients import Call, Pulled
 from calibnorm.ops.statistics import Statistics
-
-_JOB = struct.Struct("3q4i3d20P")
-"""``cn_coefficient_job`` of ``csrc/kernels.h``."""
 
 
 def coefficients(call: Call, m: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Statistics]:
@@ -47,7 +42,7 @@ def _run(
     kind, slots = fused._kind(call.step.method), fused._slots(call.step.names)
     assert kind is not None
     numbers = [*numbers, *[None] * (6 - len(numbers))]
-    job = _JOB.pack(
+    job = fused._STEP.pack(
         *m.shape, pixels,
         *kind, call.statistics is not None,
         call.step.eps, *(call.step.noise or (1.0, 0.0)),

@@ -40,8 +40,9 @@ def step(method: Method, channels: int, affine: bool, noise: Any = None) -> tupl
 @pytest.mark.parametrize("fixed", [False, True], ids=["batch", "running"])
 @pytest.mark.parametrize("affine", [True, False], ids=["affine", "plain"])
 @pytest.mark.parametrize("method", METHODS, ids=str)
-def test_equals_the_generic_step(method: Method, affine: bool, fixed: bool, noise: Any) -> None:
-    n, channels = 7, 67  # more than one block of channels, and no multiple of the lanes
+@pytest.mark.parametrize("n", [7, 130])  # C keeps what it reads again of up to 128 instances
+def test_equals_the_generic_step(n: int, method: Method, affine: bool, fixed: bool, noise: Any) -> None:
+    channels = 67  # more than one block of channels, and no multiple of the lanes
     how, tensors = step(method, channels, affine, noise)
     assert FUSED.takes(how)
     m, v = (

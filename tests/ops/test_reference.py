@@ -101,3 +101,41 @@ def test_a_large_mean_costs_nothing(mean):
     one, zero = torch.ones_like(m), torch.zeros_like(m)
     assert error(reference.affine(x, m, one, zero), centred) <= bound
     assert error(reference.gradient_apply(dy, x, m, one, one, zero), dy.double() + centred) <= bound
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "channels_last"])
+def test_overwriting_intermediates_changes_nothing(dtype, form):
+    """Without a graph the passes work in place: never on what they were given, and to the same values."""
+    given = [
+        randn(4, 3, 8, 8, seed=i, dtype=torch.float64, mean=3.0).to(dtype).to(memory_format=form) for i in range(3)
+    ]
+    x, dy, residual = given
+    m, scale, shift = (randn(4, 3, seed=i, dtype=torch.float64) for i in (3, 4, 5))
+    kept = [t.clone() for t in (*given, m, scale, shift)]
+
+    def passes():
+        rectified = reference.Rectified(scale, shift, residual)
+        return [
+            *reference.moments(x),
+            reference.affine(x, m, scale, shift, residual, relu=True),
+            *reference.gradient_sums(dy, x, m, rectified),
+            reference.gradient_apply(dy, x, m, scale, shift, scale, shift),
+        ]
+
+    watched = passes()
+    with torch.no_grad():
+        overwriting = passes()
+    assert all(torch.equal(a, b) for a, b in zip((*given, m, scale, shift), kept, strict=True))
+    bound = rounding(dtype, 1) if dtype == torch.bfloat16 else ORACLE
+    assert all(error(a, b) <= bound for a, b in zip(overwriting, watched, strict=True))
+
+
+def test_moments_where_the_first_rows_are_far_from_the_rest():
+    """The variance is taken around the mean of the first eighth, which is the worst that it can be here."""
+    x = randn(4, 3, 16, 16)
+    x[:, :, :2] += 1e4
+    m, v = reference.moments(x)
+    bound = 8 * reduction(torch.float32, 256)
+    assert error(m, x.double().mean((2, 3))) <= bound
+    assert error(v, x.double().var((2, 3), unbiased=False)) <= bound

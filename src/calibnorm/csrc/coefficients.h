@@ -7,220 +7,273 @@
  *     k = b | sqrt(v) |a| | m                    g = logistic(gate_weight * k + gate_bias)
  *     scale = gamma * g_gamma * a                shift = gamma * g_gamma * b + beta * g_beta
  *
- * where g_gamma and g_beta are g or 1. A unit is a block of channels; everything is computed in double, one instance's
- * row of the block at a time, in loops over channels that the compiler turns into vectors. */
+ * where g_gamma and g_beta are g or 1. Everything is computed in double. A unit is a block of channels, and in it one
+ * vector of channels walks down the instances, with the channels' own numbers and sums in registers: rows of 64
+ * channels in small arrays, as it was before, spent their time on loads and stores of those. */
 
-#define ROW for (int c = 0; c < count; c++)
+enum { CN_DOUBLES = CN_BYTES / 8, CN_KEPT = 128 };
 
-typedef double coefficient_row[CN_CHANNEL_BLOCK];
+/* What an instance's later loops read again, with up to CN_KEPT instances: 32 KiB at most. Rows of 512 doubles are 4096
+ * bytes apart and all fall into one set of the L1 cache, where 8 of them fit. */
+typedef struct {
+    vector_f64 m, sd, offset, slope;
+} coefficient_kept;
 
-/* What a block's passes share. */
+/* What the walk needs of one vector of channels. `lanes` of it are channels, all but in the last vector. */
 typedef struct {
     const cn_coefficient_job *job;
     int64_t first;
-    int count;
-    coefficient_row weight, bias, center_weight, gate_weight, gate_bias, mean, var, inverse, a;
+    int lanes;
+    coefficient_kept *kept; /* NULL with more instances */
+    vector_f64 weight, bias, center_weight, gate_weight, gate_bias, mean, var, inverse, a;
 } coefficient_channels;
 
-/* One instance's row: m, sqrt(v) where something needs it, M - E, b, k and g. */
+/* One instance's numbers: m, sqrt(v) where something needs it, M and then M - E, b, k and g. */
 typedef struct {
-    coefficient_row m, v, sd, centred, b, k, g;
+    vector_f64 m, sd, centred, b, k, g;
 } coefficient_instance;
 
-INLINE void coefficient_read(double *into, const double *array, int64_t at, int count, double otherwise)
+INLINE vector_f64 coefficient_load(const double *from, int lanes)
 {
-    const double *from = array ? array + at : 0;
-    ROW into[c] = from ? from[c] : otherwise;
+    if (lanes == CN_DOUBLES) return load_f64(from);
+    vector_f64 v = {0};
+    for (int i = 0; i < lanes; i++) v[i] = from[i];
+    return v;
 }
 
-INLINE void coefficient_write(double *array, int64_t at, int count, const double *values)
+INLINE void coefficient_store(double *to, int lanes, vector_f64 v)
 {
-    double *to = array ? array + at : 0;
-    if (to) ROW to[c] = values[c];
+    if (lanes == CN_DOUBLES) store_f64(to, v);
+    else for (int i = 0; i < lanes; i++) to[i] = v[i];
 }
 
-/* m, sqrt(v) and M of instance n; M goes to `centred`, before E is known. */
-INLINE void coefficient_read_instance(const coefficient_channels *s, int64_t n, coefficient_instance *i)
+/* Of arrays that may be NULL. */
+INLINE vector_f64 coefficient_read(const coefficient_channels *s, const double *array, double otherwise)
 {
-    const cn_coefficient_job *job = s->job;
-    const int count = s->count;
-    coefficient_read(i->m, job->m, n * job->C + s->first, count, 0);
-    coefficient_read(i->v, job->v, n * job->C + s->first, count, 0);
-    if (job->center == CN_CENTER_STD || job->gate == CN_GATE_STD) ROW i->sd[c] = __builtin_sqrt(i->v[c]);
-    if (job->center == CN_CENTER_NONE) ROW i->centred[c] = i->m[c];
-    if (job->center == CN_CENTER_MEAN) ROW i->centred[c] = (1.0 + s->center_weight[c]) * i->m[c];
-    if (job->center == CN_CENTER_STD) ROW i->centred[c] = i->m[c] + s->center_weight[c] * i->sd[c];
+    return array ? coefficient_load(array + s->first, s->lanes) : all_f64(otherwise);
+}
+
+INLINE void coefficient_write(const coefficient_channels *s, double *array, vector_f64 v)
+{
+    if (array) coefficient_store(array + s->first, s->lanes, v);
+}
+
+/* M of an instance, from m and sqrt(v). */
+INLINE vector_f64 coefficient_mean(const coefficient_channels *s, const coefficient_instance *i, int center)
+{
+    if (center == CN_CENTER_MEAN) return i->m + s->center_weight * i->m;
+    if (center == CN_CENTER_STD) return i->m + s->center_weight * i->sd;
+    return i->m;
+}
+
+/* m, sqrt(v) and M - E of instance n, `again` where an earlier loop has kept them. */
+INLINE coefficient_instance coefficient_centred(const coefficient_channels *s, int64_t n, int again, int center,
+                                                 int gate)
+{
+    const int64_t at = n * s->job->C + s->first;
+    const int has_sd = center == CN_CENTER_STD || gate == CN_GATE_STD;
+    coefficient_instance i;
+    if (again && s->kept) {
+        i.m = s->kept[n].m;
+        if (has_sd) i.sd = s->kept[n].sd;
+    } else {
+        i.m = coefficient_load(s->job->m + at, s->lanes);
+        if (has_sd) i.sd = sqrt_f64(coefficient_load(s->job->v + at, s->lanes));
+        if (s->kept) {
+            s->kept[n].m = i.m;
+            if (has_sd) s->kept[n].sd = i.sd;
+        }
+    }
+    i.centred = coefficient_mean(s, &i, center) - s->mean;
+    return i;
+}
+
+/* Mean and variance of the batch, in one loop: with d = M - M of the first instance, the mean of d^2 less the square of
+ * the mean of d. That loses a factor of N at most, since (M_0 - E)^2 is one of N parts of the variance. */
+INLINE void coefficient_statistics(coefficient_channels *s, int center, int gate)
+{
+    const double per_instance = 1.0 / (double)s->job->N;
+    vector_f64 sum = {0}, squares = {0}, within = {0};
+    s->mean = (vector_f64){0};
+    if (s->job->N > 0) s->mean = coefficient_centred(s, 0, 0, center, gate).centred;
+    for (int64_t n = 0, at = s->first; n < s->job->N; n++, at += s->job->C) {
+        vector_f64 d = coefficient_centred(s, n, 0, center, gate).centred;
+        sum += d;
+        squares += d * d;
+        within += coefficient_load(s->job->v + at, s->lanes);
+    }
+    vector_f64 shift = sum * per_instance;
+    s->mean += shift;
+    s->var = (within + (squares - sum * shift)) * per_instance;
 }
 
 /* Everything that does not depend on the instance. */
-INLINE void coefficient_prepare(coefficient_channels *s, const cn_coefficient_job *job, int64_t block, coefficient_instance *i)
+INLINE coefficient_channels coefficient_prepare(const cn_coefficient_job *job, int64_t first, int lanes,
+                                                coefficient_kept *kept, int center, int gate)
 {
-    int64_t left = job->C - block * CN_CHANNEL_BLOCK;
-    const int count = left < CN_CHANNEL_BLOCK ? (int)left : CN_CHANNEL_BLOCK;
-    s->job = job;
-    s->first = block * CN_CHANNEL_BLOCK;
-    s->count = count;
-    coefficient_read(s->weight, job->weight, s->first, count, 1);
-    coefficient_read(s->bias, job->bias, s->first, count, 0);
-    coefficient_read(s->center_weight, job->center_weight, s->first, count, 0);
-    coefficient_read(s->gate_weight, job->gate_weight, s->first, count, 0);
-    coefficient_read(s->gate_bias, job->gate_bias, s->first, count, 0);
+    coefficient_channels s = {.job = job, .first = first, .lanes = lanes, .kept = job->N <= CN_KEPT ? kept : NULL};
+    s.weight = coefficient_read(&s, job->weight, 1);
+    s.bias = coefficient_read(&s, job->bias, 0);
+    s.center_weight = coefficient_read(&s, job->center_weight, 0);
+    s.gate_weight = coefficient_read(&s, job->gate_weight, 0);
+    s.gate_bias = coefficient_read(&s, job->gate_bias, 0);
     if (job->fixed) {
-        coefficient_read(s->mean, job->mean, s->first, count, 0);
-        coefficient_read(s->var, job->var, s->first, count, 0);
+        s.mean = coefficient_read(&s, job->mean, 0);
+        s.var = coefficient_read(&s, job->var, 0);
     } else {
-        ROW s->mean[c] = s->var[c] = 0;
-        for (int64_t n = 0; n < job->N; n++) {
-            coefficient_read_instance(s, n, i);
-            ROW s->mean[c] += i->centred[c];
-        }
-        ROW s->mean[c] /= (double)job->N;
-        for (int64_t n = 0; n < job->N; n++) {
-            coefficient_read_instance(s, n, i);
-            ROW {
-                double d = i->centred[c] - s->mean[c];
-                s->var[c] += i->v[c] + d * d;
-            }
-        }
-        ROW s->var[c] /= (double)job->N;
+        coefficient_statistics(&s, center, gate);
     }
     /* 1/sqrt(inf) is 0 and would hide an overflow; 0 * inf is NaN, which is honest. */
-    ROW s->inverse[c] = 1.0 / __builtin_sqrt(s->var[c] + job->eps) + 0.0 * s->var[c];
-    ROW s->a[c] = s->inverse[c] * job->noise_a;
+    s.inverse = 1.0 / sqrt_f64(s.var + job->eps) + 0.0 * s.var;
+    s.a = s.inverse * job->noise_a;
+    return s;
 }
 
-INLINE void coefficient_gate(const coefficient_channels *s, int64_t n, coefficient_instance *i)
+INLINE vector_f64 absolute_f64(vector_f64 v) { return (vector_f64)((mask_f64)v & INT64_MAX); }
+
+INLINE coefficient_instance coefficient_gate(const coefficient_channels *s, int64_t n, int center, int gate)
 {
-    const cn_coefficient_job *job = s->job;
-    const int count = s->count;
-    coefficient_read_instance(s, n, i);
-    ROW i->centred[c] -= s->mean[c];
-    ROW i->b[c] = i->centred[c] * s->a[c] + job->noise_b;
-    if (job->gate == CN_GATE_NONE) return;
-    if (job->gate == CN_GATE_STANDARDIZED) ROW i->k[c] = i->b[c];
-    if (job->gate == CN_GATE_STD) ROW i->k[c] = i->sd[c] * __builtin_fabs(s->a[c]);
-    if (job->gate == CN_GATE_INPUT) ROW i->k[c] = i->m[c];
-    ROW i->g[c] = logistic(s->gate_weight[c] * i->k[c] + s->gate_bias[c]);
+    coefficient_instance i = coefficient_centred(s, n, !s->job->fixed, center, gate);
+    i.b = i.centred * s->a + s->job->noise_b;
+    if (gate == CN_GATE_STANDARDIZED) i.k = i.b;
+    if (gate == CN_GATE_STD) i.k = i.sd * absolute_f64(s->a);
+    if (gate == CN_GATE_INPUT) i.k = i.m;
+    if (gate != CN_GATE_NONE) i.g = logistic(s->gate_weight * i.k + s->gate_bias);
+    return i;
 }
 
-static void coefficients(int64_t begin, int64_t end, void *p)
+/* The gradient of sqrt(v), which is taken as 0 where v is 0. */
+INLINE vector_f64 coefficient_half_over(vector_f64 sd) { return (vector_f64)((mask_f64)(0.5 / sd) & ~(mask_f64)(sd == 0.0)); }
+
+INLINE void coefficients_of(const cn_coefficient_job *job, int64_t first, int lanes, coefficient_kept *kept,
+                            int center, int gate)
 {
-    const cn_coefficient_job *job = p;
-    for (int64_t block = begin; block < end; block++) {
-        coefficient_channels s;
-        coefficient_instance i;
-        coefficient_row scale, shift;
-        coefficient_prepare(&s, job, block, &i);
-        const int count = s.count;
-        if (!job->fixed) {
-            coefficient_write(job->mean, s.first, count, s.mean);
-            coefficient_write(job->var, s.first, count, s.var);
-        }
-        const int on_gamma = job->gate && job->gated & CN_GATE_GAMMA, on_beta = job->gate && job->gated & CN_GATE_BETA;
-        for (int64_t n = 0; n < job->N; n++) {
-            coefficient_gate(&s, n, &i);
-            ROW scale[c] = s.weight[c] * s.a[c];
-            ROW shift[c] = s.weight[c] * i.b[c];
-            if (on_gamma) ROW scale[c] *= i.g[c];
-            if (on_gamma) ROW shift[c] *= i.g[c];
-            if (on_beta) ROW shift[c] += s.bias[c] * i.g[c];
-            else ROW shift[c] += s.bias[c];
-            coefficient_write(job->scale, n * job->C + s.first, count, scale);
-            coefficient_write(job->shift, n * job->C + s.first, count, shift);
-        }
+    const coefficient_channels s = coefficient_prepare(job, first, lanes, kept, center, gate);
+    const int on_gamma = gate && job->gated & CN_GATE_GAMMA, on_beta = gate && job->gated & CN_GATE_BETA;
+    if (!job->fixed) {
+        coefficient_write(&s, job->mean, s.mean);
+        coefficient_write(&s, job->var, s.var);
+    }
+    for (int64_t n = 0, at = first; n < job->N; n++, at += job->C) {
+        coefficient_instance i = coefficient_gate(&s, n, center, gate);
+        vector_f64 gamma = on_gamma ? s.weight * i.g : s.weight, beta = on_beta ? s.bias * i.g : s.bias;
+        coefficient_store(job->scale + at, lanes, gamma * s.a);
+        coefficient_store(job->shift + at, lanes, gamma * i.b + beta);
     }
 }
 
-static void coefficients_vjp(int64_t begin, int64_t end, void *p)
+INLINE void coefficients_vjp_of(const cn_coefficient_job *job, int64_t first, int lanes, coefficient_kept *kept,
+                                int center, int gate)
 {
-    const cn_coefficient_job *job = p;
+    const coefficient_channels s = coefficient_prepare(job, first, lanes, kept, center, gate);
+    const int on_gamma = gate && job->gated & CN_GATE_GAMMA, on_beta = gate && job->gated & CN_GATE_BETA;
     const double per_pixel = 1.0 / (double)job->S, per_instance = 1.0 / (double)job->N;
-    for (int64_t block = begin; block < end; block++) {
-        coefficient_channels s;
-        coefficient_instance i;
-        coefficient_prepare(&s, job, block, &i);
-        const int count = s.count;
-        const int on_gamma = job->gate && job->gated & CN_GATE_GAMMA, on_beta = job->gate && job->gated & CN_GATE_BETA;
-        /* Sums over instances. d_a counts a's every use; d_mean is minus the sum of dM. */
-        coefficient_row d_weight, d_bias, d_gate_weight, d_gate_bias, d_center_weight, d_a, d_mean;
-        coefficient_row d_scale, d_shift, g_gamma, dz, d_b, dm, dv, scale;
-        ROW d_weight[c] = d_bias[c] = d_gate_weight[c] = d_gate_bias[c] = d_center_weight[c] = d_a[c] = d_mean[c] = 0;
-        for (int64_t n = 0; n < job->N; n++) { /* what reaches m and v directly waits in offset and slope */
-            int64_t at = n * job->C + s.first;
-            coefficient_gate(&s, n, &i);
-            coefficient_read(d_shift, job->sum_dy, at, count, 0);
-            coefficient_read(d_scale, job->sum_dy_centred, at, count, 0);
-            ROW g_gamma[c] = on_gamma ? i.g[c] : 1.0;
-            ROW {
-                double d_gamma = d_scale[c] * s.a[c] + d_shift[c] * i.b[c]; /* over g_gamma */
-                double d_gate = (on_gamma ? s.weight[c] * d_gamma : 0.0) + (on_beta ? s.bias[c] * d_shift[c] : 0.0);
-                d_weight[c] += g_gamma[c] * d_gamma;
-                d_bias[c] += on_beta ? i.g[c] * d_shift[c] : d_shift[c];
-                d_b[c] = s.weight[c] * g_gamma[c] * d_shift[c];
-                d_a[c] += s.weight[c] * g_gamma[c] * d_scale[c];
-                dz[c] = job->gate ? d_gate * i.g[c] * (1.0 - i.g[c]) : 0.0;
-                dm[c] = dv[c] = 0;
-                scale[c] = s.weight[c] * g_gamma[c] * s.a[c];
+    const int has_sd = center == CN_CENTER_STD || gate == CN_GATE_STD;
+    const vector_f64 zero = {0}, dM_dm = center == CN_CENTER_MEAN ? 1.0 + s.center_weight : all_f64(1);
+    const vector_f64 a_sign = choose_f64(s.a < 0.0, all_f64(-1), all_f64(1));
+    /* Sums over instances. d_a counts a's every use, d_b those of b. */
+    vector_f64 d_weight = zero, d_bias = zero, d_gate_weight = zero, d_gate_bias = zero, d_center_weight = zero;
+    vector_f64 d_a = zero, d_b_sum = zero;
+    /* What reaches m and v without the statistics, */
+    for (int64_t n = 0, at = first; n < job->N; n++, at += job->C) {
+        coefficient_instance i = coefficient_gate(&s, n, center, gate);
+        vector_f64 d_shift = coefficient_load(job->sum_dy + at, lanes);
+        vector_f64 d_scale = coefficient_load(job->sum_dy_centred + at, lanes);
+        vector_f64 d_gamma = d_scale * s.a + d_shift * i.b; /* over g_gamma */
+        vector_f64 gamma = on_gamma ? s.weight * i.g : s.weight, scale = gamma * s.a;
+        vector_f64 d_b = gamma * d_shift, dm = zero, dv = zero, half_over_sd = zero;
+        if (has_sd) half_over_sd = coefficient_half_over(i.sd);
+        d_weight += on_gamma ? i.g * d_gamma : d_gamma;
+        d_bias += on_beta ? i.g * d_shift : d_shift;
+        d_a += gamma * d_scale;
+        if (gate != CN_GATE_NONE) {
+            vector_f64 d_gate = zero;
+            if (on_gamma) d_gate += s.weight * d_gamma;
+            if (on_beta) d_gate += s.bias * d_shift;
+            vector_f64 dz = d_gate * (i.g - i.g * i.g), dk = dz * s.gate_weight;
+            d_gate_weight += dz * i.k;
+            d_gate_bias += dz;
+            if (gate == CN_GATE_STANDARDIZED) d_b += dk;
+            if (gate == CN_GATE_INPUT) dm = dk;
+            if (gate == CN_GATE_STD) {
+                d_a += dk * a_sign * i.sd;
+                dv = dk * absolute_f64(s.a) * half_over_sd;
             }
-            if (job->gate) {
-                ROW d_gate_weight[c] += dz[c] * i.k[c];
-                ROW d_gate_bias[c] += dz[c];
-            }
-            if (job->gate == CN_GATE_STANDARDIZED) ROW d_b[c] += dz[c] * s.gate_weight[c];
-            if (job->gate == CN_GATE_INPUT) ROW dm[c] = dz[c] * s.gate_weight[c];
-            if (job->gate == CN_GATE_STD)
-                ROW {
-                    double dk = dz[c] * s.gate_weight[c];
-                    d_a[c] += dk * (s.a[c] < 0 ? -i.sd[c] : i.sd[c]);
-                    dv[c] = i.v[c] == 0 ? 0.0 : dk * __builtin_fabs(s.a[c]) * 0.5 / i.sd[c];
-                }
-            ROW {
-                d_a[c] += d_b[c] * i.centred[c];
-                d_mean[c] -= d_b[c] * s.a[c];
-                dm[c] += d_b[c] * s.a[c]; /* dM: the gate takes m itself only where M is m */
-            }
-            coefficient_write(job->scale, at, count, scale);
-            coefficient_write(job->offset, at, count, dm);
-            coefficient_write(job->slope, at, count, dv);
         }
-        coefficient_row d_var;
-        ROW d_var[c] = d_a[c] * job->noise_a * -0.5 * s.inverse[c] * s.inverse[c] * s.inverse[c];
-        for (int64_t n = 0; n < job->N; n++) {
-            int64_t at = n * job->C + s.first;
-            coefficient_read_instance(&s, n, &i);
-            ROW i.centred[c] -= s.mean[c];
-            coefficient_read(scale, job->scale, at, count, 0);
-            coefficient_read(dm, job->offset, at, count, 0);
-            coefficient_read(dv, job->slope, at, count, 0);
-            coefficient_read(d_shift, job->sum_dy, at, count, 0);
-            if (!job->fixed)
-                ROW {
-                    dm[c] += (d_mean[c] + 2.0 * d_var[c] * i.centred[c]) * per_instance;
-                    dv[c] += d_var[c] * per_instance;
-                }
-            if (job->center == CN_CENTER_MEAN)
-                ROW {
-                    d_center_weight[c] += dm[c] * i.m[c];
-                    dm[c] *= 1.0 + s.center_weight[c];
-                }
-            if (job->center == CN_CENTER_STD)
-                ROW {
-                    d_center_weight[c] += dm[c] * i.sd[c];
-                    dv[c] += i.v[c] == 0 ? 0.0 : dm[c] * s.center_weight[c] * 0.5 / i.sd[c];
-                }
-            ROW {
-                dv[c] *= 2.0 * per_pixel;
-                dm[c] = (dm[c] - scale[c] * d_shift[c]) * per_pixel;
-            }
-            coefficient_write(job->slope, at, count, dv);
-            coefficient_write(job->offset, at, count, dm);
+        d_a += d_b * i.centred;
+        d_b_sum += d_b;
+        dm += d_b * s.a; /* dM: the gate takes m itself only where M is m */
+        if (center == CN_CENTER_MEAN) d_center_weight += dm * i.m;
+        if (center == CN_CENTER_STD) {
+            d_center_weight += dm * i.sd;
+            dv += dm * s.center_weight * half_over_sd;
         }
-        coefficient_write(job->d_weight, s.first, count, d_weight);
-        coefficient_write(job->d_bias, s.first, count, d_bias);
-        coefficient_write(job->d_center_weight, s.first, count, d_center_weight);
-        coefficient_write(job->d_gate_weight, s.first, count, d_gate_weight);
-        coefficient_write(job->d_gate_bias, s.first, count, d_gate_bias);
+        coefficient_store(job->scale + at, lanes, scale);
+        vector_f64 offset = (dM_dm * dm - scale * d_shift) * per_pixel, slope = dv * (2.0 * per_pixel);
+        if (s.kept && !job->fixed) {
+            s.kept[n].offset = offset;
+            if (has_sd) s.kept[n].slope = slope;
+        } else {
+            coefficient_store(job->offset + at, lanes, offset);
+            if (has_sd || job->fixed) coefficient_store(job->slope + at, lanes, slope);
+        }
     }
+    /* and what reaches them through the batch's mean and variance. */
+    if (!job->fixed) {
+        const vector_f64 d_var = d_a * job->noise_a * -0.5 * s.inverse * s.inverse * s.inverse * per_instance;
+        const vector_f64 d_mean = -d_b_sum * s.a * per_instance;
+        for (int64_t n = 0, at = first; n < job->N; n++, at += job->C) {
+            coefficient_instance i = coefficient_centred(&s, n, 1, center, gate);
+            vector_f64 dM = d_mean + 2.0 * d_var * i.centred, dv = d_var;
+            if (center == CN_CENTER_MEAN) d_center_weight += dM * i.m;
+            if (center == CN_CENTER_STD) {
+                d_center_weight += dM * i.sd;
+                dv += dM * s.center_weight * coefficient_half_over(i.sd);
+            }
+            vector_f64 slope = dv * (2.0 * per_pixel), offset = dM_dm * dM * per_pixel;
+            offset += s.kept ? s.kept[n].offset : coefficient_load(job->offset + at, lanes);
+            if (has_sd) slope += s.kept ? s.kept[n].slope : coefficient_load(job->slope + at, lanes);
+            coefficient_store(job->slope + at, lanes, slope);
+            coefficient_store(job->offset + at, lanes, offset);
+        }
+    }
+    coefficient_write(&s, job->d_weight, d_weight);
+    coefficient_write(&s, job->d_bias, d_bias);
+    coefficient_write(&s, job->d_center_weight, d_center_weight);
+    coefficient_write(&s, job->d_gate_weight, d_gate_weight);
+    coefficient_write(&s, job->d_gate_bias, d_gate_bias);
 }
 
-#undef ROW
+typedef void (*coefficient_walk)(const cn_coefficient_job *job, int64_t first, coefficient_kept *kept);
+
+/* A function for each kind of method, so that its registers hold the numbers it has and its loops are without branches;
+ * the last vector, where it is not full, can take a slower one. */
+#define WALK(name, center, gate)                                                                                  \
+    static void name##_##center##_##gate(const cn_coefficient_job *job, int64_t first, coefficient_kept *kept)    \
+    {                                                                                                             \
+        name##_of(job, first, CN_DOUBLES, kept, center, gate);                                                    \
+    }
+#define WALKS(name)                                                                                               \
+    WALK(name, 0, 0) WALK(name, 0, 1) WALK(name, 0, 2) WALK(name, 0, 3)                                           \
+    WALK(name, 1, 0) WALK(name, 1, 1) WALK(name, 1, 2)                                                            \
+    WALK(name, 2, 0) WALK(name, 2, 1) WALK(name, 2, 2)                                                            \
+    static const coefficient_walk name##_walks[3][4] = {                                                          \
+        {name##_0_0, name##_0_1, name##_0_2, name##_0_3},                                                         \
+        {name##_1_0, name##_1_1, name##_1_2},                                                                     \
+        {name##_2_0, name##_2_1, name##_2_2},                                                                     \
+    };                                                                                                            \
+    static void name(int64_t begin, int64_t end, void *p)                                                         \
+    {                                                                                                             \
+        const cn_coefficient_job *job = p;                                                                        \
+        const int64_t last = end * CN_CHANNEL_BLOCK < job->C ? end * CN_CHANNEL_BLOCK : job->C;                   \
+        int64_t first = begin * CN_CHANNEL_BLOCK;                                                                 \
+        coefficient_kept kept[CN_KEPT];                                                                           \
+        for (; first + CN_DOUBLES <= last; first += CN_DOUBLES)                                                   \
+            name##_walks[job->center][job->gate](job, first, kept);                                               \
+        if (first < last) name##_of(job, first, (int)(last - first), kept, job->center, job->gate);               \
+    }
+WALKS(coefficients)
+WALKS(coefficients_vjp)
+
+#undef WALK
+#undef WALKS

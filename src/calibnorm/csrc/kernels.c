@@ -8,88 +8,48 @@
 #include "exponential.h"
 
 #define TILE 2048 /* pixels that are read twice: 8 KiB of float, a quarter of the smallest L1 */
-#define BLOCK 16  /* vectors of columns: 1 KiB of a row with AVX-512 */
+#define STRIP 32  /* vectors of columns whose numbers and sums stay in L1 */
+#define STEP 2    /* rows a step of the channels_last moments: their sums are loaded and stored half as often */
 
+/* The passes are written once and included once a dtype, with SUFFIX its name; simd.h knows the rest by that. */
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
 #define FN(name) JOIN(name, SUFFIX)
-
-#define A float
-#define V vf32
-#define MASK vi32
-#define MASK_LANE int32_t
-#define IOTA iota_f32
-#define TOTAL total_f32
-#define LANES (CN_BYTES / 4)
+#define T FN(pixel)            /* what memory holds */
+#define A FN(accumulator)      /* what is computed with */
+#define V FN(vector)           /* of A */
+#define MASK FN(mask)          /* of MASK_LANE, integers of A's size */
+#define MASK_LANE FN(mask_lane)
+#define LANES ((int64_t)(sizeof(V) / sizeof(A)))
+#define LOAD FN(load)
+#define LOADS FN(loads)
+#define STORE FN(store)
+#define STORES FN(stores)
+#define FIRST FN(first)
+#define IOTA FN(iota)
+#define TOTAL FN(total)
+#define TOTALS FN(totals)
+#define TINY FN(tiny)
 
 #define SUFFIX f32
-#define T float
-#define LOAD load_f32
-#define STORE store_f32
-#define ROUND round_f32
-#define FIRST(p) ((V){0} + *(p))
 #include "lanes.inc.h"
 #include "planes.inc.h"
 #include "rows.inc.h"
 #undef SUFFIX
-#undef T
-#undef LOAD
-#undef STORE
-#undef ROUND
-#undef FIRST
 
-#define T uint16_t
 #define SUFFIX bf16
-#define LOAD load_bf16
-#define STORE store_bf16
-#define ROUND round_bf16
-#define FIRST(p) widen_bf16((vu16){0} + *(p))
 #include "lanes.inc.h"
 #include "planes.inc.h"
 #include "rows.inc.h"
 #undef SUFFIX
-#undef LOAD
-#undef STORE
-#undef ROUND
-#undef FIRST
 
 #define SUFFIX f16
-#define LOAD load_f16
-#define STORE store_f16
-#define ROUND round_f16
-#define FIRST(p) widen_f16((vu16){0} + *(p))
 #include "lanes.inc.h"
 #include "planes.inc.h"
 #include "rows.inc.h"
 #undef SUFFIX
-#undef T
-#undef LOAD
-#undef STORE
-#undef ROUND
-#undef FIRST
-
-#undef A
-#undef V
-#undef MASK
-#undef MASK_LANE
-#undef IOTA
-#undef TOTAL
-#undef LANES
-
-#define A double
-#define V vf64
-#define MASK vi64
-#define MASK_LANE int64_t
-#define IOTA iota_f64
-#define TOTAL total_f64
-#define LANES (CN_BYTES / 8)
 
 #define SUFFIX f64
-#define T double
-#define LOAD load_f64
-#define STORE store_f64
-#define ROUND round_f64
-#define FIRST(p) ((V){0} + *(p))
 #include "lanes.inc.h"
 #include "planes.inc.h"
 #include "rows.inc.h"

@@ -63,6 +63,6 @@ typedef struct {
     void *y, *masked; /* y: the output; backward: dx, or NULL where x needs no gradient */
 } cn_layer_job;
 
-#define CN_CHANNEL_BLOCK 64 /* channels a unit of the coefficient step: arrays of them stay in L1 */
+#define CN_CHANNEL_BLOCK 16 /* channels a unit of the coefficient step: a vector or two of doubles */
 
 #endif

@@ -30,21 +30,6 @@ INLINE void FN(put_tail)(T *end, int64_t rest, int64_t n, V v)
 INLINE MASK FN(tail_mask)(int64_t rest) { return (MASK)(IOTA() >= (MASK_LANE)(LANES - rest)); }
 INLINE V FN(masked)(V v, MASK keep) { return (V)((MASK)v & keep); }
 
-/* The numbers of one plane as pixels use them: m is rounded, what that leaves is in `rest`, and shift and offset take
- * it up. Arrays that a pass does not have count as 0. */
-typedef struct { A m, scale, shift, slope, offset; double rest; } FN(numbers);
-
-INLINE FN(numbers) FN(numbers_of)(const cn_job *job, int64_t nc)
-{
-    FN(numbers) of = {(A)job->m[nc], 0, 0, 0, 0, 0};
-    of.rest = job->m[nc] - (double)of.m;
-    if (job->scale) of.scale = (A)job->scale[nc];
-    if (job->shift) of.shift = (A)(job->shift[nc] - job->scale[nc] * of.rest);
-    if (job->slope) of.slope = (A)job->slope[nc];
-    if (job->offset) of.offset = (A)(job->offset[nc] - job->slope[nc] * of.rest);
-    return of;
-}
-
 /* y = scale * x_c + shift (+ residual), x_c = x - m. */
 INLINE V FN(linear)(V x_c, V scale, V shift, V residual, int has_residual)
 {
@@ -56,7 +41,7 @@ INLINE V FN(linear)(V x_c, V scale, V shift, V residual, int has_residual)
 INLINE V FN(relu)(V y, int relu) { return relu ? (V)((MASK)y & ~(MASK)(y <= (A)0)) : y; }
 
 /* dy where the output, after rounding to its dtype, is positive or NaN. */
-INLINE V FN(relu_mask)(V dy, V y) { return (V)((MASK)dy & ~(MASK)(ROUND(y) <= (A)0)); }
+INLINE V FN(relu_mask)(V dy, V y) { return (V)((MASK)dy & ~(MASK)(y <= TINY)); }
 
 /* Count, mean and sum of squared deviations of some pixels, and Chan's merge of two such. */
 typedef struct { double n, mean, m2; } FN(moments);

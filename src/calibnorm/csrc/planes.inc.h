@@ -1,63 +1,133 @@
-/* The four passes over contiguous planes, for one dtype; see lanes.inc.h. */
+/* The four passes over contiguous planes, for one dtype; see lanes.inc.h.
+ *
+ * Planes are taken LANES at a time: what is found for each, or is the same for all pixels of each, is computed for all of
+ * them at once, which for a 7x7 plane is most of the work. */
 
-/* The pixels of unit u: their offset in the tensor, their number, and their plane. */
-typedef struct { int64_t at, n, plane; } FN(span);
+#define SMALL 256 /* pixels of a plane: LANES of such stay in L1 between the two readings of the moments */
 
-INLINE FN(span) FN(unit)(const cn_job *job, int64_t u)
+/* Some consecutive units: their planes, and pixels [at, at + n) of the tensor for the first, n more for each next. */
+typedef struct { int64_t at, n, plane; int count; } FN(group);
+
+INLINE FN(group) FN(units)(const cn_job *job, int64_t u, int64_t end)
 {
-    int64_t plane = u / job->chunks, lo = u % job->chunks * job->chunk;
-    int64_t n = job->S - lo < job->chunk ? job->S - lo : job->chunk;
-    return (FN(span)){plane * job->S + lo, n, plane};
+    if (job->S > TILE) { /* one plane, or a part of it */
+        int64_t plane = u / job->chunks, lo = u % job->chunks * job->chunk;
+        int64_t n = job->S - lo < job->chunk ? job->S - lo : job->chunk;
+        return (FN(group)){plane * job->S + lo, n, plane, 1};
+    }
+    return (FN(group)){u * job->S, job->S, u, (int)(end - u < LANES ? end - u : LANES)};
 }
 
-/* Mean, then squared deviations from it, of at most TILE pixels, which the second loop finds in L1. The first loop
- * sums differences from the first pixel: a constant plane has exactly that mean and variance 0, at any size. */
+/* The numbers of a group's planes as pixels use them: m is rounded, what that leaves is in `rest`, and shift and offset
+ * take it up. */
+typedef struct {
+    A m[LANES], scale[LANES], shift[LANES], slope[LANES], offset[LANES];
+    double rest[LANES];
+} FN(numbers);
+
+INLINE void FN(fetch_planes)(FN(numbers) *into, const cn_job *job, int64_t plane, int count)
+{
+    const double *m = job->m + plane;
+    for (int j = 0; j < count; j++) into->m[j] = (A)m[j];
+    for (int j = 0; j < count; j++) into->rest[j] = m[j] - (double)into->m[j];
+    if (job->scale) {
+        const double *scale = job->scale + plane;
+        for (int j = 0; j < count; j++) into->scale[j] = (A)scale[j];
+    }
+    if (job->shift) {
+        const double *scale = job->scale + plane, *shift = job->shift + plane;
+        for (int j = 0; j < count; j++) into->shift[j] = (A)(shift[j] - scale[j] * into->rest[j]);
+    }
+    if (job->slope) {
+        const double *slope = job->slope + plane, *offset = job->offset + plane;
+        for (int j = 0; j < count; j++) into->slope[j] = (A)slope[j];
+        for (int j = 0; j < count; j++) into->offset[j] = (A)(offset[j] - slope[j] * into->rest[j]);
+    }
+}
+
+/* The sum of x - k, or of its square, over n pixels, lane by lane. */
+INLINE V FN(deviations)(const T *x, int64_t n, V k, int squared, const T *base)
+{
+#define ADD(to, d) to += squared ? (d) * (d) : (d)
+    V s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0}, a, b, c, d;
+    int64_t i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        LOADS(x + i, &a, &b);
+        LOADS(x + i + 2 * LANES, &c, &d);
+        ADD(s0, a - k);
+        ADD(s1, b - k);
+        ADD(s2, c - k);
+        ADD(s3, d - k);
+    }
+    if (i + 2 * LANES <= n) {
+        LOADS(x + i, &a, &b);
+        ADD(s0, a - k);
+        ADD(s1, b - k);
+        i += 2 * LANES;
+    }
+    if (i + LANES <= n) {
+        ADD(s2, LOAD(x + i) - k);
+        i += LANES;
+    }
+    if (i < n) {
+        a = FN(masked)(FN(tail)(x + n, n - i, base) - k, FN(tail_mask)(n - i));
+        ADD(s3, a);
+    }
+    return (s0 + s1) + (s2 + s3);
+#undef ADD
+}
+
+/* Of planes that are read twice while they are in L1. The first reading sums differences from the first pixel: a
+ * constant plane has exactly that mean and variance 0. The second takes deviations from the rounded mean, whose error
+ * is then taken out of their squares. */
+INLINE void FN(small_moments)(const cn_job *job, FN(group) at)
+{
+    const T *x = (const T *)job->x + at.at;
+    const double n = (double)at.n, inverse = 1.0 / n;
+    V sums[LANES];
+    A first[LANES] = {0}, center[LANES], found[LANES];
+    double mean[LANES];
+    memset(sums, 0, sizeof sums);
+    for (int j = 0; j < at.count; j++) {
+        V k = FIRST(x + j * at.n);
+        first[j] = k[0];
+        sums[j] = FN(deviations)(x + j * at.n, at.n, k, 0, job->x);
+    }
+    TOTALS(sums, found);
+    for (int j = 0; j < LANES; j++) mean[j] = (double)first[j] + (double)found[j] * inverse;
+    for (int j = 0; j < LANES; j++) center[j] = (A)mean[j];
+    memset(sums, 0, sizeof sums);
+    for (int j = 0; j < at.count; j++)
+        sums[j] = FN(deviations)(x + j * at.n, at.n, (V){0} + center[j], 1, job->x);
+    TOTALS(sums, found);
+    for (int j = 0; j < at.count; j++) {
+        double off = mean[j] - (double)center[j], v = (double)found[j] * inverse - off * off;
+        job->first[at.plane + j] = mean[j];
+        job->second[at.plane + j] = v < 0 ? 0 : v;
+    }
+}
+
+/* The same for one tile of a large plane, merged with the tiles before it. */
 INLINE void FN(tile_moments)(const T *x, int64_t n, const T *base, FN(moments) *into)
 {
-    int64_t rest = n % LANES, full = n - rest, i = 0;
-    MASK keep = FN(tail_mask)(rest);
-    const V zero = {0};
-    V k = FIRST(x), s0 = zero, s1 = zero, s2 = zero, s3 = zero, last = zero;
-    for (; i + 4 * LANES <= full; i += 4 * LANES) {
-        s0 += LOAD(x + i) - k;
-        s1 += LOAD(x + i + LANES) - k;
-        s2 += LOAD(x + i + 2 * LANES) - k;
-        s3 += LOAD(x + i + 3 * LANES) - k;
-    }
-    for (; i < full; i += LANES) s0 += LOAD(x + i) - k;
-    if (rest) {
-        last = FN(tail)(x + n, rest, base);
-        s1 += FN(masked)(last - k, keep);
-    }
-    double mean = (double)k[0] + (double)TOTAL((s0 + s1) + (s2 + s3)) / (double)n;
+    V k = FIRST(x);
+    double mean = (double)k[0] + (double)TOTAL(FN(deviations)(x, n, k, 0, base)) / (double)n;
     A center = (A)mean;
-    s0 = s1 = s2 = s3 = zero;
-    for (i = 0; i + 4 * LANES <= full; i += 4 * LANES) {
-        V d0 = LOAD(x + i) - center, d1 = LOAD(x + i + LANES) - center;
-        V d2 = LOAD(x + i + 2 * LANES) - center, d3 = LOAD(x + i + 3 * LANES) - center;
-        s0 += d0 * d0;
-        s1 += d1 * d1;
-        s2 += d2 * d2;
-        s3 += d3 * d3;
-    }
-    for (; i < full; i += LANES) {
-        V d = LOAD(x + i) - center;
-        s0 += d * d;
-    }
-    if (rest) {
-        V d = FN(masked)(last - center, keep);
-        s1 += d * d;
-    }
-    /* The deviations are from the rounded mean: take its error out of their squares. */
-    double off = mean - (double)center, m2 = (double)TOTAL((s0 + s1) + (s2 + s3)) - (double)n * off * off;
+    double off = mean - (double)center;
+    double m2 = (double)TOTAL(FN(deviations)(x, n, (V){0} + center, 1, base)) - (double)n * off * off;
     FN(merge)(into, (double)n, mean, m2 < 0 ? 0 : m2);
 }
 
 static void FN(moments_planes)(int64_t begin, int64_t end, void *p)
 {
     const cn_job *job = p;
-    for (int64_t u = begin; u < end; u++) {
-        FN(span) at = FN(unit)(job, u);
+    for (int64_t u = begin; u < end;) {
+        FN(group) at = FN(units)(job, u, end);
+        if (job->S <= SMALL) {
+            FN(small_moments)(job, at);
+            u += at.count;
+            continue;
+        }
         const T *x = (const T *)job->x + at.at;
         FN(moments) found = {0, 0, 0};
         for (int64_t t = 0; t < at.n; t += TILE)
@@ -68,60 +138,92 @@ static void FN(moments_planes)(int64_t begin, int64_t end, void *p)
             job->first[u] = found.mean;
             job->second[u] = found.m2 / found.n;
         }
+        u++;
     }
 }
 
-/* Both sums over at most TILE pixels; with `relu` dy is masked by the sign of the output, which is computed anew, and
- * with a residual the masked dy, its gradient, is written. */
-INLINE void FN(tile_sums)(const cn_job *job, int64_t at, int64_t n, int64_t plane, double sums[2], int relu, int residual)
+/* Both sums over n pixels from `at`, lane by lane; with `relu` dy is masked by the sign of the output, which is computed
+ * anew, and with a residual the masked dy, its gradient, is written. */
+INLINE void FN(sums)(const cn_job *job, int64_t at, int64_t n, const FN(numbers) *of, int j, V *sum, V *centred, int relu,
+                     int residual)
 {
     const T *x = (const T *)job->x + at, *dy = (const T *)job->dy + at;
     const T *r = residual ? (const T *)job->residual + at : x;
     T *out = residual ? (T *)job->y + at : 0;
-    const FN(numbers) of = FN(numbers_of)(job, plane);
-    const V zero = {0}, m = zero + of.m, scale = zero + of.scale, shift = zero + of.shift;
-    int64_t rest = n % LANES, full = n - rest, i = 0;
-    V a[2] = {zero, zero}, b[2] = {zero, zero};
-    for (; i < full; i += LANES) {
-        V x_c = LOAD(x + i) - m, g = LOAD(dy + i);
-        if (relu) g = FN(relu_mask)(g, FN(linear)(x_c, scale, shift, residual ? LOAD(r + i) : zero, residual));
-        if (residual) STORE(out + i, g);
-        V t = a[0]; /* two chains in turn hide the latency of the additions */
-        a[0] = a[1];
-        a[1] = t + g;
-        t = b[0];
-        b[0] = b[1];
-        b[1] = t + g * x_c;
+    const V zero = {0}, m = zero + of->m[j];
+    const V scale = relu ? zero + of->scale[j] : zero, shift = relu ? zero + of->shift[j] : zero;
+    V a0 = zero, a1 = zero, b0 = zero, b1 = zero, x0, x1, g0, g1, r0 = zero, r1 = zero;
+    int64_t i = 0;
+#define MASKED(g, x, r) (relu ? FN(relu_mask)(g, FN(linear)(x, scale, shift, r, residual)) : (g))
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        LOADS(x + i, &x0, &x1);
+        LOADS(dy + i, &g0, &g1);
+        if (residual) LOADS(r + i, &r0, &r1);
+        x0 -= m;
+        x1 -= m;
+        g0 = MASKED(g0, x0, r0);
+        g1 = MASKED(g1, x1, r1);
+        if (residual) STORES(out + i, g0, g1);
+        a0 += g0;
+        a1 += g1;
+        b0 += g0 * x0;
+        b1 += g1 * x1;
     }
-    if (rest) {
-        V x_c = FN(tail)(x + n, rest, job->x) - m, g = FN(tail)(dy + n, rest, job->dy);
-        if (relu) {
-            V r_tail = residual ? FN(tail)(r + n, rest, job->residual) : zero;
-            g = FN(relu_mask)(g, FN(linear)(x_c, scale, shift, r_tail, residual));
-        }
-        if (residual) FN(put_tail)(out + n, rest, n, g);
-        MASK keep = FN(tail_mask)(rest);
-        a[0] += FN(masked)(g, keep);
-        b[0] += FN(masked)(g * x_c, keep); /* after the product: 0 * inf of a neighbour would be NaN */
+    if (i + LANES <= n) {
+        x0 = LOAD(x + i) - m;
+        if (residual) r0 = LOAD(r + i);
+        g0 = LOAD(dy + i);
+        g0 = MASKED(g0, x0, r0);
+        if (residual) STORE(out + i, g0);
+        a0 += g0;
+        b0 += g0 * x0;
+        i += LANES;
     }
-    double sum = (double)TOTAL(a[0] + a[1]);
-    sums[0] += sum;
-    sums[1] += (double)TOTAL(b[0] + b[1]) - of.rest * sum;
+    if (i < n) {
+        const int64_t rest = n - i;
+        const MASK keep = FN(tail_mask)(rest);
+        x1 = FN(tail)(x + n, rest, job->x) - m;
+        if (residual) r1 = FN(tail)(r + n, rest, job->residual);
+        g1 = FN(tail)(dy + n, rest, job->dy);
+        g1 = MASKED(g1, x1, r1);
+        if (residual) FN(put_tail)(out + n, rest, n, g1);
+        a1 += FN(masked)(g1, keep);
+        b1 += FN(masked)(g1 * x1, keep); /* after the product: 0 * inf of a neighbour would be NaN */
+    }
+#undef MASKED
+    *sum = a0 + a1;
+    *centred = b0 + b1;
 }
 
 INLINE void FN(sums_planes)(int64_t begin, int64_t end, const cn_job *job, int relu, int residual)
 {
-    for (int64_t u = begin; u < end; u++) {
-        FN(span) at = FN(unit)(job, u);
-        double sums[2] = {0, 0};
-        for (int64_t t = 0; t < at.n; t += TILE)
-            FN(tile_sums)(job, at.at + t, at.n - t < TILE ? at.n - t : TILE, at.plane, sums, relu, residual);
-        if (job->chunks > 1) {
-            memcpy(job->partial + 2 * u, sums, sizeof sums);
-        } else {
-            job->first[u] = sums[0];
-            job->second[u] = sums[1];
+    for (int64_t u = begin; u < end;) {
+        const FN(group) at = FN(units)(job, u, end);
+        FN(numbers) of;
+        FN(fetch_planes)(&of, job, at.plane, at.count);
+        double sum[LANES] = {0}, centred[LANES] = {0};
+        for (int64_t t = 0; t < at.n; t += TILE) {
+            V a[LANES], b[LANES];
+            A found[2][LANES];
+            memset(a, 0, sizeof a);
+            memset(b, 0, sizeof b);
+            for (int j = 0; j < at.count; j++)
+                FN(sums)(job, at.at + j * at.n + t, at.n - t < TILE ? at.n - t : TILE, &of, j, a + j, b + j, relu, residual);
+            TOTALS(a, found[0]);
+            TOTALS(b, found[1]);
+            for (int j = 0; j < LANES; j++) sum[j] += (double)found[0][j];
+            for (int j = 0; j < LANES; j++) centred[j] += (double)found[1][j];
         }
+        for (int j = 0; j < at.count; j++) {
+            double pair[2] = {sum[j], centred[j] - of.rest[j] * sum[j]};
+            if (job->chunks > 1) {
+                memcpy(job->partial + 2 * u, pair, sizeof pair);
+            } else {
+                job->first[u + j] = pair[0];
+                job->second[u + j] = pair[1];
+            }
+        }
+        u += at.count;
     }
 }
 
@@ -133,64 +235,94 @@ static void FN(gradient_sums_planes)(int64_t begin, int64_t end, void *p)
     else FN(sums_planes)(begin, end, job, 1, 1);
 }
 
-INLINE void FN(affine_units)(int64_t begin, int64_t end, const cn_job *job, int relu, int residual)
+INLINE void FN(affine_groups)(int64_t begin, int64_t end, const cn_job *job, int relu, int residual)
 {
-    const V zero = {0};
-    for (int64_t u = begin; u < end; u++) {
-        FN(span) at = FN(unit)(job, u);
-        const T *x = (const T *)job->x + at.at, *r = residual ? (const T *)job->residual + at.at : x;
-        T *y = (T *)job->y + at.at;
-        const FN(numbers) of = FN(numbers_of)(job, at.plane);
-        const V m = zero + of.m, scale = zero + of.scale, shift = zero + of.shift;
-        int64_t rest = at.n % LANES, full = at.n - rest;
-        for (int64_t i = 0; i < full; i += LANES) {
-            V v = FN(linear)(LOAD(x + i) - m, scale, shift, residual ? LOAD(r + i) : zero, residual);
-            STORE(y + i, FN(relu)(v, relu));
+    for (int64_t u = begin; u < end;) {
+        const FN(group) at = FN(units)(job, u, end);
+        const int64_t n = at.n;
+        FN(numbers) of;
+        FN(fetch_planes)(&of, job, at.plane, at.count);
+        for (int j = 0; j < at.count; j++) {
+            const T *x = (const T *)job->x + at.at + j * n, *r = residual ? (const T *)job->residual + at.at + j * n : x;
+            T *y = (T *)job->y + at.at + j * n;
+            const V zero = {0}, m = zero + of.m[j], scale = zero + of.scale[j], shift = zero + of.shift[j];
+            V x0, x1, r0 = zero, r1 = zero;
+            int64_t i = 0;
+#define OUT(x, r) FN(relu)(FN(linear)((x) - m, scale, shift, r, residual), relu)
+            for (; i + 2 * LANES <= n; i += 2 * LANES) {
+                LOADS(x + i, &x0, &x1);
+                if (residual) LOADS(r + i, &r0, &r1);
+                STORES(y + i, OUT(x0, r0), OUT(x1, r1));
+            }
+            if (i + LANES <= n) {
+                if (residual) r0 = LOAD(r + i);
+                STORE(y + i, OUT(LOAD(x + i), r0));
+                i += LANES;
+            }
+            if (i < n) {
+                if (residual) r0 = FN(tail)(r + n, n - i, job->residual);
+                FN(put_tail)(y + n, n - i, n, OUT(FN(tail)(x + n, n - i, job->x), r0));
+            }
+#undef OUT
         }
-        if (rest) {
-            V r_tail = residual ? FN(tail)(r + at.n, rest, job->residual) : zero;
-            V v = FN(linear)(FN(tail)(x + at.n, rest, job->x) - m, scale, shift, r_tail, residual);
-            FN(put_tail)(y + at.n, rest, at.n, FN(relu)(v, relu));
-        }
+        u += at.count;
     }
 }
 
 static void FN(affine_planes)(int64_t begin, int64_t end, void *p)
 {
     const cn_job *job = p;
-    if (job->residual && job->relu) FN(affine_units)(begin, end, job, 1, 1);
-    else if (job->residual) FN(affine_units)(begin, end, job, 0, 1);
-    else if (job->relu) FN(affine_units)(begin, end, job, 1, 0);
-    else FN(affine_units)(begin, end, job, 0, 0);
+    if (job->residual && job->relu) FN(affine_groups)(begin, end, job, 1, 1);
+    else if (job->residual) FN(affine_groups)(begin, end, job, 0, 1);
+    else if (job->relu) FN(affine_groups)(begin, end, job, 1, 0);
+    else FN(affine_groups)(begin, end, job, 0, 0);
 }
 
-INLINE void FN(apply_units)(int64_t begin, int64_t end, const cn_job *job, int relu)
+INLINE void FN(apply_groups)(int64_t begin, int64_t end, const cn_job *job, int relu)
 {
-    const V zero = {0};
-    for (int64_t u = begin; u < end; u++) {
-        FN(span) at = FN(unit)(job, u);
-        const T *x = (const T *)job->x + at.at, *dy = (const T *)job->dy + at.at;
-        T *dx = (T *)job->y + at.at;
-        const FN(numbers) of = FN(numbers_of)(job, at.plane);
-        const V m = zero + of.m, scale = zero + of.scale, shift = zero + of.shift;
-        const V slope = zero + of.slope, offset = zero + of.offset;
-        int64_t rest = at.n % LANES, full = at.n - rest;
-        for (int64_t i = 0; i < full; i += LANES) {
-            V x_c = LOAD(x + i) - m, g = LOAD(dy + i);
-            if (relu) g = FN(relu_mask)(g, FN(linear)(x_c, scale, shift, zero, 0));
-            STORE(dx + i, scale * g + (slope * x_c + offset));
+    for (int64_t u = begin; u < end;) {
+        const FN(group) at = FN(units)(job, u, end);
+        const int64_t n = at.n;
+        FN(numbers) of;
+        FN(fetch_planes)(&of, job, at.plane, at.count);
+        for (int j = 0; j < at.count; j++) {
+            const T *x = (const T *)job->x + at.at + j * n, *dy = (const T *)job->dy + at.at + j * n;
+            T *dx = (T *)job->y + at.at + j * n;
+            const V zero = {0}, m = zero + of.m[j], scale = zero + of.scale[j];
+            const V shift = relu ? zero + of.shift[j] : zero, slope = zero + of.slope[j], offset = zero + of.offset[j];
+            V x0, x1, g0, g1;
+            int64_t i = 0;
+#define MASKED(g, x) (relu ? FN(relu_mask)(g, FN(linear)(x, scale, shift, zero, 0)) : (g))
+#define OUT(g, x) (scale * MASKED(g, x) + (slope * (x) + offset))
+            for (; i + 2 * LANES <= n; i += 2 * LANES) {
+                LOADS(x + i, &x0, &x1);
+                LOADS(dy + i, &g0, &g1);
+                x0 -= m;
+                x1 -= m;
+                STORES(dx + i, OUT(g0, x0), OUT(g1, x1));
+            }
+            if (i + LANES <= n) {
+                x0 = LOAD(x + i) - m;
+                g0 = LOAD(dy + i);
+                STORE(dx + i, OUT(g0, x0));
+                i += LANES;
+            }
+            if (i < n) {
+                x0 = FN(tail)(x + n, n - i, job->x) - m;
+                g0 = FN(tail)(dy + n, n - i, job->dy);
+                FN(put_tail)(dx + n, n - i, n, OUT(g0, x0));
+            }
+#undef OUT
+#undef MASKED
         }
-        if (rest) {
-            V x_c = FN(tail)(x + at.n, rest, job->x) - m, g = FN(tail)(dy + at.n, rest, job->dy);
-            if (relu) g = FN(relu_mask)(g, FN(linear)(x_c, scale, shift, zero, 0));
-            FN(put_tail)(dx + at.n, rest, at.n, scale * g + (slope * x_c + offset));
-        }
+        u += at.count;
     }
 }
 
 static void FN(gradient_apply_planes)(int64_t begin, int64_t end, void *p)
 {
     const cn_job *job = p;
-    if (job->relu) FN(apply_units)(begin, end, job, 1);
-    else FN(apply_units)(begin, end, job, 0);
+    if (job->relu) FN(apply_groups)(begin, end, job, 1);
+    else FN(apply_groups)(begin, end, job, 0);
 }
+#undef SMALL

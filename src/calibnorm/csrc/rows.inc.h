@@ -1,41 +1,52 @@
 /* The four passes over channels_last, (N, S, C), for one dtype; see lanes.inc.h.
  *
- * Lanes are channels. Columns are taken BLOCK vectors at a time, so that what is kept for each column stays in L1, and
- * rows in tiles that do too. Where C is no multiple of LANES, the last vector of a row begins LANES channels before its
- * end and repeats some: sums are kept by vector, not by channel, and stores write the same values again. */
+ * Lanes are channels. Rows are read from left to right, which is the order of memory; what is kept for each column is
+ * loaded and stored once for a step of rows. A row longer than STRIP vectors is taken in strips, so that
+ * this stays in L1. Where C is no multiple of LANES, the last vector of a row begins LANES channels before its end and
+ * repeats some: sums are kept by vector, not by channel, and stores write the same values again. */
 
-/* One instance's rows [lo, hi) and some of its columns, `count` vectors of them. */
-typedef struct {
-    int64_t n, lo, hi;
-    int count;
-    int64_t column[BLOCK];
-} FN(block);
+/* Rows [lo, hi) of instance n, and of each `count` vectors from column `left` on, the last one at `last`. */
+typedef struct { int64_t n, lo, hi, left, last, count; } FN(strip);
 
-/* The columns of block b of unit u; count is 0 past the last block. */
-INLINE FN(block) FN(columns)(const cn_job *job, int64_t u, int64_t b, int narrow)
+/* The first strip of unit u, or the one after `at`; its count is 0 past the end. */
+INLINE FN(strip) FN(strip_of)(const cn_job *job, int64_t u)
 {
-    FN(block) at;
-    at.n = u / job->chunks;
-    at.lo = u % job->chunks * job->chunk;
-    at.hi = job->S - at.lo < job->chunk ? job->S : at.lo + job->chunk;
-    at.count = 0;
-    for (int64_t c = b * BLOCK * LANES; c < job->C && at.count < BLOCK; c += LANES)
-        at.column[at.count++] = c + LANES <= job->C || narrow ? c : job->C - LANES;
-    return at;
+    int64_t lo = u % job->chunks * job->chunk;
+    return (FN(strip)){.n = u / job->chunks, .lo = lo, .hi = job->S - lo < job->chunk ? job->S : lo + job->chunk};
 }
 
-/* LANES channels from p, of which C < LANES count where `narrow`; past the tensor's end nothing may be read. */
-INLINE V FN(get)(const T *p, const cn_job *job, int narrow, const void *tensor)
+INLINE int FN(next)(FN(strip) *at, const cn_job *job, int narrow)
 {
-    if (__builtin_expect(!narrow || p + LANES <= (const T *)tensor + job->N * job->S * job->C, 1)) return LOAD(p);
+    at->left += at->count * LANES;
+    int64_t rest = job->C - at->left;
+    at->count = rest < STRIP * LANES ? (rest + LANES - 1) / LANES : STRIP;
+    at->last = rest < STRIP * LANES && !narrow ? rest - LANES : (at->count - 1) * LANES;
+    return rest > 0;
+}
+
+/* Where vector j of the strip begins. */
+INLINE int64_t FN(column)(const FN(strip) *at, int64_t j) { return j * LANES < at->last ? j * LANES : at->last; }
+
+/* Where the strip begins in row r. */
+INLINE int64_t FN(row)(const cn_job *job, const FN(strip) *at, int64_t r)
+{
+    return (at->n * job->S + r) * job->C + at->left;
+}
+
+/* LANES channels from `tensor` + i, of which C < LANES count where `narrow`; past the tensor's end nothing may be read. */
+INLINE V FN(get)(const void *tensor, int64_t i, const cn_job *job, int narrow)
+{
+    const T *p = (const T *)tensor + i;
+    if (__builtin_expect(!narrow || i + LANES <= job->N * job->S * job->C, 1)) return LOAD(p);
     T copy[LANES];
     memset(copy, 0, sizeof copy);
     memcpy(copy, p, (size_t)job->C * sizeof(T));
     return LOAD(copy);
 }
 
-INLINE void FN(put)(T *p, const cn_job *job, int narrow, V v)
+INLINE void FN(put)(void *tensor, int64_t i, const cn_job *job, int narrow, V v)
 {
+    T *p = (T *)tensor + i;
     if (__builtin_expect(!narrow, 1)) {
         STORE(p, v);
         return;
@@ -45,26 +56,36 @@ INLINE void FN(put)(T *p, const cn_job *job, int narrow, V v)
     memcpy(p, copy, (size_t)job->C * sizeof(T));
 }
 
-/* The numbers of the block's columns; see lanes.inc.h. */
-typedef struct { V m[BLOCK], scale[BLOCK], shift[BLOCK], slope[BLOCK], offset[BLOCK]; } FN(columns_numbers);
+/* Call add(..., row, rows) for rows [from, to): `step` at a time, then one at a time. */
+#define EACH_ROWS(step, add, from, to, ...)                               \
+    do {                                                                  \
+        int64_t r_ = (from), to_ = (to);                                  \
+        for (; r_ + step <= to_; r_ += step) add(__VA_ARGS__, r_, step);  \
+        for (; r_ < to_; r_++) add(__VA_ARGS__, r_, 1);                   \
+    } while (0)
 
-INLINE void FN(fetch)(FN(columns_numbers) *into, const cn_job *job, const FN(block) *at, int narrow)
+/* The numbers of the strip's columns; see lanes.inc.h. */
+typedef struct { V m[STRIP], scale[STRIP], shift[STRIP], slope[STRIP], offset[STRIP]; } FN(columns);
+
+INLINE void FN(fetch)(FN(columns) *into, const cn_job *job, const FN(strip) *at, int narrow)
 {
     const int lanes = narrow ? (int)job->C : LANES;
-    for (int j = 0; j < at->count; j++) {
-        const int64_t nc = at->n * job->C + at->column[j];
+    for (int64_t j = 0; j < at->count; j++) {
+        const int64_t nc = at->n * job->C + at->left + FN(column)(at, j);
         const double *m = job->m + nc;
         A values[LANES] = {0};
         double rest[LANES];
         for (int i = 0; i < lanes; i++) values[i] = (A)m[i];
         for (int i = 0; i < lanes; i++) rest[i] = m[i] - (double)values[i];
         memcpy(&into->m[j], values, sizeof values);
-#define FETCH(NAME, FROM)                                                    \
-    if (job->NAME) {                                                         \
-        const double *array = job->NAME + nc, *factor = job->FROM + nc;      \
-        const double used = job->NAME != job->FROM; /* whether rest is taken up here */ \
-        for (int i = 0; i < lanes; i++) values[i] = (A)(array[i] - used * factor[i] * rest[i]); \
-        memcpy(&into->NAME[j], values, sizeof values);                       \
+#define FETCH(NAME, FACTOR)                                                      \
+    if (job->NAME) {                                                             \
+        const double *array = job->NAME + nc, *factor = job->FACTOR + nc;        \
+        if (job->NAME == job->FACTOR)                                            \
+            for (int i = 0; i < lanes; i++) values[i] = (A)array[i];             \
+        else                                                                     \
+            for (int i = 0; i < lanes; i++) values[i] = (A)(array[i] - factor[i] * rest[i]); \
+        memcpy(&into->NAME[j], values, sizeof values);                           \
     }
         FETCH(scale, scale)
         FETCH(shift, scale)
@@ -74,67 +95,78 @@ INLINE void FN(fetch)(FN(columns_numbers) *into, const cn_job *job, const FN(blo
     }
 }
 
-INLINE int64_t FN(tile_rows)(const FN(block) *at)
+/* What is kept for each column: sums of x - k and of its square, and the moments of the rows before. */
+typedef struct {
+    V k[STRIP], s[STRIP], q[STRIP];
+    double mean[STRIP * LANES], m2[STRIP * LANES];
+} FN(found);
+
+INLINE void FN(add_moments)(FN(found) *f, const cn_job *job, const FN(strip) *at, int squares, int narrow, int64_t r,
+                            int rows)
 {
-    int64_t rows = 2 * TILE / (at->count * LANES); /* the merge costs as much as four rows, and 16 KiB stay in L1 */
-    return rows < 16 ? 16 : rows > 256 ? 256 : rows;
+    int64_t row = FN(row)(job, at, r);
+    for (int64_t j = 0; j < at->count; j++) {
+        V k = f->k[j], s = {0}, q = f->q[j];
+        int64_t i = row + FN(column)(at, j);
+        for (int n = 0; n < rows; n++) {
+            V d = FN(get)(job->x, i + n * job->C, job, narrow) - k;
+            s += d;
+            if (squares) q += d * d;
+        }
+        f->s[j] += s;
+        if (squares) f->q[j] = q;
+    }
 }
 
-INLINE void FN(moments_blocks)(int64_t begin, int64_t end, const cn_job *job, int narrow)
+/* The moments of `rows` more rows after `seen`, whose sums are taken around k, near their mean; then the next k. */
+INLINE void FN(take_up)(FN(found) *f, int64_t lanes, double rows, double seen)
+{
+    A *k = (A *)f->k, *s = (A *)f->s, *q = (A *)f->q;
+    double share = 1 / (seen + rows);
+    for (int64_t i = 0; i < lanes; i++) {
+        double off = f->mean[i] - (double)k[i], sum = (double)s[i] - rows * off;
+        double m2 = (double)q[i] - off * ((double)s[i] + sum) - sum * sum * share;
+        f->mean[i] += sum * share;
+        f->m2[i] += m2 < 0 ? 0 : m2;
+        k[i] = (A)f->mean[i];
+        s[i] = q[i] = 0;
+    }
+}
+
+INLINE void FN(moments_strips)(int64_t begin, int64_t end, const cn_job *job, int narrow)
 {
     for (int64_t u = begin; u < end; u++) {
-        FN(block) at;
-        for (int64_t b = 0; at = FN(columns)(job, u, b, narrow), at.count; b++) {
-            double mean[BLOCK * LANES], m2[BLOCK * LANES], seen = 0;
-            const int64_t step = FN(tile_rows)(&at), lanes = (int64_t)at.count * LANES;
-            memset(mean, 0, sizeof(double) * lanes);
-            memset(m2, 0, sizeof(double) * lanes);
-            for (int64_t t = at.lo; t < at.hi; t += step) {
-                int64_t rows = at.hi - t < step ? at.hi - t : step, r;
-                const T *x = (const T *)job->x + (at.n * job->S + t) * job->C;
-                V k[BLOCK], s[BLOCK], q[BLOCK], center[BLOCK];
-                for (int j = 0; j < at.count; j++) {
-                    k[j] = FN(get)(x + at.column[j], job, narrow, job->x);
-                    s[j] = q[j] = (V){0};
-                }
-#define X(R) FN(get)(x + (R) * job->C + at.column[j], job, narrow, job->x)
-                for (r = 0; r + 4 <= rows; r += 4) /* four rows a step: fewer loads and stores of the sums */
-                    for (int j = 0; j < at.count; j++)
-                        s[j] += ((X(r) - k[j]) + (X(r + 1) - k[j])) + ((X(r + 2) - k[j]) + (X(r + 3) - k[j]));
-                for (; r < rows; r++)
-                    for (int j = 0; j < at.count; j++) s[j] += X(r) - k[j];
-                for (int j = 0; j < at.count; j++) center[j] = k[j] + s[j] / (A)rows;
-                for (r = 0; r + 4 <= rows; r += 4)
-                    for (int j = 0; j < at.count; j++) {
-                        V d0 = X(r) - center[j], d1 = X(r + 1) - center[j];
-                        V d2 = X(r + 2) - center[j], d3 = X(r + 3) - center[j];
-                        q[j] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3);
-                    }
-                for (; r < rows; r++)
-                    for (int j = 0; j < at.count; j++) {
-                        V d = X(r) - center[j];
-                        q[j] += d * d;
-                    }
-#undef X
-                const A *first = (const A *)k, *sum = (const A *)s, *rounded = (const A *)center, *squares = (const A *)q;
-                double all = seen + rows, w = rows / all, f = seen * w, inverse = 1.0 / rows;
-                for (int64_t i = 0; i < lanes; i++) { /* as in planes.inc.h; w is 1 and f is 0 for the first tile */
-                    double tile_mean = (double)first[i] + (double)sum[i] * inverse, off = tile_mean - (double)rounded[i];
-                    double tile_m2 = (double)squares[i] - rows * off * off, delta = tile_mean - mean[i];
-                    mean[i] += delta * w;
-                    m2[i] += (tile_m2 < 0 ? 0 : tile_m2) + delta * delta * f;
-                }
-                seen = all;
+        FN(strip) at = FN(strip_of)(job, u);
+        while (FN(next)(&at, job, narrow)) {
+            FN(found) f;
+            const int64_t lanes = at.count * LANES, few = at.hi - at.lo < 16 ? at.hi - at.lo : 16;
+            double seen = 0;
+            for (int64_t j = 0; j < at.count; j++) {
+                f.k[j] = FN(get)(job->x, FN(row)(job, &at, at.lo) + FN(column)(&at, j), job, narrow);
+                f.s[j] = f.q[j] = (V){0};
             }
-            for (int j = 0; j < at.count; j++)
+            EACH_ROWS(STEP, FN(add_moments), at.lo, at.lo + few, &f, job, &at, 0, narrow);
+            for (int64_t i = 0; i < lanes; i++) {
+                A *k = (A *)f.k, *s = (A *)f.s;
+                f.mean[i] = (double)k[i] + (double)s[i] / (double)few;
+                k[i] = (A)f.mean[i];
+                f.m2[i] = s[i] = 0;
+            }
+            for (int64_t t = at.lo, stop; t < at.hi; t = stop) {
+                stop = t + (seen ? 192 : 64) < at.hi ? t + (seen ? 192 : 64) : at.hi;
+                EACH_ROWS(STEP, FN(add_moments), t, stop, &f, job, &at, 1, narrow);
+                FN(take_up)(&f, lanes, (double)(stop - t), seen);
+                seen += (double)(stop - t);
+            }
+            for (int64_t j = 0; j < at.count; j++)
                 for (int i = 0; i < LANES && i < job->C; i++) {
-                    double found[3] = {seen, mean[j * LANES + i], m2[j * LANES + i]};
-                    int64_t c = at.column[j] + i;
+                    double found[3] = {seen, f.mean[j * LANES + i], f.m2[j * LANES + i]};
+                    int64_t uc = u * job->C + at.left + FN(column)(&at, j) + i;
                     if (job->chunks > 1) {
-                        memcpy(job->partial + 3 * (u * job->C + c), found, sizeof found);
+                        memcpy(job->partial + 3 * uc, found, sizeof found);
                     } else {
-                        job->first[u * job->C + c] = found[1];
-                        job->second[u * job->C + c] = found[2] / seen;
+                        job->first[uc] = found[1];
+                        job->second[uc] = found[2] / seen;
                     }
                 }
         }
@@ -144,49 +176,61 @@ INLINE void FN(moments_blocks)(int64_t begin, int64_t end, const cn_job *job, in
 static void FN(moments_rows)(int64_t begin, int64_t end, void *p)
 {
     const cn_job *job = p;
-    if (job->C < LANES) FN(moments_blocks)(begin, end, job, 1);
-    else FN(moments_blocks)(begin, end, job, 0);
+    if (job->C < LANES) FN(moments_strips)(begin, end, job, 1);
+    else FN(moments_strips)(begin, end, job, 0);
 }
 
-INLINE void FN(sums_blocks)(int64_t begin, int64_t end, const cn_job *job, int relu, int residual, int narrow)
+typedef struct {
+    FN(columns) of;
+    V s[2][STRIP];
+    double sums[2][STRIP * LANES];
+} FN(gradients);
+
+INLINE void FN(add_gradients)(FN(gradients) *f, const cn_job *job, const FN(strip) *at, int relu, int residual,
+                              int narrow, int64_t r, int rows)
+{
+    int64_t row = FN(row)(job, at, r);
+    for (int64_t j = 0; j < at->count; j++) {
+        V m = f->of.m[j], scale = f->of.scale[j], shift = f->of.shift[j], s[2] = {{0}, {0}};
+        for (int n = 0; n < rows; n++) {
+            int64_t i = row + FN(column)(at, j) + n * job->C;
+            V x_c = FN(get)(job->x, i, job, narrow) - m, g = FN(get)(job->dy, i, job, narrow), extra = {0};
+            if (residual) extra = FN(get)(job->residual, i, job, narrow);
+            if (relu) g = FN(relu_mask)(g, FN(linear)(x_c, scale, shift, extra, residual));
+            if (residual) FN(put)(job->y, i, job, narrow, g);
+            s[0] += g;
+            s[1] += g * x_c;
+        }
+        f->s[0][j] += s[0];
+        f->s[1][j] += s[1];
+    }
+}
+
+INLINE void FN(sums_strips)(int64_t begin, int64_t end, const cn_job *job, int relu, int residual, int narrow)
 {
     for (int64_t u = begin; u < end; u++) {
-        FN(block) at;
-        for (int64_t b = 0; at = FN(columns)(job, u, b, narrow), at.count; b++) {
-            double sums[2][BLOCK * LANES];
-            FN(columns_numbers) of;
-            V s[2][BLOCK];
-            const int64_t step = FN(tile_rows)(&at), lanes = (int64_t)at.count * LANES;
-            memset(sums[0], 0, sizeof(double) * lanes);
-            memset(sums[1], 0, sizeof(double) * lanes);
-            FN(fetch)(&of, job, &at, narrow);
-            for (int64_t t = at.lo; t < at.hi; t += step) {
-                int64_t stop = at.hi - t < step ? at.hi : t + step;
-                for (int j = 0; j < at.count; j++) s[0][j] = s[1][j] = (V){0};
-                for (int64_t r = t; r < stop; r++) {
-                    int64_t row = (at.n * job->S + r) * job->C;
-                    for (int j = 0; j < at.count; j++) {
-                        int64_t i = row + at.column[j];
-                        V x_c = FN(get)((const T *)job->x + i, job, narrow, job->x) - of.m[j];
-                        V g = FN(get)((const T *)job->dy + i, job, narrow, job->dy);
-                        if (relu) {
-                            V extra = {0};
-                            if (residual) extra = FN(get)((const T *)job->residual + i, job, narrow, job->residual);
-                            g = FN(relu_mask)(g, FN(linear)(x_c, of.scale[j], of.shift[j], extra, residual));
-                        }
-                        if (residual) FN(put)((T *)job->y + i, job, narrow, g);
-                        s[0][j] += g;
-                        s[1][j] += g * x_c;
-                    }
-                }
-                for (int k = 0; k < 2; k++)
-                    for (int64_t i = 0; i < lanes; i++) sums[k][i] += ((const A *)s[k])[i];
+        FN(strip) at = FN(strip_of)(job, u);
+        while (FN(next)(&at, job, narrow)) {
+            FN(gradients) f;
+            const int64_t lanes = at.count * LANES;
+            FN(fetch)(&f.of, job, &at, narrow);
+            for (int k = 0; k < 2; k++) {
+                memset(f.s[k], 0, sizeof(A) * lanes);
+                memset(f.sums[k], 0, sizeof(double) * lanes);
             }
-            for (int j = 0; j < at.count; j++)
+            for (int64_t t = at.lo, stop; t < at.hi; t = stop) {
+                stop = at.hi - t < 256 ? at.hi : t + 256;
+                EACH_ROWS(1, FN(add_gradients), t, stop, &f, job, &at, relu, residual, narrow);
+                for (int k = 0; k < 2; k++) {
+                    for (int64_t i = 0; i < lanes; i++) f.sums[k][i] += ((const A *)f.s[k])[i];
+                    memset(f.s[k], 0, sizeof(A) * lanes);
+                }
+            }
+            for (int64_t j = 0; j < at.count; j++)
                 for (int i = 0; i < LANES && i < job->C; i++) {
-                    int64_t c = at.column[j] + i;
-                    double m = job->m[at.n * job->C + c], sum = sums[0][j * LANES + i];
-                    double found[2] = {sum, sums[1][j * LANES + i] - (m - (double)(A)m) * sum};
+                    int64_t c = at.left + FN(column)(&at, j) + i;
+                    double m = job->m[at.n * job->C + c], sum = f.sums[0][j * LANES + i];
+                    double found[2] = {sum, f.sums[1][j * LANES + i] - (m - (double)(A)m) * sum};
                     if (job->chunks > 1) {
                         memcpy(job->partial + 2 * (u * job->C + c), found, sizeof found);
                     } else {
@@ -201,29 +245,35 @@ INLINE void FN(sums_blocks)(int64_t begin, int64_t end, const cn_job *job, int r
 static void FN(gradient_sums_rows)(int64_t begin, int64_t end, void *p)
 {
     const cn_job *job = p;
-    if (job->C < LANES) FN(sums_blocks)(begin, end, job, job->relu, job->relu && job->residual, 1); /* rare: flags at run time */
-    else if (!job->relu) FN(sums_blocks)(begin, end, job, 0, 0, 0);
-    else if (!job->residual) FN(sums_blocks)(begin, end, job, 1, 0, 0);
-    else FN(sums_blocks)(begin, end, job, 1, 1, 0);
+    if (job->C < LANES) FN(sums_strips)(begin, end, job, job->relu, job->relu && job->residual, 1); /* rare: flags at run time */
+    else if (!job->relu) FN(sums_strips)(begin, end, job, 0, 0, 0);
+    else if (!job->residual) FN(sums_strips)(begin, end, job, 1, 0, 0);
+    else FN(sums_strips)(begin, end, job, 1, 1, 0);
 }
 
-INLINE void FN(affine_blocks)(int64_t begin, int64_t end, const cn_job *job, int relu, int residual, int narrow)
+INLINE void FN(affine_step)(const FN(columns) *of, const cn_job *job, const FN(strip) *at, int relu, int residual,
+                            int narrow, int64_t r, int rows)
+{
+    int64_t row = FN(row)(job, at, r);
+    for (int64_t j = 0; j < at->count; j++) {
+        V m = of->m[j], scale = of->scale[j], shift = of->shift[j];
+        for (int n = 0; n < rows; n++) {
+            int64_t i = row + FN(column)(at, j) + n * job->C;
+            V x_c = FN(get)(job->x, i, job, narrow) - m, extra = {0};
+            if (residual) extra = FN(get)(job->residual, i, job, narrow);
+            FN(put)(job->y, i, job, narrow, FN(relu)(FN(linear)(x_c, scale, shift, extra, residual), relu));
+        }
+    }
+}
+
+INLINE void FN(affine_strips)(int64_t begin, int64_t end, const cn_job *job, int relu, int residual, int narrow)
 {
     for (int64_t u = begin; u < end; u++) {
-        FN(block) at;
-        for (int64_t b = 0; at = FN(columns)(job, u, b, narrow), at.count; b++) {
-            FN(columns_numbers) of;
+        FN(strip) at = FN(strip_of)(job, u);
+        while (FN(next)(&at, job, narrow)) {
+            FN(columns) of;
             FN(fetch)(&of, job, &at, narrow);
-            for (int64_t r = at.lo; r < at.hi; r++) {
-                int64_t row = (at.n * job->S + r) * job->C;
-                for (int j = 0; j < at.count; j++) {
-                    int64_t i = row + at.column[j];
-                    V x_c = FN(get)((const T *)job->x + i, job, narrow, job->x) - of.m[j], extra = {0};
-                    if (residual) extra = FN(get)((const T *)job->residual + i, job, narrow, job->residual);
-                    V y = FN(linear)(x_c, of.scale[j], of.shift[j], extra, residual);
-                    FN(put)((T *)job->y + i, job, narrow, FN(relu)(y, relu));
-                }
-            }
+            EACH_ROWS(1, FN(affine_step), at.lo, at.hi, &of, job, &at, relu, residual, narrow);
         }
     }
 }
@@ -231,30 +281,36 @@ INLINE void FN(affine_blocks)(int64_t begin, int64_t end, const cn_job *job, int
 static void FN(affine_rows)(int64_t begin, int64_t end, void *p)
 {
     const cn_job *job = p;
-    if (job->C < LANES) FN(affine_blocks)(begin, end, job, job->relu, job->residual != 0, 1);
-    else if (job->residual && job->relu) FN(affine_blocks)(begin, end, job, 1, 1, 0);
-    else if (job->residual) FN(affine_blocks)(begin, end, job, 0, 1, 0);
-    else if (job->relu) FN(affine_blocks)(begin, end, job, 1, 0, 0);
-    else FN(affine_blocks)(begin, end, job, 0, 0, 0);
+    if (job->C < LANES) FN(affine_strips)(begin, end, job, job->relu, job->residual != 0, 1);
+    else if (job->residual && job->relu) FN(affine_strips)(begin, end, job, 1, 1, 0);
+    else if (job->residual) FN(affine_strips)(begin, end, job, 0, 1, 0);
+    else if (job->relu) FN(affine_strips)(begin, end, job, 1, 0, 0);
+    else FN(affine_strips)(begin, end, job, 0, 0, 0);
 }
 
-INLINE void FN(apply_blocks)(int64_t begin, int64_t end, const cn_job *job, int relu, int narrow)
+INLINE void FN(apply_step)(const FN(columns) *of, const cn_job *job, const FN(strip) *at, int relu, int narrow,
+                           int64_t r, int rows)
+{
+    int64_t row = FN(row)(job, at, r);
+    for (int64_t j = 0; j < at->count; j++) {
+        V m = of->m[j], scale = of->scale[j], shift = of->shift[j], slope = of->slope[j], offset = of->offset[j];
+        for (int n = 0; n < rows; n++) {
+            int64_t i = row + FN(column)(at, j) + n * job->C;
+            V x_c = FN(get)(job->x, i, job, narrow) - m, g = FN(get)(job->dy, i, job, narrow);
+            if (relu) g = FN(relu_mask)(g, FN(linear)(x_c, scale, shift, (V){0}, 0));
+            FN(put)(job->y, i, job, narrow, scale * g + (slope * x_c + offset));
+        }
+    }
+}
+
+INLINE void FN(apply_strips)(int64_t begin, int64_t end, const cn_job *job, int relu, int narrow)
 {
     for (int64_t u = begin; u < end; u++) {
-        FN(block) at;
-        for (int64_t b = 0; at = FN(columns)(job, u, b, narrow), at.count; b++) {
-            FN(columns_numbers) of;
+        FN(strip) at = FN(strip_of)(job, u);
+        while (FN(next)(&at, job, narrow)) {
+            FN(columns) of;
             FN(fetch)(&of, job, &at, narrow);
-            for (int64_t r = at.lo; r < at.hi; r++) {
-                int64_t row = (at.n * job->S + r) * job->C;
-                for (int j = 0; j < at.count; j++) {
-                    int64_t i = row + at.column[j];
-                    V x_c = FN(get)((const T *)job->x + i, job, narrow, job->x) - of.m[j];
-                    V g = FN(get)((const T *)job->dy + i, job, narrow, job->dy);
-                    if (relu) g = FN(relu_mask)(g, FN(linear)(x_c, of.scale[j], of.shift[j], (V){0}, 0));
-                    FN(put)((T *)job->y + i, job, narrow, of.scale[j] * g + (of.slope[j] * x_c + of.offset[j]));
-                }
-            }
+            EACH_ROWS(1, FN(apply_step), at.lo, at.hi, &of, job, &at, relu, narrow);
         }
     }
 }
@@ -262,7 +318,7 @@ INLINE void FN(apply_blocks)(int64_t begin, int64_t end, const cn_job *job, int 
 static void FN(gradient_apply_rows)(int64_t begin, int64_t end, void *p)
 {
     const cn_job *job = p;
-    if (job->C < LANES) FN(apply_blocks)(begin, end, job, job->relu, 1);
-    else if (job->relu) FN(apply_blocks)(begin, end, job, 1, 0);
-    else FN(apply_blocks)(begin, end, job, 0, 0);
+    if (job->C < LANES) FN(apply_strips)(begin, end, job, job->relu, 1);
+    else if (job->relu) FN(apply_strips)(begin, end, job, 1, 0);
+    else FN(apply_strips)(begin, end, job, 0, 0);
 }

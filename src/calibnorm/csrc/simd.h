@@ -8,113 +8,128 @@
 #if defined(__F16C__) || defined(__AVX512F__)
 #include <immintrin.h>
 #endif
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "bfloat16 pixels are taken to be halves of 32-bit lanes, the even one the lower"
+#endif
 
 #define INLINE static inline __attribute__((always_inline, unused))
+#define VECTOR __attribute__((vector_size(CN_BYTES)))
 
-typedef float vf32 __attribute__((vector_size(CN_BYTES)));
-typedef int32_t vi32 __attribute__((vector_size(CN_BYTES)));
-typedef uint32_t vu32 __attribute__((vector_size(CN_BYTES)));
-typedef double vf64 __attribute__((vector_size(CN_BYTES)));
-typedef int64_t vi64 __attribute__((vector_size(CN_BYTES)));
+typedef uint32_t vu32 VECTOR;
 typedef uint16_t vu16 __attribute__((vector_size(CN_BYTES / 2)));
+
+/* What each dtype has: pixel, accumulator, vector, mask, mask_lane; load, store, loads, stores, first, iota, total,
+ * totals; and tiny, the largest number that rounds to 0. */
+typedef float pixel_f32, accumulator_f32, vector_f32 VECTOR;
+typedef double pixel_f64, accumulator_f64, vector_f64 VECTOR;
+typedef int32_t mask_lane_f32, mask_f32 VECTOR;
+typedef int64_t mask_lane_f64, mask_f64 VECTOR;
+typedef uint16_t pixel_bf16, pixel_f16;
+typedef float accumulator_bf16, accumulator_f16;
+typedef vector_f32 vector_bf16, vector_f16;
+typedef mask_f32 mask_bf16, mask_f16;
+typedef int32_t mask_lane_bf16, mask_lane_f16;
+static const float tiny_f32 = 0, tiny_bf16 = 0x1p-134f, tiny_f16 = 0x1p-25f;
+static const double tiny_f64 = 0;
 
 /* Lane numbers 0, 1, 2, ... of the widest vector; narrower ones use a part. */
 static const int32_t lanes_i32[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 static const int64_t lanes_i64[8] = {0, 1, 2, 3, 4, 5, 6, 7};
 
-INLINE vi32 iota_f32(void) { vi32 v; memcpy(&v, lanes_i32, sizeof v); return v; }
-INLINE vi64 iota_f64(void) { vi64 v; memcpy(&v, lanes_i64, sizeof v); return v; }
-
-INLINE vf32 load_f32(const float *p) { vf32 v; memcpy(&v, p, sizeof v); return v; }
-INLINE void store_f32(float *p, vf32 v) { memcpy(p, &v, sizeof v); }
-INLINE vf32 round_f32(vf32 v) { return v; }
-INLINE vf64 load_f64(const double *p) { vf64 v; memcpy(&v, p, sizeof v); return v; }
-INLINE void store_f64(double *p, vf64 v) { memcpy(p, &v, sizeof v); }
-INLINE vf64 round_f64(vf64 v) { return v; }
+INLINE mask_f32 iota_f32(void) { mask_f32 v; memcpy(&v, lanes_i32, sizeof v); return v; }
+INLINE mask_f64 iota_f64(void) { mask_f64 v; memcpy(&v, lanes_i64, sizeof v); return v; }
+#define iota_bf16 iota_f32
+#define iota_f16 iota_f32
 
 /* bfloat16: the upper half of a float. */
-INLINE vf32 widen_bf16(vu16 h) { return (vf32)(__builtin_convertvector(h, vu32) << 16); }
-INLINE vu16 narrow_bf16(vf32 v)
+INLINE vector_f32 widen_bf16(vu16 h) { return (vector_f32)(__builtin_convertvector(h, vu32) << 16); }
+/* To nearest, ties to even, overflows into inf; the result is the upper halves, the lower ones hold anything. */
+INLINE vu32 rounded_bf16(vector_f32 v)
 {
-    vu32 b = (vu32)v, nan = (vu32)(v != v);
-    vu32 r = (b + 0x7fff + ((b >> 16) & 1)) >> 16; /* to nearest, ties to even; overflows into inf */
-    return __builtin_convertvector((r & ~nan) | (0x7fc0 & nan), vu16);
+    vu32 b = (vu32)v, r = b + 0x7fff + ((b >> 16) & 1);
+#if defined(__AVX512F__) && CN_BYTES == 64
+    __mmask16 nan = _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q);
+    return (vu32)_mm512_mask_mov_epi32((__m512i)r, nan, _mm512_set1_epi32(0x7fc00000));
+#else
+    vu32 nan = (vu32)(v != v);
+    return (r & ~nan) | (0x7fc00000 & nan);
+#endif
 }
+INLINE vu16 narrow_bf16(vector_f32 v) { return __builtin_convertvector(rounded_bf16(v) >> 16, vu16); }
 
 /* float16: the processor's conversion where there is one. */
 #if defined(__AVX512F__) && CN_BYTES == 64
-INLINE vf32 widen_f16(vu16 h) { return (vf32)_mm512_cvtph_ps((__m256i)h); }
-INLINE vu16 narrow_f16(vf32 v) { return (vu16)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT); }
+INLINE vector_f32 widen_f16(vu16 h) { return (vector_f32)_mm512_cvtph_ps((__m256i)h); }
+INLINE vu16 narrow_f16(vector_f32 v) { return (vu16)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT); }
 #elif defined(__F16C__) && CN_BYTES == 32
-INLINE vf32 widen_f16(vu16 h) { return (vf32)_mm256_cvtph_ps((__m128i)h); }
-INLINE vu16 narrow_f16(vf32 v) { return (vu16)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT); }
+INLINE vector_f32 widen_f16(vu16 h) { return (vector_f32)_mm256_cvtph_ps((__m128i)h); }
+INLINE vu16 narrow_f16(vector_f32 v) { return (vu16)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT); }
 #else
-INLINE vf32 widen_f16(vu16 h)
+INLINE vector_f32 widen_f16(vu16 h)
 {
     vu32 w = __builtin_convertvector(h, vu32);
     /* The exponent's bias is 127 instead of 15: times 2^112, which is exact and mends subnormals too. */
-    vf32 magnitude = (vf32)((w & 0x7fff) << 13) * 0x1p112f;
+    vector_f32 magnitude = (vector_f32)((w & 0x7fff) << 13) * 0x1p112f;
     vu32 special = (vu32)((w & 0x7c00) == 0x7c00) & 0x7f800000; /* inf and NaN: every exponent bit */
-    return (vf32)((vu32)magnitude | special | ((w & 0x8000) << 16));
+    return (vector_f32)((vu32)magnitude | special | ((w & 0x8000) << 16));
 }
-INLINE vu16 narrow_f16(vf32 v)
+INLINE vu16 narrow_f16(vector_f32 v)
 {
     vu32 b = (vu32)v, sign = b & 0x80000000, a = b ^ sign;
     vu32 normal = (a - (112u << 23) + 0xfff + ((a >> 13) & 1)) >> 13; /* ties to even; overflows into inf */
-    vf32 shifted = (vf32)a + 0.5f; /* an ulp of 0.5 is float16's least subnormal: this addition rounds */
-    vu32 tiny = (vu32)shifted - 0x3f000000;
+    vector_f32 shifted = (vector_f32)a + 0.5f; /* an ulp of 0.5 is float16's least subnormal: this addition rounds */
+    vu32 least = (vu32)shifted - 0x3f000000;
     vu32 is_tiny = (vu32)(a < (113u << 23)), is_big = (vu32)(a >= (143u << 23)), is_nan = (vu32)(a > 0x7f800000);
-    vu32 r = (tiny & is_tiny) | (normal & ~is_tiny);
+    vu32 r = (least & is_tiny) | (normal & ~is_tiny);
     r = (r & ~is_big) | (0x7c00 & is_big) | (0x0200 & is_nan);
     return __builtin_convertvector(r | (sign >> 16), vu16);
 }
 #endif
 
-INLINE vf32 load_bf16(const uint16_t *p) { vu16 h; memcpy(&h, p, sizeof h); return widen_bf16(h); }
-INLINE void store_bf16(uint16_t *p, vf32 v) { vu16 h = narrow_bf16(v); memcpy(p, &h, sizeof h); }
-INLINE vf32 round_bf16(vf32 v) { return widen_bf16(narrow_bf16(v)); }
-INLINE vf32 load_f16(const uint16_t *p) { vu16 h; memcpy(&h, p, sizeof h); return widen_f16(h); }
-INLINE void store_f16(uint16_t *p, vf32 v) { vu16 h = narrow_f16(v); memcpy(p, &h, sizeof h); }
-INLINE vf32 round_f16(vf32 v) { return widen_f16(narrow_f16(v)); }
+INLINE vector_f32 load_f32(const float *p) { vector_f32 v; memcpy(&v, p, sizeof v); return v; }
+INLINE vector_f64 load_f64(const double *p) { vector_f64 v; memcpy(&v, p, sizeof v); return v; }
+INLINE vector_f32 load_bf16(const uint16_t *p) { vu16 h; memcpy(&h, p, sizeof h); return widen_bf16(h); }
+INLINE vector_f32 load_f16(const uint16_t *p) { vu16 h; memcpy(&h, p, sizeof h); return widen_f16(h); }
+INLINE void store_f32(float *p, vector_f32 v) { memcpy(p, &v, sizeof v); }
+INLINE void store_f64(double *p, vector_f64 v) { memcpy(p, &v, sizeof v); }
+INLINE void store_bf16(uint16_t *p, vector_f32 v) { vu16 h = narrow_bf16(v); memcpy(p, &h, sizeof h); }
+INLINE void store_f16(uint16_t *p, vector_f32 v) { vu16 h = narrow_f16(v); memcpy(p, &h, sizeof h); }
 
-/* Sum of all lanes, in halves: the same order for every call. Halves by name, because through an array in memory GCC
- * stored and loaded it at every step, which took longer than the rest of a 7x7 plane. */
-#define HALVES(T, V, H, BYTES)                                                   \
-    typedef T H __attribute__((vector_size(BYTES)));                             \
-    typedef union { V whole; H half[2]; } V##_##H;
-#if CN_BYTES == 64
-HALVES(float, vf32, vf32_32, 32)
-HALVES(double, vf64, vf64_32, 32)
-INLINE vf32_32 fold_f32_64(vf32 v) { vf32_vf32_32 u = {v}; return u.half[0] + u.half[1]; }
-INLINE vf64_32 fold_f64_64(vf64 v) { vf64_vf64_32 u = {v}; return u.half[0] + u.half[1]; }
-#else
-#define fold_f32_64(v) (v)
-#define fold_f64_64(v) (v)
-#endif
-#if CN_BYTES == 32
-typedef vf32 vf32_32;
-typedef vf64 vf64_32;
-#endif
-#if CN_BYTES >= 32
-HALVES(float, vf32_32, vf32_16, 16)
-HALVES(double, vf64_32, vf64_16, 16)
-INLINE vf32_16 fold_f32_32(vf32_32 v) { vf32_32_vf32_16 u = {v}; return u.half[0] + u.half[1]; }
-INLINE vf64_16 fold_f64_32(vf64_32 v) { vf64_32_vf64_16 u = {v}; return u.half[0] + u.half[1]; }
-#else
-#define fold_f32_32(v) (v)
-#define fold_f64_32(v) (v)
-typedef vf32 vf32_16;
-typedef vf64 vf64_16;
-#endif
-INLINE float total_f32(vf32 v)
+/* One pixel in every lane. */
+INLINE vector_f32 first_f32(const float *p) { return (vector_f32){0} + *p; }
+INLINE vector_f64 first_f64(const double *p) { return (vector_f64){0} + *p; }
+INLINE vector_f32 first_bf16(const uint16_t *p) { return widen_bf16((vu16){0} + *p); }
+INLINE vector_f32 first_f16(const uint16_t *p) { return widen_f16((vu16){0} + *p); }
+
+/* Two vectors at once, their pixels in an order that only the store knows: bfloat16 takes the even and the odd ones,
+ * which widen and narrow in one operation each where neighbours need shuffles. */
+#define NEIGHBOURS(SUFFIX, LANES)                                                                           \
+    INLINE void loads_##SUFFIX(const pixel_##SUFFIX *p, vector_##SUFFIX *a, vector_##SUFFIX *b)             \
+    {                                                                                                       \
+        *a = load_##SUFFIX(p);                                                                              \
+        *b = load_##SUFFIX(p + (LANES));                                                                    \
+    }                                                                                                       \
+    INLINE void stores_##SUFFIX(pixel_##SUFFIX *p, vector_##SUFFIX a, vector_##SUFFIX b)                    \
+    {                                                                                                       \
+        store_##SUFFIX(p, a);                                                                               \
+        store_##SUFFIX(p + (LANES), b);                                                                     \
+    }
+NEIGHBOURS(f32, CN_BYTES / 4)
+NEIGHBOURS(f64, CN_BYTES / 8)
+NEIGHBOURS(f16, CN_BYTES / 4)
+INLINE void loads_bf16(const uint16_t *p, vector_f32 *a, vector_f32 *b)
 {
-    vf32_16 q = fold_f32_32(fold_f32_64(v));
-    return (q[0] + q[2]) + (q[1] + q[3]);
+    vu32 both;
+    memcpy(&both, p, sizeof both);
+    *a = (vector_f32)(both << 16);
+    *b = (vector_f32)(both & 0xffff0000);
 }
-INLINE double total_f64(vf64 v)
+INLINE void stores_bf16(uint16_t *p, vector_f32 a, vector_f32 b)
 {
-    vf64_16 q = fold_f64_32(fold_f64_64(v));
-    return q[0] + q[1];
+    vu32 both = (rounded_bf16(a) >> 16) | (rounded_bf16(b) & 0xffff0000);
+    memcpy(p, &both, sizeof both);
 }
+
+#include "totals.h"
 
 #endif

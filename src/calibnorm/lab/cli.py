@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from calibnorm.lab.bench.config import LayerConfig, ModelConfig
 from calibnorm.lab.demo.config import DemoConfig
 from calibnorm.lab.errors import UsageError
 
@@ -32,8 +33,25 @@ def demo(config: Annotated[DemoConfig, tyro.conf.arg(name="")]) -> None:
     run(config)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+def bench(
+    what: Annotated[LayerConfig, tyro.conf.subcommand("layer")] | Annotated[ModelConfig, tyro.conf.subcommand("model")],
+) -> int:
+    """Time layers or whole training steps against nn.BatchNorm2d.
+
+    Times of one layer (`calibnorm bench layer`) or of a network's training step (`calibnorm bench model`). Writes a
+    CSV, the environment, a summary and pictures. On a machine with torch alone:
+    `python -m calibnorm.lab.bench`.
+    """
+    from calibnorm.lab.bench.run import run
+    from calibnorm.lab.bench.start import pin_allocator
+
+    pin_allocator()
+    return run(what)
+
+
+COMMANDS: dict[str, Callable[..., int | None]] = {
     "demo": demo,
+    "bench": bench,
 }
 
 
@@ -44,19 +62,19 @@ def main(args: Sequence[str]) -> int:
         args: What follows the command's name, such as ``["demo", "--quick"]``.
 
     Returns:
-        The exit status: 0; 1 where a worker process died; 2 for input that cannot be used, which the message names; 130
-        after Ctrl-C.
+        The exit status: 0; 1 where a worker process died or a bench met wrong values; 2 for input that cannot be
+        used, which the message names; 130 after Ctrl-C.
     """
     if list(args) in (["--version"], ["-V"]):
         print(f"calibnorm {version('calibnorm')}")
         return 0
     try:
-        tyro.extras.subcommand_cli_from_dict(
+        status: int | None = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="calibnorm",
             description=DESCRIPTION,
             args=list(args) or ["--help"],
-            config=(tyro.conf.FlagCreatePairsOff,),
+            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
         )
     except UsageError as error:
         print(f"calibnorm: {error}", file=sys.stderr)
@@ -67,4 +85,4 @@ def main(args: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("\ncalibnorm: stopped by Ctrl-C; nothing was written", file=sys.stderr)
         return 130
-    return 0
+    return status or 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,30 @@ import calibnorm
 def describe_environment() -> dict[str, Any]:
     """Return versions, machine and threads, and the commit where the library runs from its git checkout."""
     return {
-        "calibnorm": version("calibnorm"),
-        "commit": git_commit(Path(calibnorm.__file__).resolve().parent),
+        "calibnorm": calibnorm.__version__,
+        "commit": library_commit(),
         "backend": next(name for name, status in calibnorm.backends().items() if status.runs),
         "torch": torch.__version__,
-        "numpy": version("numpy"),
-        "scikit-learn": version("scikit-learn"),
+        "numpy": package_version("numpy"),
+        "scikit-learn": package_version("scikit-learn"),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": cpu_name(),
         "cpu_count": os.cpu_count(),
     }
+
+
+def package_version(name: str) -> str | None:
+    """Return the version of an installed package, or None: a bench runs without the lab extra."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def library_commit() -> str | None:
+    """Return the commit of the checkout that the library runs from; see git_commit."""
+    return git_commit(Path(calibnorm.__file__).resolve().parent)
 
 
 def cpu_name() -> str:

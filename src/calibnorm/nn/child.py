@@ -97,8 +97,8 @@ def read(child: Any, where: str) -> ChildState:
         RuntimeError: It wants statistics of several processes.
     """
     if is_frozen(child):
-        tensors = (child.weight, child.bias, child.running_mean, child.running_var, None)
-        return _state(tensors, None, child.eps, False, False, num_features(child), where)
+        frozen: _Tensors = (child.weight, child.bias, child.running_mean, child.running_var, None)
+        return _state(frozen, None, child.eps, False, False, num_features(child), where)
     if type(child).__name__ == "FullyShardedDataParallel":
         raise TypeError(
             f"{where}: FSDP took its child `bn` alone, and only FSDP's own forward gathers its shards; wrap the whole "
@@ -128,7 +128,7 @@ def _tensors(child: Any) -> _Tensors:
     if type(child) in _PLAIN and (*parameters, *buffers) == _TENSORS:
         # What the names below find, without nn.Module's way of finding them, which takes 0.6 us a name.
         return (*parameters.values(), *buffers.values())
-    return tuple(getattr(child, name) for name in _TENSORS)  # type: ignore[return-value]
+    return tuple(getattr(child, name) for name in _TENSORS)
 
 
 def _state(

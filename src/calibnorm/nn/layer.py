@@ -113,7 +113,7 @@ class CalibratedNorm(nn.Module):
 
     def gates(self) -> dict[str, nn.Parameter]:
         """Return the method's learnable tensors by name."""
-        held = self._parameters  # a tenth of the time of getattr; a parametrized gate is not there
+        held: dict[str, Any] = self._parameters  # a tenth of the time of getattr; a parametrized gate is not there
         return {name: held[name] if name in held else getattr(self, name) for name in self._gate_shapes}
 
     def _checked_gates(self, where: str) -> dict[str, nn.Parameter]:

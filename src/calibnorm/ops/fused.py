@@ -16,8 +16,8 @@ from torch import Tensor
 
 from calibnorm.methods import BN, IEBN, RBN, Method
 from calibnorm.ops import cpu
-from calibnorm.ops.coefficients import Call, Step
-from calibnorm.ops.composed import Gradients, Normalized, Wanted, pixels
+from calibnorm.ops.coefficients import Call, Statistics, Step
+from calibnorm.ops.composed import Gradients, Normalized, Wanted
 
 _CENTERS = {None: 0, "mean": 1, "std": 2}
 _GATES = {None: 0, "mean": 1, "std": 2, "input": 3}
@@ -31,8 +31,12 @@ _ROLES = {
     "scale_bias": "gate_bias",
 }
 """What C calls the learnable tensors."""
-_LAYER = struct.Struct("3q4i3d20P4i5P")
-"""``cn_layer_job`` of ``csrc/kernels.h``."""
+_STEP = struct.Struct("3q4i3d20P")
+"""``cn_coefficient_job`` of ``csrc/kernels.h``, the first part of ``cn_layer_job``."""
+_PIXELS = struct.Struct("4i5P")
+"""The second part: dtype, rows, relu and narrow; x, residual, dy, y and masked."""
+_SCRATCH = (0,) * 6
+_NONE = (0,) * 5
 
 
 class _Kind(NamedTuple):
@@ -67,91 +71,71 @@ class Fused:
     def forward(self, x: Tensor, call: Call) -> Normalized:
         """Return y, the moments and the statistics used."""
         x, rows = cpu.dense(x)
-        y, residual = torch.empty_like(x), cpu.like(call.residual, x)
         n, c = x.shape[:2]
-        moments = None if pixels(x) == 1 else x.new_empty((2, n, c), dtype=torch.float64)
-        used = call.statistics
-        if used is None:
-            used = x.new_empty(c, dtype=torch.float64), x.new_empty(c, dtype=torch.float64)
-        arrays = _Arrays.of(call)
-        _run(
-            cpu.library().forward, x, rows, moments, call, arrays,
-            mean_var=arrays.statistics or used, residual=residual, y=y,
-        )  # fmt: skip
+        y, residual = torch.empty_like(x), cpu.like(call.residual, x)
+        moments = None if x.numel() == n * c else torch.empty((2, n, c), dtype=torch.float64)
+        used = call.statistics or (torch.empty(c, dtype=torch.float64), torch.empty(c, dtype=torch.float64))
+        arrays, narrow = _arrays(call)
+        pixels = _PIXELS.pack(
+            cpu.CODES[x.dtype], rows, call.relu, narrow, x.data_ptr(), _address(residual), 0, y.data_ptr(), 0
+        )
+        cpu.ran(cpu.library().forward(_step(x, call, arrays, moments, used) + pixels))
         return Normalized(y, moments, used)
 
     def backward(self, dy: Tensor, x: Tensor, moments: Tensor | None, call: Call, wanted: Wanted) -> Gradients:
         """Return the gradients in two passes over pixels."""
         x, rows = cpu.dense(x)
-        d_x, residual = torch.empty_like(x) if wanted.x else None, cpu.like(call.residual, x)
+        d_x, same, residual = torch.empty_like(x) if wanted.x else None, cpu.like(dy, x), cpu.like(call.residual, x)
         masked = None if residual is None else torch.empty_like(x)
-        arrays = _Arrays.of(call)
-        found = [torch.empty_like(t) if want else None for t, want in zip(arrays.tensors, wanted.tensors, strict=True)]
-        _run(
-            cpu.library().backward, x, rows, moments, call, arrays,
-            mean_var=arrays.statistics, residual=residual, dy=cpu.like(dy, x), y=d_x, masked=masked, found=found,
-        )  # fmt: skip
-        d_residual = (dy if masked is None else masked) if wanted.residual else None
-        typed = [None if g is None else g.to(t.dtype) for g, t in zip(found, call.tensors, strict=True)]
-        return Gradients(d_x, d_residual, typed)
+        arrays, narrow = _arrays(call)
+        found = [torch.empty_like(t) if want else None for t, want in zip(arrays, wanted.tensors, strict=False)]
+        places = _slots(call.step.names)([*map(_address, found), 0])
+        numbers = (x.data_ptr(), _address(residual), _address(same), _address(d_x), _address(masked))
+        pixels = _PIXELS.pack(cpu.CODES[x.dtype], rows, call.relu, narrow, *numbers)
+        cpu.ran(cpu.library().backward(_step(x, call, arrays, moments, None, places) + pixels))
+        if not narrow:
+            found = [None if g is None else g.to(t.dtype) for g, t in zip(found, call.tensors, strict=True)]
+        return Gradients(d_x, (dy if masked is None else masked) if wanted.residual else None, found)
 
 
-class _Arrays(NamedTuple):
-    """The (C,) tensors as C reads them: contiguous, all in float32 or else all in float64."""
-
-    tensors: tuple[Tensor, ...]
-    statistics: tuple[Tensor, ...]
-    """The given ones; empty where the batch's are used."""
-    narrow: bool
-
-    @classmethod
-    def of(cls, call: Call) -> _Arrays:
-        """Return a call's."""
-        tensors, statistics = call.tensors, call.statistics or ()
-        if all(t.dtype is torch.float32 and t.is_contiguous() for t in (*tensors, *statistics)):
-            return cls(tensors, statistics, True)
-        tensors, statistics = (tuple(t.double().contiguous() for t in group) for group in (tensors, statistics))
-        return cls(tensors, statistics, False)
+def _arrays(call: Call) -> tuple[tuple[Tensor, ...], bool]:
+    """Return the learnable tensors and the given statistics, contiguous, and whether in float32; else in float64."""
+    arrays = call.tensors if call.statistics is None else (*call.tensors, *call.statistics)
+    for t in arrays:
+        if t.dtype is not torch.float32 or not t.is_contiguous():
+            return tuple(t.double().contiguous() for t in arrays), False
+    return arrays, True
 
 
-def _run(
-    function: Callable[[bytes], int],
+def _step(
     x: Tensor,
-    rows: bool,
-    moments: Tensor | None,
     call: Call,
-    arrays: _Arrays,
-    *,
-    mean_var: tuple[Tensor, ...],
-    residual: Tensor | None,
-    y: Tensor | None,
-    dy: Tensor | None = None,
-    masked: Tensor | None = None,
-    found: Sequence[Tensor | None] = (),
-) -> None:
-    """Call C with a ``cn_layer_job`` of these."""
-    step = call.step
-    n, c = x.shape[:2]
-    kind, slots = _kind(step.method), _slots(step.names)
+    arrays: tuple[Tensor, ...],
+    moments: Tensor | None,
+    batch: Statistics | None,
+    found: tuple[int, ...] = _NONE,
+) -> bytes:
+    """Return the ``cn_coefficient_job``: statistics go to ``batch``, gradients of learnable tensors to ``found``."""
+    method, names, eps, noise = call.step
+    kind = _kind(method)
     assert kind is not None
+    n, c = x.shape[:2]
     m = _address(moments)
-    mean, var = map(_address, mean_var or (None, None))
-    job = _LAYER.pack(
-        n, c, pixels(x),
-        *kind, call.statistics is not None,
-        step.eps, *(step.noise or (1.0, 0.0)),
-        m, m and m + 8 * n * c, mean, var,
-        *slots((*map(_address, arrays.tensors), 0)),
-        0, 0, 0, 0, 0, 0,
-        *slots((*map(_address, found or [None] * len(arrays.tensors)), 0)),
-        cpu.CODES[x.dtype], rows, call.relu, arrays.narrow,
-        x.data_ptr(), _address(residual), _address(dy), _address(y), _address(masked),
-    )  # fmt: skip
-    cpu.ran(function(job))
+    addresses = [t.data_ptr() for t in arrays]
+    fixed = call.statistics is not None
+    mean, var = 0, 0
+    if fixed:
+        *addresses, mean, var = addresses
+    elif batch is not None:
+        mean, var = batch[0].data_ptr(), batch[1].data_ptr()
+    learnable = _slots(names)([*addresses, 0])
+    numbers = (m, m and m + 8 * n * c, mean, var)
+    sizes = (n, c, x.numel() // (n * c))
+    return _STEP.pack(*sizes, *kind, fixed, eps, *(noise or (1.0, 0.0)), *numbers, *learnable, *_SCRATCH, *found)
 
 
 @functools.lru_cache(maxsize=256)
-def _slots(names: tuple[str, ...]) -> Callable[[tuple[int, ...]], tuple[int, ...]]:
+def _slots(names: tuple[str, ...]) -> Callable[[Sequence[int]], tuple[int, ...]]:
     """Return what picks C's five learnable tensors from those of ``names`` and a last one that stands for none."""
     roles = [_ROLES[name] for name in names]
     places = ("weight", "bias", "center_weight", "gate_weight", "gate_bias")

@@ -1,0 +1,105 @@
+"""The implementations that are compared: how each is made, and how it does what follows a norm in a network."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+import calibnorm as cn
+from calibnorm.lab.bench.authors import AuthorsIEBN, AuthorsRBN
+
+Call = Callable[[Tensor, Tensor | None], Tensor]
+"""x and the residual, which is None where the operation has none."""
+Make = Callable[[int, str], tuple[nn.Module, Call]]
+
+BASELINE = "nn.BatchNorm2d"
+COMPILED = "compiled:"
+
+
+@dataclass(frozen=True)
+class Impl:
+    """An implementation.
+
+    Args:
+        method: What it computes: "bn", "iebn" or "rbn".
+        make: From the number of channels and the operation, the module that owns the parameters, and its call.
+    """
+
+    method: str
+    make: Make
+
+
+def followed(norm: Callable[[int], nn.Module], channels: int, op: str) -> tuple[nn.Module, Call]:
+    """Return a norm and what networks write after it: the residual added and the ReLU in place, as torchvision does."""
+    layer = norm(channels)
+    if op == "norm":
+        return layer, lambda x, residual: layer(x)
+    if op == "norm+relu":
+        return layer, lambda x, residual: torch.relu_(layer(x))
+    return layer, lambda x, residual: torch.relu_(layer(x).add_(residual))
+
+
+def fused(norm: Callable[..., nn.Module], channels: int, op: str) -> tuple[nn.Module, Call]:
+    """Return a layer of this library that does the rest itself."""
+    layer = norm(channels, act=None if op == "norm" else "relu")
+    if op == "norm+add+relu":
+        return layer, lambda x, residual: layer(x, residual)
+    return layer, lambda x, residual: layer(x)
+
+
+def compiled(make: Make, channels: int, op: str) -> tuple[nn.Module, Call]:
+    """Return the same under torch.compile, for one shape: what a network of fixed input size gets."""
+    layer, call = make(channels, op)
+    return layer, torch.compile(call, dynamic=False, fullgraph=True)
+
+
+EAGER: dict[str, Impl] = {
+    BASELINE: Impl("bn", functools.partial(followed, nn.BatchNorm2d)),
+    "cn.BN2d": Impl("bn", functools.partial(fused, cn.BN2d)),
+    "cn.IEBN2d": Impl("iebn", functools.partial(fused, cn.IEBN2d)),
+    "cn.RBN2d": Impl("rbn", functools.partial(fused, cn.RBN2d)),
+    "authors.IEBN": Impl("iebn", functools.partial(followed, AuthorsIEBN)),
+    "authors.RBN": Impl("rbn", functools.partial(followed, AuthorsRBN)),
+}
+IMPLS: dict[str, Impl] = EAGER | {
+    COMPILED + name: Impl(impl.method, functools.partial(compiled, impl.make)) for name, impl in EAGER.items()
+}
+OURS = {"iebn": ("cn.IEBN2d", "authors.IEBN"), "rbn": ("cn.RBN2d", "authors.RBN")}
+"""By method: our layer and the authors' formulation."""
+
+
+@functools.cache
+def compile_problem() -> str | None:
+    """Return in one line why torch.compile does not work here (often for want of a C++ compiler), or None."""
+    try:
+        torch.compile(lambda x: torch.sin(x) + 1, dynamic=False)(torch.zeros(8))
+    except Exception as error:  # whatever inductor meets: what is wrong here must not end a bench of eager layers
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return f"torch.compile does not run here: {lines[0]}"
+    finally:
+        torch.compiler.reset()
+    return None
+
+
+def set_values(layer: nn.Module, values: dict[str, Tensor]) -> None:
+    """Give a layer of any implementation the same gamma, beta, running statistics and gates, by their last names."""
+    tensors = dict([*layer.named_parameters(), *layer.named_buffers()])
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            value = values.get(name.rpartition(".")[2])
+            if value is not None:
+                tensor.copy_(value.view_as(tensor))
+
+
+def random_values(channels: int, device: torch.device) -> dict[str, Tensor]:
+    """Return values of everything that a layer learns or keeps, such that every gate depends on the image."""
+    generator = torch.Generator().manual_seed(channels)
+    names = ("weight", "bias", "gate_weight", "gate_bias", "center_weight", "scale_weight", "scale_bias")
+    values = {name: 0.5 * torch.randn(channels, generator=generator) for name in (*names, "running_mean")}
+    values["weight"] += 1
+    values["running_var"] = 0.5 + torch.rand(channels, generator=generator)
+    return {name: value.to(device) for name, value in values.items()}

@@ -1,0 +1,138 @@
+"""`calibnorm bench layer`: one case after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from calibnorm.lab.bench.cases import DTYPES, LAYOUTS, Case, shape_name
+from calibnorm.lab.bench.clock import Prepare, Run, batch_norm_kernel, clock_for, measure
+from calibnorm.lab.bench.config import LayerConfig
+from calibnorm.lab.bench.impls import BASELINE, COMPILED, IMPLS, Call, compile_problem, random_values, set_values
+from calibnorm.lab.bench.table import Place, Row, rows_of
+from calibnorm.lab.bench.values import expected, mismatch, outcome
+from calibnorm.ops.dispatch import choose
+
+AT_LEAST_S = 0.3
+"""A case goes on so long at least: on a busy machine 20 calls of 50 us all fall into one disturbance."""
+
+
+class Result(NamedTuple):
+    """What a case gave: rows, and what was wrong with values that were then not timed."""
+
+    rows: list[Row]
+    wrong: list[str]
+
+
+def measure_case(case: Case, names: list[str], config: LayerConfig, place: Place) -> Result:
+    """Check the values of the implementations and time those that are right."""
+    device, dtype = config.torch_device, DTYPES[case.dtype]
+    x, residual, dy = inputs(case, device)
+    values = random_values(case.shape[1], device)
+    variants: dict[str, tuple[Prepare, Run]] = {}
+    references: dict[str, list[Tensor]] = {}
+    wrong = []
+    torch.compiler.reset()  # nothing of another shape's compilation
+    for name in names:
+        if name.startswith(COMPILED) and compile_problem() is not None:
+            continue
+        impl = IMPLS[name]
+        layer, call = impl.make(case.shape[1], case.op)
+        layer.to(device)
+        set_values(layer, values)
+        layer.train(case.mode != "eval")
+        if impl.method not in references:
+            references[impl.method] = expected(impl.method, case.op, case.mode, values, x, residual, dy)
+        actual = outcome(call, case.mode, x, residual, dy)
+        problem = mismatch(actual, references[impl.method], dtype, relu=case.op != "norm")
+        if problem is None:
+            variants[name] = timed(layer, call, case.mode, x, residual, dy)
+        else:
+            wrong.append(f"{name}, {case}: {problem}; not timed")
+    references.clear()
+    if BASELINE not in variants:
+        return Result([], wrong)
+    times = measure(variants, clock_for(device), config.repeats, AT_LEAST_S)
+    what = (case.op, case.mode, shape_name(case.shape), case.dtype, case.layout)
+    return Result(rows_of(times, place, what, case.gigabytes), wrong)
+
+
+def inputs(case: Case, device: torch.device) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Return x, the residual where the operation has one, and the gradient of the output."""
+    generator = torch.Generator(device).manual_seed(0)
+
+    def make() -> Tensor:
+        wide = torch.randn(case.shape, generator=generator, device=device)
+        return wide.to(DTYPES[case.dtype]).to(memory_format=LAYOUTS[case.layout])
+
+    x, dy = make(), make()
+    return x, make() if "add" in case.op else None, dy
+
+
+def timed(
+    layer: nn.Module, call: Call, mode: str, x: Tensor, residual: Tensor | None, dy: Tensor
+) -> tuple[Prepare, Run]:
+    """Return what is done before a call's clock starts, and the call."""
+    if mode != "forward+backward":
+
+        def forward() -> Tensor:
+            with torch.no_grad():
+                return call(x, residual)
+
+        return (lambda: None), forward
+    # Leaves of the variant's own, on shared memory.
+    leaf = x.detach().requires_grad_()
+    other = None if residual is None else residual.detach().requires_grad_()
+    leaves = [leaf, *([] if other is None else [other]), *layer.parameters()]
+
+    def forget() -> None:
+        for tensor in leaves:
+            tensor.grad = None
+
+    def step() -> None:
+        call(leaf, other).backward(dy)  # type: ignore[no-untyped-call]
+
+    return forget, step
+
+
+def kernels(case: Case, device: torch.device) -> tuple[str, str]:
+    """Return whose kernel nn.BatchNorm2d runs in a case, and which of this library's backends takes it."""
+    x = torch.empty(case.shape, dtype=DTYPES[case.dtype], device=device, memory_format=LAYOUTS[case.layout])
+    layer = nn.BatchNorm2d(case.shape[1], device=device)
+    return batch_norm_kernel(layer, x, case.mode != "eval"), choose(x).name
+
+
+def run_cases(config: LayerConfig, place: Place, say: Callable[[str], None]) -> tuple[Result, dict[str, list[str]]]:
+    """Measure all cases.
+
+    Returns:
+        Rows and failures, and which kernels ran: for "baseline" and "calibnorm", a line for each name and where.
+    """
+    plan = config.plan()
+    for line in config.skipped():
+        say(line)
+    result, ran = Result([], []), {"baseline": set[str](), "calibnorm": set[str]()}
+    started = partial(progress, len(plan))
+    for number, case in enumerate(plan, 1):
+        found = measure_case(case, config.names(case), config, place)
+        result.rows.extend(found.rows)
+        result.wrong.extend(found.wrong)
+        baseline, ours = kernels(case, config.torch_device)
+        ran["baseline"].add(f"{baseline}: {case.dtype} {case.layout} {case.mode}")
+        ran["calibnorm"].add(f"{ours}: {case.dtype} {case.layout}")
+        say(started(number, case, found.rows))
+        for line in found.wrong:
+            say(f"WRONG VALUES: {line}")
+    return result, {key: sorted(lines) for key, lines in ran.items()}
+
+
+def progress(total: int, number: int, case: Case, rows: list[Row]) -> str:
+    """Return a line about a case that is done."""
+    device = [row for row in rows if row.mode == case.mode]
+    times = "".join(f"  {row.impl} {row.ratio_to_bn:.2f}" for row in device if row.impl != BASELINE)
+    baseline = "".join(f"  {row.p50_ms:.3f} ms" for row in device if row.impl == BASELINE)
+    return f"[{number}/{total}] {case}{baseline}{times}"

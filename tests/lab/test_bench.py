@@ -1,0 +1,335 @@
+"""`calibnorm bench`: tiny cases measured for real, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import calibnorm as cn
+from calibnorm.lab import cli
+from calibnorm.lab.bench import authors, cases, config, impls, layer, model, plots, run, start, summary, table, targets
+from calibnorm.lab.bench.clock import Times
+from calibnorm.lab.bench.table import Row
+from calibnorm.lab.bench.values import expected, mismatch
+
+# The list of shared/PERFORMANCE.md, "How to measure".
+COLUMNS = [
+    *("op", "impl", "mode", "shape", "dtype", "layout", "p20_ms", "p50_ms", "p80_ms", "gb_per_s", "ratio_to_bn"),
+    *("peak_mib", "device", "torch", "triton", "threads", "commit", "date"),
+]
+CPU = ["--device", "cpu"]
+
+
+@pytest.fixture
+def pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the command believe that its allocator is pinned, so that it does not replace this process."""
+    for name, value in start.ALLOCATOR.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(layer, "AT_LEAST_S", 0.0)
+
+
+def main(args: list[str]) -> int | str | None:
+    """Return the exit status, whether main returns it or tyro raises it."""
+    try:
+        return cli.main(args)
+    except SystemExit as stop:
+        return stop.code
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.usefixtures("pinned")
+def test_layer_writes_the_table_its_ratios_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["bench", "layer", "--shapes", "2x4x5x5", "--dtypes", "float32", "--layouts", "NCHW", *CPU]
+    threads = torch.get_num_threads()
+    assert main([*args, "--ops", "norm", "norm+add+relu", "--threads", "1", "--out", str(tmp_path)]) == 0
+    assert torch.get_num_threads() == threads
+    rows = read(tmp_path / "layer.csv")
+    assert list(rows[0]) == COLUMNS
+    assert len(rows) == 2 * len(cases.MODES) * len(impls.EAGER)
+    baseline = {(r["op"], r["mode"]): float(r["p50_ms"]) for r in rows if r["impl"] == "nn.BatchNorm2d"}
+    for row in rows:
+        p20, p50, p80 = (float(row[name]) for name in ("p20_ms", "p50_ms", "p80_ms"))
+        assert 0 < p20 <= p50 <= p80
+        # The times are rounded to 1e-4 ms.
+        assert float(row["ratio_to_bn"]) == pytest.approx(p50 / baseline[row["op"], row["mode"]], rel=0.1)
+        assert row["threads"] == "1"
+        assert row["torch"] == torch.__version__
+    for name in ("layer.png", "layer-norm-add-relu.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    details = json.loads((tmp_path / "layer.json").read_text(encoding="utf-8"))
+    assert details["config"]["shapes"] == ["2x4x5x5"]
+    assert details["kernels"]["baseline"] == [f"native: float32 NCHW {mode}" for mode in sorted(cases.MODES)]
+    assert details["wrong_values"] == []
+    assert "cn.RBN2d" in (tmp_path / "layer.md").read_text(encoding="utf-8")
+    assert "written: " in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("pinned")
+def test_model_times_training_steps(tmp_path: Path) -> None:
+    args = ["bench", "model", "--network", "resnet18", "--batch-size", "2", "--image-size", "32", *CPU]
+    assert main([*args, "--layouts", "channels_last", "--impls", "cn.RBN2d", "--out", str(tmp_path)]) == 0
+    rows = read(tmp_path / "model-resnet18.csv")
+    assert list(rows[0]) == COLUMNS
+    assert [row["impl"] for row in rows] == ["nn.BatchNorm2d", "cn.RBN2d"]
+    assert [row["shape"] for row in rows] == ["2x3x32x32"] * 2
+    assert float(rows[1]["ratio_to_bn"]) == pytest.approx(float(rows[1]["p50_ms"]) / float(rows[0]["p50_ms"]), rel=1e-3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the allocator is pinned on Linux only")
+def test_a_process_pins_its_allocator(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "calibnorm.lab.bench", "layer", "--shapes", "2x4x2x2", "--dtypes", "float16"]
+    command += ["--layouts", "NCHW", "--ops", "norm", "--modes", "forward", "--impls", "cn.BN2d", *CPU]
+    clean = {name: value for name, value in os.environ.items() if name not in start.ALLOCATOR}
+    done = subprocess.run([*command, "--out", str(tmp_path)], env=clean, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [row["impl"] for row in read(tmp_path / "layer.csv")] == ["nn.BatchNorm2d", "cn.BN2d"]
+
+
+def test_pinning_runs_the_command_again_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, list[str], dict[str, str]]] = []
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(os, "execve", lambda *call: calls.append(call))
+    for name in start.ALLOCATOR:
+        monkeypatch.delenv(name, raising=False)
+    start.pin_allocator()
+    ((path, args, environment),) = calls
+    assert (path, args) == (sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    assert start.ALLOCATOR.items() <= environment.items()
+    for name, value in start.ALLOCATOR.items():
+        monkeypatch.setenv(name, value)
+    start.pin_allocator()
+    assert len(calls) == 1
+
+
+@pytest.mark.usefixtures("pinned")
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (["layer", "--preset", "huge"], "--preset huge"),
+        (["layer", "--shapes", "4x4"], "--shapes 4x4"),
+        (["layer", "--shapes", "1x4x1x1"], "--shapes 1x4x1x1"),
+        (["layer", "--layouts", "NHWC"], "--layouts NHWC"),
+        (["layer", "--dtypes", "int8"], "--dtypes int8"),
+        (["layer", "--ops", "relu"], "--ops relu"),
+        (["layer", "--modes", "backward"], "--modes backward"),
+        (["layer", "--impls", "cn.GN2d"], "--impls cn.GN2d"),
+        (["layer", "--repeats", "5"], "--repeats 5"),
+        (["layer", "--threads", "0"], "--threads 0"),
+        (["layer", "--device", "tpu"], "--device tpu"),
+        (["layer", "--device", "cuda:99"], "--device cuda:99"),
+        (["model", "--batch-size", "0"], "--batch-size 0"),
+        (["model", "--image-size", "0"], "--image-size 0"),
+        (["model", "--impls", "authors.RBN"], "--impls authors.RBN"),
+        (["model", "--network", "resnet1"], "--network resnet1"),
+        (["model", "--network", "convnext_tiny"], "--network convnext_tiny"),
+    ],
+)
+def test_wrong_input_is_named_before_timing(
+    args: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(*_: object) -> None:
+        raise AssertionError("timing started")
+
+    monkeypatch.setattr(layer, "measure", measure)
+    monkeypatch.setattr(model, "measure", measure)
+    monkeypatch.setattr(run, "copy_bandwidth", measure)
+    for command in (main, lambda rest: start.main(rest[1:])):
+        assert command(["bench", *args, "--out", str(tmp_path)]) == 2
+        assert named in " ".join(capsys.readouterr().err.split())  # tyro wraps lines
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("pinned")
+def test_folders_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for out in (file, file / "below"):
+        assert main(["bench", "layer", "--out", str(out)]) == 2
+        assert "--out" in capsys.readouterr().err
+    with pytest.raises(config.UsageError, match="--layouts: name at least one"):
+        config.ModelConfig(layouts=())
+
+
+@pytest.mark.usefixtures("pinned")
+def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "copy_bandwidth", interrupt)
+    assert start.main(["layer", "--out", str(tmp_path)]) == 130
+    assert "nothing was written" in capsys.readouterr().err
+
+
+def test_both_parsers_agree() -> None:
+    args = ["layer", "--shapes", "tiny", "2x4x5x5", "--repeats", "30", "--threads", "1", "--out", "here", *CPU]
+    chosen = config.LayerConfig(shapes=("tiny", "2x4x5x5"), repeats=30, threads=1, out=Path("here"), device="cpu")
+    assert start.parse(args) == chosen
+    assert start.parse(["model"]) == config.ModelConfig()
+    assert config.LayerConfig().out == config.ModelConfig().out == Path("benchmarks/results")
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [(authors.AuthorsIEBN, cn.IEBN2d), (authors.AuthorsRBN, cn.RBN2d)])
+@pytest.mark.parametrize("training", [True, False])
+def test_authors_formulations_equal_ours(theirs: type[nn.Module], ours: type[nn.Module], training: bool) -> None:
+    values = impls.random_values(3, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    x, dy = (torch.randn(4, 3, 5, 6, generator=generator, dtype=torch.float64) for _ in range(2))
+    found = []
+    for make in (theirs, ours):
+        module = make(3).double().train(training)
+        impls.set_values(module, values)
+        leaf = x.clone().requires_grad_()
+        y = module(leaf)
+        y.backward(dy)
+        tensors = {"y": y.detach(), "x": leaf.grad}
+        tensors |= {name.rpartition(".")[2]: p.grad.flatten() for name, p in module.named_parameters()}
+        tensors |= {n.rpartition(".")[2]: b for n, b in module.named_buffers() if "running" in n}
+        found.append(tensors)
+    assert found[0].keys() == found[1].keys()
+    assert len(found[0]) == {authors.AuthorsIEBN: 8, authors.AuthorsRBN: 9}[theirs]
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], rtol=1e-9, atol=1e-9, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def test_wrong_values_are_told_and_not_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def wrong(channels: int, op: str) -> tuple[nn.Module, impls.Call]:
+        module, call = impls.EAGER["cn.RBN2d"].make(channels, op)
+        return module, lambda x, residual: call(x, residual) * 1.01
+
+    monkeypatch.setitem(impls.IMPLS, "cn.RBN2d", replace(impls.EAGER["cn.RBN2d"], make=wrong))
+    settings = config.LayerConfig(
+        shapes=("2x4x5x5",),
+        layouts=("NCHW",),
+        dtypes=("float32",),
+        ops=("norm",),
+        modes=("forward",),
+        impls=("cn.IEBN2d", "cn.RBN2d"),
+        device="cpu",
+        out=tmp_path,
+    )
+    assert run.run(settings) == 1
+    assert [row["impl"] for row in read(tmp_path / "layer.csv")] == ["nn.BatchNorm2d", "cn.IEBN2d"]
+    assert "cn.RBN2d, norm forward 2x4x5x5 float32 NCHW: output differs" in (tmp_path / "layer.md").read_text()
+    monkeypatch.setitem(impls.IMPLS, impls.BASELINE, replace(impls.EAGER[impls.BASELINE], make=wrong))
+    assert run.run(settings) == 1
+    assert read(tmp_path / "layer.csv") == []
+
+
+def test_a_model_that_differs_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def networks(broken: str) -> dict[str, nn.Module]:
+        found = {}
+        for name in ("nn.BatchNorm2d", "cn.RBN2d"):
+            torch.manual_seed(0)
+            network = nn.Sequential(nn.Conv2d(3, 10, 3), nn.BatchNorm2d(10), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            if name == broken:
+                with torch.no_grad():
+                    network[1].bias[0] = math.nan if name == "nn.BatchNorm2d" else 3
+            found[name] = network
+        return found
+
+    settings = config.ModelConfig(network="resnet18", batch_size=2, image_size=8, impls=("cn.RBN2d",), device="cpu")
+    place = table.Place.here(torch.device("cpu"))
+    for broken, timed in (("cn.RBN2d", ["nn.BatchNorm2d"]), ("nn.BatchNorm2d", [])):
+        monkeypatch.setattr(model, "networks", lambda *_, broken=broken: networks(broken))
+        rows, wrong = model.run_case(settings, place, "float32", "NCHW")
+        assert [row.impl for row in rows] == timed
+        assert wrong[0].startswith(f"{broken}, resnet18 float32 NCHW: the first loss is ")
+
+
+def test_mismatch_names_what_is_wrong() -> None:
+    x, dy = torch.randn(2, 4, 5, 5), torch.randn(2, 4, 5, 5)
+    right = expected("rbn", "norm+relu", "forward+backward", impls.random_values(4, x.device), x, None, dy)
+    assert mismatch(right, right, torch.float32, relu=True) is None
+    cases_: list[tuple[list[Tensor], str]] = [
+        ([right[0] * math.nan, right[1]], "output"),
+        ([right[0], right[1] + 0.1], "gradient of x"),
+        ([right[0].double(), right[1]], "torch.float64"),
+        ([right[0][:1], right[1]], "output is (1, 4, 5, 5)"),
+    ]
+    for actual, named in cases_:
+        assert named in str(mismatch(actual, right, torch.float32, relu=True))
+    flipped = right[1].clone()
+    flipped[0, 0, 0, 0] += 1
+    assert mismatch([right[0], flipped], right, torch.float32, relu=True) is None  # one pixel in 200: a ReLU's flip
+    assert mismatch([right[0], flipped], right, torch.float32, relu=False) is not None
+
+
+def test_full_preset_is_what_was_asked_for() -> None:
+    settings = config.LayerConfig(preset="full", device="cpu")
+    plan = settings.plan()
+    shapes = {cases.shape_name(case.shape) for case in plan}
+    assert {"8x64x112x112", "32x2048x7x7", "32x64x112x112", "128x16x32x32", "128x256x8x8", "128x512x1x1"} <= shapes
+    assert {case.dtype for case in plan} == {"float32", "bfloat16"}
+    assert {case.layout for case in plan} == {"NCHW", "channels_last"}
+    assert {case.mode for case in plan} == {"forward", "forward+backward", "eval"}
+    assert {case.op for case in plan} == {"norm", "norm+relu", "norm+add+relu"}
+    assert len(plan) == len(set(plan)) == len(shapes) * 2 * 2 * 3 * 3
+    compiled = {cases.shape_name(case.shape) for case in plan if "compiled:cn.RBN2d" in settings.names(case)}
+    assert compiled == set(cases.COMPILED)
+    for case in plan:
+        assert set(settings.names(case)) >= {"nn.BatchNorm2d", "cn.IEBN2d", "cn.RBN2d", "authors.IEBN", "authors.RBN"}
+
+
+def test_compiled_implementations_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no C++ compiler\nand more")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    impls.compile_problem.cache_clear()
+    settings = config.LayerConfig(impls=("compiled:cn.RBN2d",), shapes=("2x4x5x5",), ops=("norm",), device="cpu")
+    try:
+        assert settings.skipped() == [
+            "skipped, compiled implementations: torch.compile does not run here: no C++ compiler"
+        ]
+        case = settings.plan()[0]
+        found = layer.measure_case(case, settings.names(case), settings, table.Place.here(torch.device("cpu")))
+        assert [row.impl for row in found.rows] == ["nn.BatchNorm2d"]
+    finally:
+        impls.compile_problem.cache_clear()
+
+
+def made(impl: str, mode: str, shape: str, ms: float, **of: str) -> Row:
+    place = {"device": "x", "torch": "2", "triton": "", "threads": 2, "commit": "", "date": ""}
+    what = {"op": "norm", "dtype": "float32", "layout": "NCHW", **of}
+    times = {"p20_ms": ms, "p50_ms": ms, "p80_ms": ms, "gb_per_s": None, "ratio_to_bn": ms / 4, "peak_mib": None}
+    return Row(impl=impl, mode=mode, shape=shape, **what, **times, **place)
+
+
+def test_targets_are_judged_by_geometric_means(tmp_path: Path) -> None:
+    rows = []
+    for shape, ours in (("8x4x14x14", 1.0), ("8x4x28x28", 2.0), ("8x4x8x8", 4.0)):
+        rows += [made("nn.BatchNorm2d", "forward", shape, 4.0), made("cn.RBN2d", "forward", shape, ours)]
+        rows += [made("authors.RBN", "forward", shape, 8.0), made("compiled:cn.RBN2d", "forward", shape, 3.0)]
+    outcomes = {outcome.target.label: outcome for outcome in targets.judge(rows, "cpu")}
+    large = outcomes["float32 NCHW, planes 14x14 and larger"]
+    assert (large.limit, large.cases, large.passed) == (0.28, 2, False)
+    assert large.reached == pytest.approx(math.sqrt(0.25 * 0.5))
+    assert outcomes["float32 NCHW, planes 7x7 and 8x8"].reached == 1
+    assert outcomes["float32, of the authors' RBN"].reached == pytest.approx((1 / 8 * 2 / 8 * 4 / 8) ** (1 / 3))
+    assert [outcome.target.device for outcome in targets.judge(rows, "cuda")] == []
+    text = summary.ratio_table(rows)
+    assert len({len(line) for line in text}) == 1
+    assert "0.35" in text[2]
+    assert [path.name for path in plots.draw(rows, "cpu", tmp_path, "layer")] == ["layer.png"]
+
+
+def test_quantiles_and_unsteady_rows() -> None:
+    assert Times([float(n) for n in range(11)]).quantiles == (2, 5, 8)
+    assert Times([float(n) for n in range(11)]).quantiles[1] == statistics.median(range(11))
+    steady = made("cn.RBN2d", "forward", "8x4x8x8", 1.0)
+    assert table.unsteady([steady, replace(steady, p80_ms=1.6)]) == 1

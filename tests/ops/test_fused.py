@@ -1,0 +1,136 @@
+"""A whole layer in one C call a direction: equal to the composed one, repeatable, and the same for any threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+import calibnorm as cn
+from calibnorm.methods import BN, IEBN, RBN, Method
+from calibnorm.ops import Call, Step, cpu, update_running
+from calibnorm.ops.composed import Composed, Wanted
+from calibnorm.ops.fused import FUSED
+from cases import randn
+from tolerances import error, reduction
+
+pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+
+COMPOSED = Composed(cpu)  # type: ignore[arg-type]
+METHODS = [BN(), IEBN(), IEBN(position="both"), RBN(), RBN(center_stat="std", scale_stat="std")]
+SHAPES = [(3, 5, 4, 6), (7, 67), (5, 3, 1, 1), (2, 3, 257, 256), (2, 4, 3, 2, 5)]
+"""Small; more than one block of channels, one pixel a plane; the same in four dimensions; planes that are cut; 3d."""
+
+
+def call_of(method: Method, channels: int, given: bool, end: str, shape: tuple[int, ...], dtype: torch.dtype) -> Call:
+    names = ("weight", "bias", *method.parameters(channels))
+    tensors = tuple(0.3 + randn(channels, seed=30 + i, dtype=dtype) for i, _ in enumerate(names))
+    statistics = (randn(channels, seed=5, dtype=dtype), 0.5 + randn(channels, seed=6, dtype=dtype).abs())
+    residual = randn(*shape, seed=7, dtype=dtype) if "residual" in end else None
+    return Call(Step(method, names, 1e-3, (0.8, 0.5)), statistics if given else None, tensors, residual, "relu" in end)
+
+
+def both_ways(how: object, x: Tensor, dy: Tensor, call: Call) -> Iterator[Tensor]:
+    """Everything that the three steps of ``how`` find, forward and back."""
+    done = how.forward(x, call)  # type: ignore[attr-defined]
+    yield done.y
+    yield from (t.double() for t in done.statistics)
+    kept = call if call.relu else call._replace(residual=None)  # as autograd keeps it
+    wanted = Wanted(True, call.residual is not None, (True,) * len(call.tensors))
+    found = how.backward(dy, x, done.moments, kept, wanted)  # type: ignore[attr-defined]
+    yield from (t for t in (found.x, found.residual, *found.tensors) if t is not None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("end", ["none", "residual", "relu", "relu and residual"])
+@pytest.mark.parametrize("given", [False, True], ids=["batch", "running"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_one_call_equals_the_composed_layer(
+    method: Method, shape: tuple[int, ...], given: bool, end: str, dtype: torch.dtype
+) -> None:
+    call = call_of(method, shape[1], given, end, shape, dtype)
+    x, dy = randn(*shape, seed=1, dtype=dtype, mean=1.0), randn(*shape, seed=2, dtype=dtype)
+    assert FUSED.takes(call.step)
+    found = list(zip(both_ways(FUSED, x, dy, call), both_ways(COMPOSED, x, dy, call), strict=True))
+    assert len(found) == 4 + ("residual" in end) + len(call.tensors)
+    # The passes are the same; only float64 coefficients differ, and their rounding to the dtype.
+    assert all(a.dtype == b.dtype and error(a, b) <= max(reduction(dtype, 64), 1e-12) for a, b in found)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("shape", [(3, 67, 40, 40), (2, 3, 300, 301), (300, 200, 1, 1)], ids=str)
+def test_same_bits_with_one_and_two_threads(shape: tuple[int, ...], layout: str) -> None:
+    call = call_of(RBN(), shape[1], False, "relu and residual", shape, torch.float32)
+    x, dy = randn(*shape, seed=1), randn(*shape, seed=2)
+    if layout == "channels_last":
+        x, dy = x.contiguous(memory_format=torch.channels_last), dy.contiguous(memory_format=torch.channels_last)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 2):
+            torch.set_num_threads(count)
+            results.append(list(both_ways(FUSED, x, dy, call)))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(*results, strict=True))
+
+
+def test_gradients_have_the_dtypes_of_their_tensors() -> None:
+    """Learnable tensors of several dtypes, one of them strided, beside a half input."""
+    shape = (3, 4, 5, 5)
+    call = call_of(RBN(), 4, False, "none", shape, torch.float32)
+    dtypes = (torch.bfloat16, torch.float32, torch.float64, torch.float32, torch.float16)
+    strided = torch.stack([call.tensors[1], call.tensors[1]], 1)[:, 0]
+    tensors = [t.to(dtype) for t, dtype in zip((call.tensors[0], strided, *call.tensors[2:]), dtypes, strict=True)]
+    call = call._replace(tensors=tuple(tensors))
+    x = randn(*shape, seed=1).bfloat16()
+    found = list(zip(both_ways(FUSED, x, x, call), both_ways(COMPOSED, x, x, call), strict=True))
+    assert tuple(a.dtype for a, _ in found[-5:]) == dtypes
+    assert all(error(a, b) <= reduction(b.dtype, 64) for a, b in found)
+
+
+def test_only_wanted_gradients() -> None:
+    shape = (3, 4, 5, 5)
+    call, x = call_of(RBN(), 4, False, "none", shape, torch.float32), randn(*shape, seed=1)
+    done = FUSED.forward(x, call)
+    found = FUSED.backward(x, x, done.moments, call, Wanted(False, False, (True, False, True, False, True)))
+    assert found.x is None
+    assert found.residual is None
+    assert [g is None for g in found.tensors] == [False, True, False, True, False]
+    every = FUSED.backward(x, x, done.moments, call, Wanted(True, False, (True,) * 5))
+    assert all(
+        torch.equal(g, h) for g, h in zip(found.tensors, every.tensors, strict=True) if g is not None and h is not None
+    )
+
+
+def test_autograd_sees_that_running_statistics_moved() -> None:
+    """They move in C, where torch does not look: a graph that saved them must still refuse to use them."""
+    layer = cn.BN2d(3)
+    before = [b._version for b in layer.bn.buffers()]
+    weight = torch.ones(3, requires_grad=True)
+    product = (weight * layer.bn.running_mean).sum()
+    layer(randn(2, 3, 4, 4))
+    assert all(b._version > version for b, version in zip(layer.bn.buffers(), before, strict=True))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
+
+
+def test_buffers_that_c_does_not_move() -> None:
+    """Half, strided and mixed buffers go through torch's operations, to the same values."""
+    mean, var = randn(4, seed=1, dtype=torch.float64), randn(4, seed=2, dtype=torch.float64).abs()
+    expected = torch.zeros(4).double(), torch.ones(4).double()
+    update_running(*expected, mean, var, 0.1, 9)
+    others = [
+        (torch.zeros(4).bfloat16(), torch.ones(4).bfloat16()),
+        (torch.zeros(4, 2)[:, 0], torch.ones(4, 2)[:, 1]),
+        (torch.zeros(4), torch.ones(4).double()),
+    ]
+    for running_mean, running_var in others:
+        count = torch.zeros((), dtype=torch.int64)
+        update_running(running_mean, running_var, mean, var, 0.1, 9, count)
+        assert error(running_mean, expected[0]) <= reduction(running_mean.dtype, 4)
+        assert error(running_var, expected[1]) <= reduction(running_var.dtype, 4)
+        assert count == 1
