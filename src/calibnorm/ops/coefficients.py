@@ -86,7 +86,9 @@ def pull_back(
     """
     sum_dy, sum_dy_centred = sums
     needed = (wanted[0], *wanted)
-    leaves = [t.detach().requires_grad_(want) for t, want in zip((m, v, *call.tensors), needed, strict=True)]
+    # Wide before they are leaves: the two parts of a gradient below may cancel, and are rounded when they are one.
+    wide = (t.detach().to(m.dtype) for t in (m, v, *call.tensors))
+    leaves = [t.requires_grad_(want) for t, want in zip(wide, needed, strict=True)]
     reduction = reduction_of(call.step.method) if call.statistics is None else None
     with torch.enable_grad():
         x, params = call.step.instance(leaves[0], leaves[1], tuple(leaves[2:]))
@@ -104,7 +106,8 @@ def pull_back(
         through = _vjp(entering, learning, [d for t, d in d_entering if t.requires_grad])
         found = [direct + more for direct, more in zip(found, through, strict=True)]
     of_leaf = iter(found)
-    dm, dv, *d_tensors = (next(of_leaf) if leaf.requires_grad else None for leaf in leaves)
+    dm, dv, *d_wide = (next(of_leaf) if leaf.requires_grad else None for leaf in leaves)
+    d_tensors = [None if d is None else d.to(t.dtype) for d, t in zip(d_wide, call.tensors, strict=True)]
     scale = scale.detach()
     if dm is None or dv is None:
         return Pulled(scale, None, None, d_tensors)

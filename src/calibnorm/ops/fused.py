@@ -16,8 +16,9 @@ from torch import Tensor
 
 from calibnorm.methods import BN, IEBN, RBN, Method
 from calibnorm.ops import cpu
-from calibnorm.ops.coefficients import Call, Statistics, Step
+from calibnorm.ops.coefficients import Call, Step
 from calibnorm.ops.composed import Gradients, Normalized, Wanted
+from calibnorm.ops.statistics import Statistics
 
 _CENTERS = {None: 0, "mean": 1, "std": 2}
 _GATES = {None: 0, "mean": 1, "std": 2, "input": 3}
