@@ -100,7 +100,9 @@ def _walk(
 
 def is_norm(module: nn.Module) -> bool:
     """Whether the module is a calibrated layer or some BatchNorm, understood or not."""
-    return isinstance(module, CalibratedNorm | _BatchNorm) or children.is_frozen(module) or _has_act(module)
+    if isinstance(module, CalibratedNorm):
+        return module.method.normalizes
+    return isinstance(module, _BatchNorm) or children.is_frozen(module) or _has_act(module)
 
 
 def _has_act(module: nn.Module) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from calibnorm import _checks
 from calibnorm.methods.activations import RESTRICTIONS
-from calibnorm.methods.base import Batch, Instance, Method, Parameter, Params, inverse_std
+from calibnorm.methods.base import Batch, Instance, Method, Parameter, Params, inverse_std, reparameterize
 
 SQUEEZES = ("rsd", "mean")
 SQUEEZE_EPS = 1e-3
@@ -21,8 +22,8 @@ class AN(Method):
     """``y = x^ * sum_k lambda_k gamma_k + sum_k lambda_k beta_k``: each instance mixes K affine maps of BN's x^.
 
     ``lambda = hsigmoid(BN(W s))``, with s the mean of every plane, or the mean over ``sqrt(v + 1e-3)``, W (K, C)
-    without bias, and BN a plain batch normalization of the K numbers over the instances. Its running statistics, where
-    they are to be used, are ``attention_mean`` and ``attention_var`` among the tensors; without them the batch's are.
+    without bias, and BN a plain batch normalization of the K numbers over the instances, whose running statistics a
+    layer keeps as ``attention_mean`` and ``attention_var``.
 
     The K pairs take the place of gamma and beta: where a layer has these too, they come first. gamma_k starts at
     N(1, 0.1), beta_k at N(0, 0.1), deviations, and W as in ``nn.Linear``, all as far as the paper or its public
@@ -49,29 +50,35 @@ class AN(Method):
         return {
             "mixture_weight": Parameter((k, num_features), fill=1.0, std=0.1),
             "mixture_bias": Parameter((k, num_features), fill=0.0, std=0.1),
-            "attention_fc": Parameter((k, num_features), fan_in=num_features),
+            "attention_fc": Parameter((k, num_features), fan_in=num_features, decays=True),
             "attention_weight": Parameter((k,), fill=1.0),
             "attention_bias": Parameter((k,), fill=0.0),
         }
+
+    def extra_statistics(self, num_features: int) -> dict[str, int]:
+        """Return K: the attention's batch normalization keeps statistics of its own."""
+        return {"attention": self.mixtures}
 
     def logits(self, m: Tensor, v: Tensor, p: Params) -> Tensor:
         """Return W s, (N, K)."""
         s = m * inverse_std(v, SQUEEZE_EPS) if self.squeeze == "rsd" else m
         return s @ p["attention_fc"].t()
 
-    def attention(self, m: Tensor, v: Tensor, p: Params) -> Tensor:
-        """Return lambda, (N, K)."""
+    def instance_stats(self, m: Tensor, v: Tensor, p: Params) -> tuple[Tensor, Tensor]:
+        """Return m and v with W s behind them, (N, C + K): numbers without a variance of their own."""
         z = self.logits(m, v, p)
-        if "attention_mean" in p:
-            mean, var = p["attention_mean"], p["attention_var"]
-        else:
-            mean, var = z.mean(0), z.var(0, correction=0)
+        return torch.cat([m, z], 1), torch.cat([v, torch.zeros_like(z)], 1)
+
+    def attention(self, z: Tensor, mean: Tensor, var: Tensor, p: Params) -> Tensor:
+        """Return lambda, (N, K), from W s and its statistics over the batch."""
         z = (z - mean) * inverse_std(var, ATTENTION_EPS) * p["attention_weight"] + p["attention_bias"]
         return RESTRICTIONS["hardsigmoid"](z)
 
     def coefficients(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
         """Return BN's coefficients, mapped by every instance's mixture."""
-        a, b = super().coefficients(x, batch, p)
-        attention = self.attention(x.m, x.v, p)
+        c = x.m.shape[1]
+        m, z, mean, var = x.M[:, :c], x.M[:, c:], batch.mean, batch.var
+        a, b = reparameterize(*batch.standardize_by(m, mean[..., :c], var[..., :c]), p.get("weight"), p.get("bias"))
+        attention = self.attention(z, mean[..., c:], var[..., c:], p)
         weight, bias = attention @ p["mixture_weight"], attention @ p["mixture_bias"]
         return weight * a, weight * b + bias

@@ -66,12 +66,16 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Parameter:
-    """Shape of a learnable tensor and how it starts: a constant, normal around it, or uniform as nn.Linear starts."""
+    """Shape of a learnable tensor and how it starts: a constant, normal around it, or uniform as nn.Linear starts.
+
+    ``decays`` says whether ``cn.param_groups`` lets weight decay at it: a gate does not, the matrix of a layer does.
+    """
 
     shape: tuple[int, ...]
     fill: float | None = None
     fan_in: int | None = None
     std: float = 0.0
+    decays: bool = False
 
     def create(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Tensor:
         """Return a new tensor with its initial values."""
@@ -131,9 +135,54 @@ class Method(ABC):
         return False
 
     @property
+    def normalizes(self) -> bool:
+        """Whether a feature is standardized at all; SE alone scales its input and takes no BatchNorm's place."""
+        return True
+
+    @property
     def batch_statistics(self) -> bool:
         """Whether statistics of a batch, or running ones, enter; where not, there are none to standardize with."""
         return True
+
+    @property
+    def plain_in_eval(self) -> bool:
+        """Whether with running statistics it is plain BatchNorm, which needs no moments of the input."""
+        return False
+
+    @property
+    def reads_running(self) -> bool:
+        """Whether training reads ``running_mean``, ``running_var`` and ``num_batches_tracked`` among the tensors.
+
+        They are then as they were before this batch; where a layer keeps none they are not there.
+        """
+        return False
+
+    @property
+    def last_of_branch(self) -> bool:
+        """Whether in a residual network it belongs after the last normalization of a branch alone."""
+        return False
+
+    @property
+    def initial_weight(self) -> float:
+        """What gamma starts at."""
+        return 1.0
+
+    @property
+    def enters_statistics(self) -> tuple[str, ...]:
+        """Learnable tensors that enter the statistics: frozen running statistics belong to their present values."""
+        return ()
+
+    def extra_statistics(self, num_features: int) -> dict[str, int]:
+        """Return further numbers of an instance whose statistics over the batch enter, by name, with their count.
+
+        ``instance_stats`` appends them to M (and their variance, 0, to V), so that they are reduced, synchronized and
+        kept with the channels'; ``Batch`` brings them back in the same places. A layer keeps NAME_mean and NAME_var.
+        """
+        return {}
+
+    def own_values(self, channels: int, pixels: int) -> int | None:
+        """Return how many values an instance's own mean and variance are taken over; None where it has none."""
+        return None
 
     @property
     def ghost_size(self) -> int | None:

@@ -36,6 +36,10 @@ class BCN(Method):
         check_groups(self.groups)
         _checks.flag("per_channel", self.per_channel)
 
+    def own_values(self, channels: int, pixels: int) -> int:
+        """Return the values of a group of the channel step."""
+        return channels // groups_of(self.groups, channels) * pixels
+
     def parameters(self, num_features: int) -> dict[str, Parameter]:
         """Return gamma_c and beta_c."""
         size = num_features if self.per_channel else groups_of(self.groups, num_features)

@@ -27,6 +27,16 @@ class BN(Method):
     def __post_init__(self) -> None:
         _checks.real("gamma_init", self.gamma_init)
 
+    @property
+    def plain_in_eval(self) -> bool:
+        """Return True."""
+        return True
+
+    @property
+    def initial_weight(self) -> float:
+        """Return ``gamma_init``."""
+        return self.gamma_init
+
     def constant_gate(self, p: Params) -> Tensor | None:
         """Return the gate of a layer without one: 1."""
         return torch.ones(1)

@@ -14,13 +14,16 @@ def check_reduction(reduction: object) -> None:
         raise ValueError(f"reduction={reduction!r} must be an integer, at least 1")
 
 
-def bottleneck_parameters(num_features: int, reduction: int) -> dict[str, Parameter]:
-    """Return W1, b1, W2 and b2 with C / reduction hidden units, which start as in ``nn.Linear``."""
+def bottleneck_parameters(num_features: int, reduction: int, decays: bool = False) -> dict[str, Parameter]:
+    """Return W1, b1, W2 and b2 with C / reduction hidden units, which start as in ``nn.Linear``.
+
+    ``decays`` is about the matrices.
+    """
     hidden = max(num_features // reduction, 1)
     return {
-        "fc1_weight": Parameter((hidden, num_features), fan_in=num_features),
+        "fc1_weight": Parameter((hidden, num_features), fan_in=num_features, decays=decays),
         "fc1_bias": Parameter((hidden,), fan_in=num_features),
-        "fc2_weight": Parameter((num_features, hidden), fan_in=hidden),
+        "fc2_weight": Parameter((num_features, hidden), fan_in=hidden, decays=decays),
         "fc2_bias": Parameter((num_features,), fan_in=hidden),
     }
 

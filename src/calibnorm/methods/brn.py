@@ -54,6 +54,20 @@ class BRN(Method):
                 f"d_batches={self.d_batches}"
             )
 
+    @property
+    def plain_in_eval(self) -> bool:
+        """Return True: the correction is a matter of training."""
+        return True
+
+    @property
+    def reads_running(self) -> bool:
+        """Return True."""
+        return True
+
+    def constant_gate(self, p: Params) -> Tensor | None:
+        """Return the gate of a layer without one: 1."""
+        return torch.ones(1)
+
     def limits(self, batches: Tensor | None) -> tuple[Tensor | float, Tensor | float]:
         """Return r_max and d_max after this many batches, a number in a tensor; the last ones for None."""
         if batches is None:

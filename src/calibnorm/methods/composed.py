@@ -52,6 +52,30 @@ class Composed(Method):
         """Return base's."""
         return self.base.ghost_size
 
+    @property
+    def reads_running(self) -> bool:
+        """Return base's."""
+        return self.base.reads_running
+
+    @property
+    def enters_statistics(self) -> tuple[str, ...]:
+        """Return those of both, where base takes statistics of the batch."""
+        return (*self.outer.enters_statistics, *self.base.enters_statistics) if self.batch_statistics else ()
+
+    def extra_statistics(self, num_features: int) -> dict[str, int]:
+        """Return base's."""
+        return self.base.extra_statistics(num_features)
+
+    def own_values(self, channels: int, pixels: int) -> int | None:
+        """Return base's."""
+        return self.base.own_values(channels, pixels)
+
+    def options(self) -> dict[str, object]:
+        """Return outer's options, and base as ``over``: what a layer of outer takes."""
+        base = self.base.outer if isinstance(self.base, Composed) else self.base
+        options = self.base.options()
+        return {**self.outer.options(), "over": {"method": base.name, **options} if options else base.name}
+
     def parameters(self, num_features: int) -> dict[str, Parameter]:
         """Return the tensors of both."""
         return self.outer.parameters(num_features) | self.base.parameters(num_features)

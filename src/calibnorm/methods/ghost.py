@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from calibnorm.methods.base import Method
+import torch
+from torch import Tensor
+
+from calibnorm.methods.base import Method, Params
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,15 @@ class GhostBN(Method):
             raise TypeError(f"size={self.size!r} must be an integer")
         if self.size < 1:
             raise ValueError(f"size={self.size} must be at least 1")
+
+    @property
+    def plain_in_eval(self) -> bool:
+        """Return True: ghost batches are a matter of training."""
+        return True
+
+    def constant_gate(self, p: Params) -> Tensor | None:
+        """Return the gate of a layer without one: 1."""
+        return torch.ones(1)
 
     @property
     def ghost_size(self) -> int:

@@ -53,6 +53,10 @@ class _Grouped(Method):
         """Return the number of groups that this many channels form."""
         raise NotImplementedError
 
+    def own_values(self, channels: int, pixels: int) -> int:
+        """Return the values of a group."""
+        return channels // self.groups_of(channels) * pixels
+
     def standardize(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
         """Return 1 / sd_g and (m - mean_g) / sd_g, with no statistic of the batch."""
         return batch.standardize_by(x.M, *group_moments(x.M, x.V, self.groups_of(x.M.shape[1])))

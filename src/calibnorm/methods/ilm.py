@@ -46,6 +46,10 @@ class ILM(Method):
         """Return False: every instance stands by itself."""
         return False
 
+    def own_values(self, channels: int, pixels: int) -> int:
+        """Return the values of a group of the normalization."""
+        return channels // groups_of(self.groups, channels) * pixels
+
     def keys_of(self, channels: int) -> int:
         """Return the number of key groups that this many channels form."""
         size = math.gcd(16, channels) if self.key_size is None else self.key_size
@@ -58,9 +62,9 @@ class ILM(Method):
         keys = self.keys_of(num_features)
         hidden = keys // self.reduction or 2
         return {
-            "encoder_weight": Parameter((hidden, keys), fan_in=keys),
-            "scale_decoder_weight": Parameter((keys, hidden), fan_in=hidden),
-            "shift_decoder_weight": Parameter((keys, hidden), fan_in=hidden),
+            "encoder_weight": Parameter((hidden, keys), fan_in=keys, decays=True),
+            "scale_decoder_weight": Parameter((keys, hidden), fan_in=hidden, decays=True),
+            "shift_decoder_weight": Parameter((keys, hidden), fan_in=hidden, decays=True),
         }
 
     def coefficients(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:

@@ -90,6 +90,11 @@ class RBN(Method):
             return (1.0 + p["center_weight"]) * m, v
         return m + p["center_weight"] * safe_sqrt(v), v
 
+    @property
+    def enters_statistics(self) -> tuple[str, ...]:
+        """Return w_m where it is used."""
+        return ("center_weight",) if self.centering else ()
+
     def gate(self, k_s: Tensor, p: Params) -> Tensor:
         """Return R(w_v * K_s + w_b)."""
         return self.restricted(p["scale_weight"] * k_s + p["scale_bias"])

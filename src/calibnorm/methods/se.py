@@ -37,13 +37,28 @@ class SE(Method):
         check_reduction(self.reduction)
 
     @property
+    def normalizes(self) -> bool:
+        """Whether BN comes first."""
+        return not self.alone
+
+    @property
     def batch_statistics(self) -> bool:
         """Whether BN comes first."""
         return not self.alone
 
+    @property
+    def last_of_branch(self) -> bool:
+        """Return True: the paper's SE-ResNet has one SE block a residual branch (Fig. 3)."""
+        return True
+
+    @property
+    def gated(self) -> tuple[str, ...]:
+        """After BN the gate multiplies all of its output."""
+        return () if self.alone else ("weight", "bias")
+
     def parameters(self, num_features: int) -> dict[str, Parameter]:
         """Return the two fully connected layers."""
-        return bottleneck_parameters(num_features, self.reduction)
+        return bottleneck_parameters(num_features, self.reduction, decays=True)
 
     def gate(self, z_NC: Tensor, p: Params) -> Tensor:
         """Return d, (N, C), from the means of the planes of z."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +12,14 @@ from calibnorm.methods import Method
 
 Statistics = tuple[Tensor, Tensor]
 """Mean and biased variance of every channel, each (C,), or (N, C) where instances differ in them."""
+
+
+class Share(NamedTuple):
+    """The statistics that some instances share."""
+
+    mean: Tensor
+    var: Tensor
+    instances: int
 
 
 class Reduction(Protocol):
@@ -29,6 +37,10 @@ class Reduction(Protocol):
         """Return dM and dV, (N, C), from dE and dVar; ``mean`` is the E that forward found."""
         ...
 
+    def shares(self, statistics: Statistics, instances: int) -> list[Share]:
+        """Return the statistics of everything that was normalized by itself, each (C,), in the batch's order."""
+        ...
+
 
 @dataclass(frozen=True)
 class WholeBatch:
@@ -43,6 +55,10 @@ class WholeBatch:
         n = len(mean_NC)
         d_var = d_var / n
         return d_mean / n + 2.0 * (mean_NC - mean) * d_var, d_var.expand_as(mean_NC)
+
+    def shares(self, statistics: Statistics, instances: int) -> list[Share]:
+        """Return the one."""
+        return [Share(*statistics, instances)]
 
 
 @dataclass(frozen=True)
@@ -64,6 +80,12 @@ class GhostBatches:
         each = [WholeBatch().vjp(ghost, e[0], d_e.sum(0), d_v.sum(0)) for ghost, e, d_e, d_v in ghosts]
         dm, dv = (torch.cat([pair[i] for pair in each]) for i in (0, 1))
         return dm, dv
+
+    def shares(self, statistics: Statistics, instances: int) -> list[Share]:
+        """Return those of the ghost batches."""
+        mean, var = statistics
+        firsts = range(0, instances, self.size)
+        return [Share(mean[i], var[i], min(self.size, instances - i)) for i in firsts]
 
 
 def reduction_of(method: Method) -> Reduction | None:
