@@ -103,7 +103,7 @@ def make(
 ) -> Plan:
     """Return the plan for the selected layers, checked. Called by what users call: warnings name their line."""
     _checks.flag("preserve", preserve)
-    probe = _probe(method, 2, 1, True, options)  # an unknown method or a wrong option, before anything else
+    probe = _probe(method, 2, None, True, options)  # an unknown method or a wrong option, before anything else
     if preserve and options.get("act") is not None:
         raise ValueError("preserve=True cannot keep a network's function with act=, which adds a ReLU; leave one out")
     left = select(model, found, **choices)
@@ -231,7 +231,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _probe(method: str, dims: int, features: int, affine: bool, options: Mapping[str, Any]) -> CalibratedNorm:
+def _probe(method: str, dims: int, features: int | None, affine: bool, options: Mapping[str, Any]) -> CalibratedNorm:
     """Return a layer without memory, which has checked its options and answers questions."""
     _checks.choice("method", method, methods())
     kind = layer_type(method, dims)
@@ -242,6 +242,7 @@ def _probe(method: str, dims: int, features: int, affine: bool, options: Mapping
             raise ValueError(f"{name}={options[name]!r} belongs to the BatchNorm, which keeps its own; leave it out")
         if name not in known:
             raise TypeError(f"{name!r} is not an option of {method!r}, which takes {', '.join(known)}")
+    features = kind.fewest_channels(options) if features is None else features
     return kind(features, affine=affine, device="meta", **options)
 
 

@@ -89,7 +89,7 @@ def _walk(
 ) -> Iterator[tuple[str, nn.Module, nn.Module | None, str]]:
     """Yield (name, module, parent, attribute), every reference to a norm, and every other module once."""
     yield name, module, parent, attribute
-    if is_norm(module) or id(module) in seen:
+    if isinstance(module, CalibratedNorm) or is_norm(module) or id(module) in seen:
         return
     seen.add(id(module))
     # named_children() would list a module that is registered under two names only once

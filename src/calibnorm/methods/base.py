@@ -180,6 +180,11 @@ class Method(ABC):
         """
         return {}
 
+    @property
+    def divisor(self) -> int:
+        """What the number of channels must be a multiple of."""
+        return 1
+
     def own_values(self, channels: int, pixels: int) -> int | None:
         """Return how many values an instance's own mean and variance are taken over; None where it has none."""
         return None

@@ -36,6 +36,11 @@ class BCN(Method):
         check_groups(self.groups)
         _checks.flag("per_channel", self.per_channel)
 
+    @property
+    def divisor(self) -> int:
+        """Return the number of groups, if given."""
+        return self.groups or 1
+
     def own_values(self, channels: int, pixels: int) -> int:
         """Return the values of a group of the channel step."""
         return channels // groups_of(self.groups, channels) * pixels

@@ -29,9 +29,10 @@ class Composed(Method):
     base: Method
 
     def __post_init__(self) -> None:
-        if type(self.outer).coefficients is not Method.coefficients:
+        kind = type(self.outer)
+        if (kind.coefficients, kind.standardize) != (Method.coefficients, Method.standardize):
             raise ValueError(
-                f"outer={self.outer} does not calibrate a standardized feature, so nothing can standardize for it; "
+                f"outer={self.outer} is no calibration of a standardized feature, so nothing can standardize for it; "
                 "make it the base"
             )
         if "bias" in self.base.gated:
@@ -65,6 +66,11 @@ class Composed(Method):
     def extra_statistics(self, num_features: int) -> dict[str, int]:
         """Return base's."""
         return self.base.extra_statistics(num_features)
+
+    @property
+    def divisor(self) -> int:
+        """Return base's."""
+        return self.base.divisor
 
     def own_values(self, channels: int, pixels: int) -> int | None:
         """Return base's."""

@@ -99,6 +99,11 @@ class GN(_Grouped):
     def __post_init__(self) -> None:
         check_groups(self.groups)
 
+    @property
+    def divisor(self) -> int:
+        """Return the number of groups, if given."""
+        return self.groups or 1
+
     def groups_of(self, channels: int) -> int:
         """Return G for this many channels."""
         return groups_of(self.groups, channels)

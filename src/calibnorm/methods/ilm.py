@@ -46,6 +46,11 @@ class ILM(Method):
         """Return False: every instance stands by itself."""
         return False
 
+    @property
+    def divisor(self) -> int:
+        """Return the least that groups and key_size, if given, both divide."""
+        return math.lcm(self.groups or 1, self.key_size or 1)
+
     def own_values(self, channels: int, pixels: int) -> int:
         """Return the values of a group of the normalization."""
         return channels // groups_of(self.groups, channels) * pixels

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from calibnorm import _checks
+from calibnorm.methods import METHODS
 from calibnorm.nn.an import AN1d, AN2d, AN3d
 from calibnorm.nn.bcn import BCN1d, BCN2d, BCN3d
 from calibnorm.nn.bn import BN1d, BN2d, BN3d
@@ -121,7 +122,7 @@ __all__ = [
 
 def layer_type(name: str, dims: int = 2) -> type[CalibratedNorm]:
     """Return the layer class of a method for ``dims`` spatial dimensions."""
-    _checks.choice("name", name, dict.fromkeys(method for method, _ in LAYERS))
+    _checks.choice("name", name, METHODS)
     if (name, dims) not in LAYERS:
         raise ValueError(f"dims={dims!r} must be 1, 2 or 3: the number of spatial dimensions")
     return LAYERS[name, dims]
@@ -146,5 +147,5 @@ def norm_layer(name: str, *, dims: int = 2, **options: Any) -> partial[Calibrate
     """
     layer = layer_type(name, dims)
     # A wrong option is refused here, not in the depths of a network's constructor; on meta, no random number is drawn.
-    layer(1, **{**options, "device": "meta"})
+    layer(layer.fewest_channels(options), **{**options, "device": "meta"})
     return partial(layer, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any, ClassVar, NoReturn, Self
 
 import torch
@@ -68,6 +69,8 @@ class CalibratedNorm(nn.Module):
         if act not in ACTS:
             raise ValueError(f"act={act!r} is not known; choose 'relu' or None, or put the activation after the layer")
         method = build(self.method_type, **options)
+        if num_features % method.divisor:
+            raise ValueError(f"{num_features} channels are no multiple of {method.divisor}, which {method} needs")
         if not method.normalizes:
             if noise is not None:
                 raise ValueError(f"noise={noise} attacks a standardized feature, and {method} standardizes nothing")
@@ -104,6 +107,12 @@ class CalibratedNorm(nn.Module):
         super().__init_subclass__(**kwargs)
         generic = cls.__init__ is CalibratedNorm.__init__ and hasattr(cls, "method_type")
         cls.__signature__ = _signature(cls.method_type) if generic else None
+
+    @classmethod
+    def fewest_channels(cls, options: Mapping[str, Any]) -> int:
+        """Return the least number of channels that a layer with these options can have."""
+        own = {*cls.method_type.__dataclass_fields__, "over"}
+        return build(cls.method_type, **{name: value for name, value in options.items() if name in own}).divisor
 
     @classmethod
     def around(cls, child: nn.Module, **options: Any) -> Self:
