@@ -49,6 +49,7 @@ from calibnorm.nn import (
     SN2d,
     SN3d,
     norm_layer,
+    register_method,
 )
 from calibnorm.nn.functional import iebn, rbn
 from calibnorm.ops import backends, use_backend
@@ -108,6 +109,7 @@ __all__ = [
     "param_groups",
     "plan",
     "rbn",
+    "register_method",
     "revert",
     "summary",
     "use_backend",

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from calibnorm.methods.base import Batch, Instance, Method, Parameter, Params
+from calibnorm.methods.base import Batch, Instance, Method, Parameter, Params, inverse_std, reparameterize, safe_sqrt
 from calibnorm.methods.bn import BN
 from calibnorm.methods.iebn import IEBN
 from calibnorm.methods.rbn import RBN
 from calibnorm.methods.registry import METHODS, build, methods
 
-__all__ = ["BN", "IEBN", "METHODS", "RBN", "Batch", "Instance", "Method", "Parameter", "Params", "build", "methods"]
+__all__ = [
+    "BN",
+    "IEBN",
+    "METHODS",
+    "RBN",
+    "Batch",
+    "Instance",
+    "Method",
+    "Parameter",
+    "Params",
+    "build",
+    "inverse_std",
+    "methods",
+    "reparameterize",
+    "safe_sqrt",
+]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -218,9 +218,9 @@ class Method(ABC):
     def options(self) -> dict[str, object]:
         """Return the options that differ from their defaults: what a layer's constructor needs to rebuild it."""
         return {
-            name: getattr(self, name)
-            for name, field in self.__dataclass_fields__.items()
-            if getattr(self, name) != field.default
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if getattr(self, field.name) != field.default
         }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, ClassVar, NoReturn, Self
 
 import torch
@@ -111,7 +112,7 @@ class CalibratedNorm(nn.Module):
     @classmethod
     def fewest_channels(cls, options: Mapping[str, Any]) -> int:
         """Return the least number of channels that a layer with these options can have."""
-        own = {*cls.method_type.__dataclass_fields__, "over"}
+        own = {"over", *(field.name for field in fields(cls.method_type))}
         return build(cls.method_type, **{name: value for name, value in options.items() if name in own}).divisor
 
     @classmethod
