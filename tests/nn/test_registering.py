@@ -82,6 +82,7 @@ def test_without_statistics_of_a_batch():
 
 
 def test_compiles_whole():
+    torch.compiler.reset()
     cn.register_method("half_norm")(half)
     layer = randomize(cn.norm_layer("half_norm")(4))
     compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="aot_eager")
