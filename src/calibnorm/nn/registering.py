@@ -19,6 +19,8 @@ Starts = Mapping[str, float | Parameter] | Callable[[int], Mapping[str, Paramete
 Given = TypeVar("Given", Coefficients, type[Method])
 
 _BUILT_IN = frozenset(METHODS)
+_TAKEN = frozenset({"weight", "bias", "bn", "act", "drop", "method", "noise", "noise_in", "frozen", "compensated"})
+"""What layers have beside the attributes of their class."""
 _TRIED = 96
 """Channels of the trial: many numbers of groups divide it."""
 
@@ -113,7 +115,7 @@ def _check_names(kind: type[Method]) -> None:
         if option in arguments:
             raise ValueError(f"{kind.name!r}: an option cannot be called {option!r}, as every layer has that argument")
     for key in kind().parameters(_TRIED):
-        if not key.isidentifier() or key in ("weight", "bias", "bn", "act", "drop") or hasattr(CalibratedNorm, key):
+        if not key.isidentifier() or key in _TAKEN or hasattr(CalibratedNorm, key):
             raise ValueError(f"{kind.name!r}: a parameter cannot be called {key!r}, a name that layers use themselves")
 
 
