@@ -50,7 +50,7 @@ def randomize(layer: nn.Module, seed: int = 1) -> Any:
     """Move every parameter and running statistic away from its initial value; return the layer."""
     draw = generator(seed)
     for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
-        if name.endswith("running_var"):
+        if name.endswith("_var"):
             tensor.copy_(0.5 + torch.rand(tensor.shape, generator=draw, dtype=torch.float64))
         elif tensor.is_floating_point():
             tensor.copy_(0.2 + 0.7 * torch.randn(tensor.shape, generator=draw, dtype=torch.float64))

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from calibnorm.ops import cpu, fused
-from calibnorm.ops.coefficients import Call, Pulled, Statistics
+from calibnorm.ops.coefficients import Call, Pulled
+from calibnorm.ops.statistics import Statistics
 
 
 def coefficients(call: Call, m: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Statistics]:
@@ -38,7 +39,7 @@ def _run(
     numbers: list[Tensor | None],
     found: list[Tensor | None] | None = None,
 ) -> None:
-    kind, slots = fused._kind(call.step.method), fused._slots(call.step.names)
+    kind, slots = fused.kind_of(call.step.method), fused.slots_of(call.step.names)
     assert kind is not None
     numbers = [*numbers, *[None] * (6 - len(numbers))]
     job = fused._STEP.pack(

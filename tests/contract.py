@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from calibnorm.methods import Method
+from calibnorm.ops import Call, Statistics, Step, normalize
 from cases import gradients, parameters, randn, randomize
 from oracles import Pair, Running
 from tolerances import ORACLE, error
@@ -22,6 +24,35 @@ def batch(dims: int, seed: int, rank2: bool = False) -> Tensor:
     x = randn(*shape, seed=seed, dtype=torch.float64)
     per_plane = randn(*shape[:2], *[1] * (len(shape) - 2), seed=seed + 1000, dtype=torch.float64)
     return x * (0.5 + per_plane.abs()) + 2 * per_plane
+
+
+def passes(
+    method: Method,
+    *,
+    eps: float = 1e-3,
+    statistics: Statistics | None = None,
+    noise: tuple[float, float] | None = None,
+    relu: bool = False,
+) -> Callable[[Tensor, Mapping[str, Tensor]], Tensor]:
+    """A method's coefficient function between the passes, without a layer: a function of x and the tensors by name."""
+
+    def run(x: Tensor, p: Mapping[str, Tensor]) -> Tensor:
+        step = Step(method, tuple(p), eps, noise)
+        return normalize(x, Call(step, statistics, tuple(p.values()), relu=relu))[0]
+
+    return run
+
+
+def tensors_of(method: Method, channels: int = 4) -> dict[str, Tensor]:
+    """Random float64 values for gamma, beta and every tensor of the method."""
+    shapes = {"weight": (channels,), "bias": (channels,)}
+    shapes |= {name: spec.shape for name, spec in method.parameters(channels).items()}
+    return {name: randn(*shape, seed=20 + i, dtype=torch.float64) for i, (name, shape) in enumerate(shapes.items())}
+
+
+def running_statistics(channels: int = 4) -> Statistics:
+    """Random float64 running mean and variance."""
+    return randn(channels, seed=7, dtype=torch.float64), 0.5 + randn(channels, seed=8, dtype=torch.float64).abs()
 
 
 def check_layer(

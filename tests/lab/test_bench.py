@@ -40,6 +40,8 @@ from calibnorm.lab.bench import (
 from calibnorm.lab.bench.clock import Times
 from calibnorm.lab.bench.table import Row
 from calibnorm.lab.bench.values import expected, mismatch
+from calibnorm.methods import METHODS
+from calibnorm.nn import LAYERS
 
 # The list of shared/PERFORMANCE.md, "How to measure".
 COLUMNS = [
@@ -99,6 +101,34 @@ def test_layer_writes_the_table_its_ratios_and_pictures(tmp_path: Path, capsys: 
     assert details["wrong_values"] == []
     assert "cn.RBN2d" in (tmp_path / "layer.md").read_text(encoding="utf-8")
     assert "written: " in capsys.readouterr().out
+
+
+@pytest.fixture
+def _nothing_stays_registered() -> Iterator[None]:
+    before = [set(registry) for registry in (METHODS, LAYERS)]
+    yield
+    for name in set(METHODS) - before[0]:
+        del METHODS[name]
+    for key in set(LAYERS) - before[1]:
+        del LAYERS[key]
+
+
+@pytest.mark.usefixtures("pinned", "_nothing_stays_registered")
+def test_layers_of_every_method_and_of_registered_ones(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "import calibnorm as cn\n"
+        "@cn.register_method('of_the_test')\n"
+        "def of_the_test(x, batch, p):\n"
+        "    return batch.standardize(x.m)\n"
+    )
+    args = ["bench", "layer", "--load", str(mine), "--impls", "family", "--shapes", "2x4x3x3", "--ops", "norm"]
+    args += ["--dtypes", "float32", "--layouts", "NCHW", "--modes", "forward+backward", *CPU]
+    assert main([*args, "--out", str(tmp_path)]) == 0
+    measured = {row["impl"] for row in read(tmp_path / "layer.csv")}
+    assert {"nn.BatchNorm2d", "cn.GN2d", "cn.AN2d", "cn.GhostBN2d", "cn.OfTheTest2d"} <= measured
+    assert len(measured) == 1 + len(cn.methods()) - 3
+    assert json.loads((tmp_path / "layer.json").read_text(encoding="utf-8"))["wrong_values"] == []
 
 
 @pytest.mark.usefixtures("pinned")
@@ -171,7 +201,9 @@ def test_pinning_runs_the_command_again_once(monkeypatch: pytest.MonkeyPatch) ->
         (["layer", "--dtypes", "int8"], "--dtypes int8"),
         (["layer", "--ops", "relu"], "--ops relu"),
         (["layer", "--modes", "backward"], "--modes backward"),
-        (["layer", "--impls", "cn.GN2d"], "--impls cn.GN2d"),
+        (["layer", "--impls", "cn.XN2d"], "--impls cn.XN2d"),
+        (["layer", "--load", "no_such_file.py"], "--load no_such_file.py"),
+        (["layer", "--load", "no_such_module"], "--load no_such_module"),
         (["layer", "--repeats", "5"], "--repeats 5"),
         (["layer", "--threads", "0"], "--threads 0"),
         (["layer", "--device", "tpu"], "--device tpu"),

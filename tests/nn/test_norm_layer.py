@@ -11,10 +11,11 @@ from calibnorm.nn import LAYERS, layer_type
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
-@pytest.mark.parametrize("name", ["bn", "iebn", "rbn"])
+@pytest.mark.parametrize("name", cn.methods())
 def test_every_method_and_dimension(name, dims):
     layer = cn.norm_layer(name, dims=dims)(4)
-    assert type(layer) is getattr(cn, f"{name.upper()}{dims}d") is layer_type(name, dims) is LAYERS[name, dims]
+    stem = "GhostBN" if name == "ghost" else name.upper()
+    assert type(layer) is getattr(cn, f"{stem}{dims}d") is layer_type(name, dims) is LAYERS[name, dims]
     assert layer(torch.randn(2, 4, *[3] * dims)).shape == (2, 4, *[3] * dims)
 
 
@@ -28,7 +29,7 @@ def test_options_reach_the_layer():
 @pytest.mark.parametrize(
     ("name", "options", "exception", "message"),
     [
-        ("ibn", {}, ValueError, "name='ibn' is not known; choose one of 'bn', 'iebn', 'rbn'"),
+        ("ibn", {}, ValueError, "name='ibn' is not known; choose one of 'bn', 'iebn', 'rbn', 'se'"),
         ("iebn", {"dims": 4}, ValueError, "dims=4 must be 1, 2 or 3"),
         ("iebn", {"position": "alpha"}, ValueError, "position='alpha'"),
         (

@@ -16,7 +16,6 @@ from calibnorm.conversion.reverting import average_gates, fold
 from calibnorm.conversion.selection import Patterns, Predicate
 from calibnorm.conversion.sources import Found
 from calibnorm.conversion.training import hold_center
-from calibnorm.methods import BN
 from calibnorm.nn import CalibratedNorm, layer_type
 
 log = logging.getLogger("calibnorm")
@@ -166,8 +165,8 @@ def _move_in(source: nn.Module, new: CalibratedNorm, layer: LayerPlan) -> None:
     if layer["preserve"]:
         _scale(new, 1.0 / _initial_gate(new), new.method.gated)
         new.compensated = True
-    if isinstance(new.method, BN) and new.method.gamma_init != 1.0:
-        _scale(new, new.method.gamma_init, ("weight",))
+    if new.method.initial_weight != 1.0:
+        _scale(new, new.method.initial_weight, ("weight",))
 
 
 def _initial_gate(layer: CalibratedNorm) -> Tensor:

@@ -10,11 +10,11 @@ from typing import Any, TypedDict, cast
 from torch import nn
 
 from calibnorm import _checks
-from calibnorm.conversion import sources
+from calibnorm.conversion import branches, sources
 from calibnorm.conversion.reverting import irreversible, unwritable
-from calibnorm.conversion.selection import Patterns, Predicate, select
+from calibnorm.conversion.selection import Patterns, Predicate, picked, select
 from calibnorm.conversion.sources import Found
-from calibnorm.methods import BN, methods
+from calibnorm.methods import methods
 from calibnorm.nn import CalibratedNorm, layer_type
 from calibnorm.nn.options import layer_options, not_an_option
 
@@ -104,10 +104,12 @@ def make(
 ) -> Plan:
     """Return the plan for the selected layers, checked. Called by what users call: warnings name their line."""
     _checks.flag("preserve", preserve)
-    _probe(method, 2, 1, True, options)  # an unknown method or a wrong option, before anything else
+    probe = _probe(method, 2, None, True, options)  # an unknown method or a wrong option, before anything else
     if preserve and options.get("act") is not None:
         raise ValueError("preserve=True cannot keep a network's function with act=, which adds a ReLU; leave one out")
     left = select(model, found, **choices)
+    if probe.method.last_of_branch and probe.method.normalizes and not picked(choices):
+        left |= branches.leave_inner(model, [entry for entry in found if entry.name not in left])
     noise = {name: options[name] for name in ("noise", "noise_in") if name in options}
     if noise.get("noise") is None:
         noise.clear()
@@ -221,10 +223,16 @@ def _layer_plan(entry: Found, method: str, options: Mapping[str, Any], preserve:
 
 def _as_json(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options as they come back from a JSON file: a tuple is a list there."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+    return {name: _plain(value) for name, value in options.items()}
 
 
-def _probe(method: str, dims: int, features: int, affine: bool, options: Mapping[str, Any]) -> CalibratedNorm:
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _as_json(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _probe(method: str, dims: int, features: int | None, affine: bool, options: Mapping[str, Any]) -> CalibratedNorm:
     """Return a layer without memory, which has checked its options and answers questions."""
     _checks.choice("method", method, methods())
     kind = layer_type(method, dims)
@@ -234,6 +242,7 @@ def _probe(method: str, dims: int, features: int, affine: bool, options: Mapping
             raise ValueError(f"{name}={options[name]!r} belongs to the BatchNorm, which keeps its own; leave it out")
         if name not in known:
             raise TypeError(not_an_option(name, method, known))
+    features = kind.fewest_channels(options) if features is None else features
     return kind(features, affine=affine, device="meta", **options)
 
 
@@ -266,8 +275,13 @@ def _check_layer(entry: Found, layer: LayerPlan, shared: set[int]) -> None:
         )
     if new.method.gated == ("bias",) and child.bias is None:
         raise ValueError(f"{name}: position='beta' gates beta, which this layer does not have; {leave}")
-    if isinstance(new.method, BN) and new.method.gamma_init != 1.0 and (why := sources.locked(child, "weight", shared)):
+    if new.method.initial_weight != 1.0 and (why := sources.locked(child, "weight", shared)):
         raise ValueError(f"{name}: gamma_init multiplies gamma, and this layer {why}; {leave}")
+    if not new.method.normalizes:
+        raise ValueError(
+            f"{name}: {new.method} normalizes nothing, so it cannot take a BatchNorm's place; put a "
+            f"{type(new).__name__} behind the convolution where the network is built"
+        )
     if layer["preserve"]:
         _check_preserve(name, child, new, shared)
 
@@ -276,7 +290,7 @@ def _check_preserve(name: str, child: nn.Module, new: CalibratedNorm, shared: se
     """Refuse preserve=True where gamma and beta cannot take back what the initial gate does."""
     if new.noise is not None and new.noise_in == "always":
         raise ValueError("preserve=True cannot keep a network's function under noise; leave one out")
-    if isinstance(new.method, BN) and new.method.gamma_init != 1.0:
+    if new.method.initial_weight != 1.0:
         raise ValueError("preserve=True cannot keep a network's function with gamma_init; leave one out")
     gate = new.method.initial_gate(new.num_features)
     if gate is None or not bool(gate.all()):

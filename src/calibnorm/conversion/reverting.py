@@ -19,6 +19,10 @@ def revert(model: nn.Module, *, lossy: bool = False) -> nn.Module:
     both, take the gate over, and noise that is always on. A layer with ``act="relu"`` becomes a BN1d/2d/3d, because
     plain BatchNorm has no activation. Statistics frozen by ``cn.freeze_stats`` move again.
 
+    Methods that are no BatchNorm with a gate (IN, GN, LN, SN, BCN, ILM, FRN, AN, and one method over another) have no
+    exact BatchNorm: with ``lossy=True`` their BatchNorm comes back with gamma, beta and the statistics that it has,
+    which those that use no statistics of a batch have never moved. Ghost BN and Batch Renorm are BatchNorm in eval.
+
     Args:
         model: The network, or a layer.
         lossy: Also revert layers whose gate depends on the input, or whose noise is on in training alone: the gate of
@@ -69,7 +73,9 @@ def irreversible(layer: CalibratedNorm) -> str | None:
     """Return why a layer has no exact plain BatchNorm, or None."""
     if _constant_gate(layer) is None:
         on_meta = any(gate.is_meta for gate in layer.gates().values())
-        return "its gate has no values on the meta device" if on_meta else "its gate depends on the input"
+        if on_meta:
+            return "its gate has no values on the meta device"
+        return "its gate depends on the input" if layer.method.gated else f"it computes {layer.method.name!r}"
     if layer.noise is not None and layer.noise_in == "train":
         return "its noise is on in training alone"
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -74,6 +74,11 @@ def select(
             stacklevel=4,
         )
     return left
+
+
+def picked(choices: Mapping[str, object]) -> bool:
+    """Whether the layers were named one by one."""
+    return choices["include"] is not None or choices["where"] is not None
 
 
 def stage_of(name: str) -> int | None:

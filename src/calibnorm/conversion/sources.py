@@ -89,7 +89,7 @@ def _walk(
 ) -> Iterator[tuple[str, nn.Module, nn.Module | None, str]]:
     """Yield (name, module, parent, attribute), every reference to a norm, and every other module once."""
     yield name, module, parent, attribute
-    if is_norm(module) or id(module) in seen:
+    if isinstance(module, CalibratedNorm) or is_norm(module) or id(module) in seen:
         return
     seen.add(id(module))
     # named_children() would list a module that is registered under two names only once
@@ -100,7 +100,9 @@ def _walk(
 
 def is_norm(module: nn.Module) -> bool:
     """Whether the module is a calibrated layer or some BatchNorm, understood or not."""
-    return isinstance(module, CalibratedNorm | _BatchNorm) or children.is_frozen(module) or _has_act(module)
+    if isinstance(module, CalibratedNorm):
+        return module.method.normalizes
+    return isinstance(module, _BatchNorm) or children.is_frozen(module) or _has_act(module)
 
 
 def _has_act(module: nn.Module) -> bool:

@@ -22,7 +22,7 @@ class Row(NamedTuple):
     gates: int
     """Learnable numbers of the gates alone."""
     statistics: str
-    """``"batch"``, ``"running"`` (eval mode), ``"frozen"``, or ``"batch, synchronized"``."""
+    """``"batch"``, ``"running"`` (eval mode), ``"frozen"``, ``"batch, synchronized"``, or ``"instance"``: its own."""
     options: str
 
 
@@ -90,6 +90,8 @@ def _row(title: str, module: nn.Module) -> Row:
 
 
 def _statistics(child: Any, layer: CalibratedNorm | None) -> str:
+    if layer is not None and not layer.method.batch_statistics:
+        return "instance"
     if sources.is_frozen(child) or (layer is not None and layer.frozen):
         return "frozen"
     if not child.training and child.running_mean is not None:

@@ -44,13 +44,12 @@ def param_groups(
     if _checks.real("weight_decay", weight_decay) < 0:
         raise ValueError(f"weight_decay={weight_decay} must be 0 or more")
     # Not by gates(): a pruned or parametrized gate is computed from a parameter of another name.
-    gates = {
-        id(p)
-        for layer in model.modules()
-        if isinstance(layer, CalibratedNorm)
-        for name, p in layer.named_parameters()
-        if name.partition(".")[0] not in ("bn", "act", "drop")
-    }
+    gates: set[int] = set()
+    for layer in model.modules():
+        if isinstance(layer, CalibratedNorm):
+            decaying = {name for name, s in layer.method.parameters(layer.num_features).items() if s.decays}
+            owned = ((name.split("."), p) for name, p in layer.named_parameters())
+            gates |= {id(p) for path, p in owned if path[0] not in ("bn", "act", "drop") and not decaying & {*path}}
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for parameter in model.parameters():
@@ -122,15 +121,17 @@ def freeze_stats(model: nn.Module, frozen: bool = True, *, center: bool = False)
 
 def hold_center(layer: CalibratedNorm) -> None:
     """Stop RBN's w_m from learning, and remember whether it did: the frozen running mean belongs to it as it is."""
-    if "center_weight" in layer._parameters:
-        if getattr(layer, "_center_learned", None) is None:
-            layer._center_learned = layer.center_weight.requires_grad
-        layer.center_weight.requires_grad_(False)
+    held: dict[str, bool] = layer.__dict__.setdefault("_center_learned", {})
+    for name in layer.method.enters_statistics:
+        if name in layer._parameters:
+            gate = getattr(layer, name)
+            held.setdefault(name, gate.requires_grad)
+            gate.requires_grad_(False)
 
 
 def _release_center(layer: CalibratedNorm) -> None:
     """Undo :func:`hold_center`; a w_m that is not held stays as it is."""
-    learned = getattr(layer, "_center_learned", None)
-    if learned is not None and "center_weight" in layer._parameters:
-        layer.center_weight.requires_grad_(bool(learned))
-        layer._center_learned = None
+    held: dict[str, bool] = layer.__dict__.pop("_center_learned", {})
+    for name, learned in held.items():
+        if name in layer._parameters:
+            getattr(layer, name).requires_grad_(learned)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from calibnorm.methods.base import Batch, Instance, Method, Parameter, Params
+from calibnorm.methods.base import Batch, Instance, Method, Parameter, Params, inverse_std, reparameterize, safe_sqrt
 from calibnorm.methods.bn import BN
 from calibnorm.methods.iebn import IEBN
 from calibnorm.methods.rbn import RBN
+from calibnorm.methods.registry import METHODS, build, methods
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (BN, IEBN, RBN)}
-
-__all__ = ["BN", "IEBN", "METHODS", "RBN", "Batch", "Instance", "Method", "Parameter", "Params", "methods"]
-
-
-def methods() -> list[str]:
-    """Return the names of the normalization methods.
-
-    >>> import calibnorm as cn
-    >>> cn.methods()
-    ['bn', 'iebn', 'rbn']
-    """
-    return list(METHODS)
+__all__ = [
+    "BN",
+    "IEBN",
+    "METHODS",
+    "RBN",
+    "Batch",
+    "Instance",
+    "Method",
+    "Parameter",
+    "Params",
+    "build",
+    "inverse_std",
+    "methods",
+    "reparameterize",
+    "safe_sqrt",
+]

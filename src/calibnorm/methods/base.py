@@ -8,9 +8,9 @@ the two coefficients follow (:meth:`Method.coefficients`). Pixels, buffers and g
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -36,7 +36,10 @@ class Instance(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Statistics of every channel, (C,), of this batch or running, and how to standardize with them."""
+    """Statistics of every channel, (C,), of this batch or running, and how to standardize with them.
+
+    Where a method has ghost batches they are (N, C), every instance with those of its ghost batch.
+    """
 
     mean: Tensor
     var: Tensor
@@ -49,8 +52,12 @@ class Batch(NamedTuple):
         b is the mean of the standardized plane. The constant noise attack (IEBN, Eq. 11 of arXiv 1908.04008v2) turns
         the standardized x^ into ``x^ * N_a + N_b``, so it belongs here and every method meets it the same way.
         """
-        a = inverse_std(self.var, self.eps)
-        b = (mean_NC - self.mean) * a
+        return self.standardize_by(mean_NC, self.mean, self.var)
+
+    def standardize_by(self, mean_NC: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+        """The same with statistics of the caller's choice, broadcastable to (N, C)."""
+        a = inverse_std(var, self.eps)
+        b = (mean_NC - mean) * a
         if self.noise is not None:
             n_a, n_b = self.noise
             a, b = a * n_a, b * n_a + n_b
@@ -59,11 +66,16 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Parameter:
-    """Shape of a learnable tensor and how it starts: filled with a constant, or uniform as nn.Linear starts."""
+    """Shape of a learnable tensor and how it starts: a constant, normal around it, or uniform as nn.Linear starts.
+
+    ``decays`` says whether ``cn.param_groups`` lets weight decay at it: a gate does not, the matrix of a layer does.
+    """
 
     shape: tuple[int, ...]
     fill: float | None = None
     fan_in: int | None = None
+    std: float = 0.0
+    decays: bool = False
 
     def create(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Tensor:
         """Return a new tensor with its initial values."""
@@ -74,7 +86,7 @@ class Parameter:
         """Write the initial values into ``tensor``."""
         if self.fan_in is None:
             assert self.fill is not None
-            return tensor.fill_(self.fill)
+            return tensor.normal_(self.fill, self.std) if self.std else tensor.fill_(self.fill)
         bound = 1.0 / math.sqrt(self.fan_in)
         return tensor.uniform_(-bound, bound)
 
@@ -95,27 +107,110 @@ class Method(ABC):
         """Return the (N, C) mean and variance that enter the batch statistics."""
         return m, v
 
-    @abstractmethod
+    def standardize(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
+        """Return a and b such that the standardized feature is ``a * (x - m) + b``: by default the batch's."""
+        return batch.standardize(x.M)
+
+    def calibration(self, x: Instance, a: Tensor, b: Tensor, p: Params) -> Tensor | None:
+        """Return the gate of the standardized feature ``a * (x - m) + b``, (N, C), or None where there is none."""
+        return None
+
     def coefficients(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
-        """Return scale and shift of ``y = scale * (x - m) + shift``, broadcastable to (N, C)."""
+        """Return scale and shift of ``y = scale * (x - m) + shift``, broadcastable to (N, C).
+
+        Standardize, then the gate where ``gated`` puts it, then gamma and beta. A method of another form says its own.
+        """
+        a, b = self.standardize(x, batch, p)
+        gate = self.calibration(x, a, b, p)
+        bias = p.get("bias")
+        if gate is not None and "weight" in self.gated:
+            a, b = a * gate, b * gate
+        if gate is not None and "bias" in self.gated and bias is not None:
+            bias = bias * gate
+        return reparameterize(a, b, p.get("weight"), bias)
+
+    @property
+    def spatial(self) -> bool:
+        """Whether a statistic over channels at a pixel enters, which no per-channel coefficient can express."""
+        return False
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether a feature is standardized at all; SE alone scales its input and takes no BatchNorm's place."""
+        return True
+
+    @property
+    def batch_statistics(self) -> bool:
+        """Whether statistics of a batch, or running ones, enter; where not, there are none to standardize with."""
+        return True
+
+    @property
+    def plain_in_eval(self) -> bool:
+        """Whether with running statistics it is plain BatchNorm, which needs no moments of the input."""
+        return False
+
+    @property
+    def reads_running(self) -> bool:
+        """Whether training reads ``running_mean``, ``running_var`` and ``num_batches_tracked`` among the tensors.
+
+        They are then as they were before this batch; where a layer keeps none they are not there.
+        """
+        return False
+
+    @property
+    def last_of_branch(self) -> bool:
+        """Whether in a residual network it belongs after the last normalization of a branch alone."""
+        return False
+
+    @property
+    def initial_weight(self) -> float:
+        """What gamma starts at."""
+        return 1.0
+
+    @property
+    def enters_statistics(self) -> tuple[str, ...]:
+        """Learnable tensors that enter the statistics: frozen running statistics belong to their present values."""
+        return ()
+
+    def extra_statistics(self, num_features: int) -> dict[str, int]:
+        """Return further numbers of an instance whose statistics over the batch enter, by name, with their count.
+
+        ``instance_stats`` appends them to M (and their variance, 0, to V), so that they are reduced, synchronized and
+        kept with the channels'; ``Batch`` brings them back in the same places. A layer keeps NAME_mean and NAME_var.
+        """
+        return {}
+
+    @property
+    def divisor(self) -> int:
+        """What the number of channels must be a multiple of."""
+        return 1
+
+    def own_values(self, channels: int, pixels: int) -> int | None:
+        """Return how many values an instance's own mean and variance are taken over; None where it has none."""
+        return None
+
+    @property
+    def ghost_size(self) -> int | None:
+        """Instances that share batch statistics; None is all of them."""
+        return None
 
     @property
     def gated(self) -> tuple[str, ...]:
         """Which of ``weight`` and ``bias`` the gate multiplies."""
         return ()
 
-    @abstractmethod
     def constant_gate(self, p: Params) -> Tensor | None:
-        """Return the (C,) gate where it is the same for every input; ``None`` where it depends on the input."""
+        """Return the (C,) gate with which plain BatchNorm computes the same for every input, or None: by default."""
+        return None
 
-    @abstractmethod
     def mean_gate(self, p: Params, running_mean: Tensor) -> tuple[Tensor, Tensor]:
         """Return the (C,) gate at an average input, and the running mean of the uncalibrated feature."""
+        return torch.ones_like(running_mean), running_mean
 
     def initial_gate(self, num_features: int) -> Tensor | None:
         """Return the gate of a new layer where it is a constant, else ``None``."""
         specs = self.parameters(num_features)
-        if any(spec.fan_in is not None for spec in specs.values()):
+        if any(spec.fan_in is not None or spec.std for spec in specs.values()):
             return None  # a random start is no constant, and looking must not draw random numbers
         with torch.device("cpu"):  # a gate on the meta device would have no values
             return self.constant_gate({name: spec.create(dtype=torch.float64) for name, spec in specs.items()})
@@ -123,9 +218,9 @@ class Method(ABC):
     def options(self) -> dict[str, object]:
         """Return the options that differ from their defaults: what a layer's constructor needs to rebuild it."""
         return {
-            name: getattr(self, name)
-            for name, field in self.__dataclass_fields__.items()
-            if getattr(self, name) != field.default
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if getattr(self, field.name) != field.default
         }
 
 

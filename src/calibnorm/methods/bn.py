@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from calibnorm import _checks
-from calibnorm.methods.base import Batch, Instance, Method, Params, reparameterize
+from calibnorm.methods.base import Method, Params
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,16 @@ class BN(Method):
     def __post_init__(self) -> None:
         _checks.real("gamma_init", self.gamma_init)
 
-    def coefficients(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
-        """Return gamma / sd and gamma * (m - mu) / sd + beta."""
-        a, b = batch.standardize(x.M)
-        return reparameterize(a, b, p.get("weight"), p.get("bias"))
+    @property
+    def plain_in_eval(self) -> bool:
+        """Return True."""
+        return True
+
+    @property
+    def initial_weight(self) -> float:
+        """Return ``gamma_init``."""
+        return self.gamma_init
 
     def constant_gate(self, p: Params) -> Tensor | None:
         """Return the gate of a layer without one: 1."""
         return torch.ones(1)
-
-    def mean_gate(self, p: Params, running_mean: Tensor) -> tuple[Tensor, Tensor]:
-        """Return 1 and the running mean itself."""
-        return torch.ones_like(running_mean), running_mean

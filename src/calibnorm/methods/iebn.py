@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from calibnorm import _checks
 from calibnorm.methods.activations import GATES
-from calibnorm.methods.base import Batch, Instance, Method, Parameter, Params, reparameterize
+from calibnorm.methods.base import Instance, Method, Parameter, Params
+from calibnorm.methods.bottleneck import bottleneck, bottleneck_parameters, check_reduction
 
 OPERATORS = ("linear", "identity", "fc")
 POSITIONS = {"gamma": ("weight",), "beta": ("bias",), "both": ("weight", "bias")}
@@ -49,8 +49,7 @@ class IEBN(Method):
         object.__setattr__(self, "init", _checks.reals("init", self.init, 2))
         if self.operator != "linear" and self.init != DEFAULT_INIT:
             raise ValueError(f"init={self.init} sets g_hat and b_hat, which operator={self.operator!r} does not have")
-        if isinstance(self.reduction, bool) or not isinstance(self.reduction, int) or self.reduction < 1:
-            raise ValueError(f"reduction={self.reduction!r} must be an integer, at least 1")
+        check_reduction(self.reduction)
         if self.operator != "fc" and self.reduction != 16:
             raise ValueError(f"reduction={self.reduction} belongs to operator='fc', not {self.operator!r}")
 
@@ -64,13 +63,7 @@ class IEBN(Method):
             }
         if self.operator == "identity":
             return {}
-        hidden = max(num_features // self.reduction, 1)
-        return {
-            "fc1_weight": Parameter((hidden, num_features), fan_in=num_features),
-            "fc1_bias": Parameter((hidden,), fan_in=num_features),
-            "fc2_weight": Parameter((num_features, hidden), fan_in=hidden),
-            "fc2_bias": Parameter((num_features,), fan_in=hidden),
-        }
+        return bottleneck_parameters(num_features, self.reduction)
 
     def gate(self, m: Tensor, p: Params) -> Tensor:
         """Return d, (N, C), from the means m, (N, C)."""
@@ -79,20 +72,12 @@ class IEBN(Method):
         elif self.operator == "identity":
             z = m
         else:
-            hidden = torch.relu(m @ p["fc1_weight"].t() + p["fc1_bias"])
-            z = hidden @ p["fc2_weight"].t() + p["fc2_bias"]
+            z = bottleneck(m, p)
         return GATES[self.activation](z)
 
-    def coefficients(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
-        """Return gamma * d / sd and gamma * d * (m - mu) / sd + beta, the gate where ``position`` puts it."""
-        d = self.gate(x.m, p)
-        a, b = batch.standardize(x.M)
-        if "weight" in self.gated:
-            a, b = a * d, b * d
-        bias = p.get("bias")
-        if bias is not None and "bias" in self.gated:
-            bias = bias * d
-        return reparameterize(a, b, p.get("weight"), bias)
+    def calibration(self, x: Instance, a: Tensor, b: Tensor, p: Params) -> Tensor:
+        """Return d, from the means of the input's planes."""
+        return self.gate(x.m, p)
 
     @property
     def gated(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from calibnorm import _checks
 from calibnorm.methods.activations import RESTRICTIONS
-from calibnorm.methods.base import Batch, Instance, Method, Parameter, Params, reparameterize, safe_sqrt
+from calibnorm.methods.base import Instance, Method, Parameter, Params, safe_sqrt
 
 STATISTICS = ("mean", "std", "spatial_mean", "spatial_std")
 
@@ -62,6 +62,11 @@ class RBN(Method):
         """Whether K_s is a statistic over channels."""
         return self.scaling and self.scale_stat.startswith("spatial")
 
+    @property
+    def spatial(self) -> bool:
+        """Whether K_m or K_s is a statistic over channels."""
+        return self.spatial_center or self.spatial_scale
+
     def per_channel(self) -> RBN:
         """Return the method without the calibrations that use spatial statistics."""
         return replace(
@@ -85,6 +90,11 @@ class RBN(Method):
             return (1.0 + p["center_weight"]) * m, v
         return m + p["center_weight"] * safe_sqrt(v), v
 
+    @property
+    def enters_statistics(self) -> tuple[str, ...]:
+        """Return w_m where it is used."""
+        return ("center_weight",) if self.centering else ()
+
     def gate(self, k_s: Tensor, p: Params) -> Tensor:
         """Return R(w_v * K_s + w_b)."""
         return self.restricted(p["scale_weight"] * k_s + p["scale_bias"])
@@ -93,14 +103,11 @@ class RBN(Method):
         """Return R(z)."""
         return RESTRICTIONS[self.restrict](z)
 
-    def coefficients(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
-        """Return gamma * g / SD and gamma * g * (M - E) / SD + beta."""
-        a, b = batch.standardize(x.M)
-        if self.scaling:
-            k_s = b if self.scale_stat == "mean" else safe_sqrt(x.v) * a.abs()
-            g = self.gate(k_s, p)
-            a, b = a * g, b * g
-        return reparameterize(a, b, p.get("weight"), p.get("bias"))
+    def calibration(self, x: Instance, a: Tensor, b: Tensor, p: Params) -> Tensor | None:
+        """Return g, from the mean b or the standard deviation of the standardized feature."""
+        if not self.scaling:
+            return None
+        return self.gate(b if self.scale_stat == "mean" else safe_sqrt(x.v) * a.abs(), p)
 
     @property
     def gated(self) -> tuple[str, ...]:

@@ -2,40 +2,130 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from calibnorm import _checks
+from calibnorm.methods import METHODS
+from calibnorm.nn.an import AN1d, AN2d, AN3d
+from calibnorm.nn.bcn import BCN1d, BCN2d, BCN3d
 from calibnorm.nn.bn import BN1d, BN2d, BN3d
+from calibnorm.nn.brn import BRN1d, BRN2d, BRN3d
+from calibnorm.nn.frn import TLU, FRN1d, FRN2d, FRN3d
+from calibnorm.nn.ghost import GhostBN1d, GhostBN2d, GhostBN3d
+from calibnorm.nn.group import GN1d, GN2d, GN3d, IN1d, IN2d, IN3d, LN1d, LN2d, LN3d
 from calibnorm.nn.iebn import IEBN1d, IEBN2d, IEBN3d
+from calibnorm.nn.ilm import ILM1d, ILM2d, ILM3d
 from calibnorm.nn.layer import CalibratedNorm
 from calibnorm.nn.rbn import RBN1d, RBN2d, RBN3d
+from calibnorm.nn.registering import Given, Starts, register
+from calibnorm.nn.se import SE1d, SE2d, SE3d
+from calibnorm.nn.sn import SN1d, SN2d, SN3d
 
+BUILT_IN: tuple[type[CalibratedNorm], ...] = (
+    AN1d,
+    AN2d,
+    AN3d,
+    BCN1d,
+    BCN2d,
+    BCN3d,
+    BN1d,
+    BN2d,
+    BN3d,
+    BRN1d,
+    BRN2d,
+    BRN3d,
+    FRN1d,
+    FRN2d,
+    FRN3d,
+    GhostBN1d,
+    GhostBN2d,
+    GhostBN3d,
+    GN1d,
+    GN2d,
+    GN3d,
+    IN1d,
+    IN2d,
+    IN3d,
+    LN1d,
+    LN2d,
+    LN3d,
+    IEBN1d,
+    IEBN2d,
+    IEBN3d,
+    ILM1d,
+    ILM2d,
+    ILM3d,
+    RBN1d,
+    RBN2d,
+    RBN3d,
+    SE1d,
+    SE2d,
+    SE3d,
+    SN1d,
+    SN2d,
+    SN3d,
+)
 LAYERS: dict[tuple[str, int], type[CalibratedNorm]] = {
-    (layer.method_type.name, layer.dims): layer
-    for layer in (BN1d, BN2d, BN3d, IEBN1d, IEBN2d, IEBN3d, RBN1d, RBN2d, RBN3d)
+    (layer.method_type.name, layer.dims): layer for layer in BUILT_IN
 }
 
 __all__ = [
     "LAYERS",
+    "TLU",
+    "AN1d",
+    "AN2d",
+    "AN3d",
+    "BCN1d",
+    "BCN2d",
+    "BCN3d",
     "BN1d",
     "BN2d",
     "BN3d",
+    "BRN1d",
+    "BRN2d",
+    "BRN3d",
     "CalibratedNorm",
+    "FRN1d",
+    "FRN2d",
+    "FRN3d",
+    "GN1d",
+    "GN2d",
+    "GN3d",
+    "GhostBN1d",
+    "GhostBN2d",
+    "GhostBN3d",
     "IEBN1d",
     "IEBN2d",
     "IEBN3d",
+    "ILM1d",
+    "ILM2d",
+    "ILM3d",
+    "IN1d",
+    "IN2d",
+    "IN3d",
+    "LN1d",
+    "LN2d",
+    "LN3d",
     "RBN1d",
     "RBN2d",
     "RBN3d",
+    "SE1d",
+    "SE2d",
+    "SE3d",
+    "SN1d",
+    "SN2d",
+    "SN3d",
     "layer_type",
     "norm_layer",
+    "register_method",
 ]
 
 
 def layer_type(name: str, dims: int = 2) -> type[CalibratedNorm]:
     """Return the layer class of a method for ``dims`` spatial dimensions."""
-    _checks.choice("name", name, dict.fromkeys(method for method, _ in LAYERS))
+    _checks.choice("name", name, METHODS)
     if (name, dims) not in LAYERS:
         raise ValueError(f"dims={dims!r} must be 1, 2 or 3: the number of spatial dimensions")
     return LAYERS[name, dims]
@@ -60,5 +150,44 @@ def norm_layer(name: str, *, dims: int = 2, **options: Any) -> partial[Calibrate
     """
     layer = layer_type(name, dims)
     # A wrong option is refused here, not in the depths of a network's constructor; on meta, no random number is drawn.
-    layer(1, **{**options, "device": "meta"})
+    layer(layer.fewest_channels(options), **{**options, "device": "meta"})
     return partial(layer, **options)
+
+
+def register_method(
+    name: str, parameters: Starts | None = None, *, batch_statistics: bool = True, replace: bool = False
+) -> Callable[[Given], Given]:
+    """Register a normalization, written as one function, under a name; a decorator.
+
+    The function takes (x, batch, p) and returns scale and shift of ``y = scale * (x - m) + shift``, broadcastable to
+    (N, C): ``x.m`` and ``x.v``, (N, C), are mean and biased variance of every plane, ``batch.mean`` and ``batch.var``,
+    (C,), those of the channels over the batch, or the running ones, and ``p`` the learnable tensors, gamma and beta
+    among them as ``p.get("weight")`` and ``p.get("bias")``. What it takes by keyword alone, with defaults, are options.
+    It may use every differentiable operation of torch; gradients, kernels, running statistics, conversion,
+    ``norm_layer``, plans and torch.compile come with it. The function is tried once on small numbers.
+
+    A subclass of :class:`calibnorm.methods.Method` can be registered in the same way, where more than the coefficients
+    is to be said.
+
+    Args:
+        name: A lower-case identifier; ``"my_norm"`` has layers MyNorm1d, MyNorm2d and MyNorm3d.
+        parameters: Initial values of the learnable tensors by name, a number for one a channel or a
+            ``calibnorm.methods.Parameter``; or a function of C that returns these.
+        batch_statistics: Whether the function uses ``batch.mean`` and ``batch.var``; where not, they are empty.
+        replace: Allow a name that has been registered before, as when a notebook's cell runs again.
+
+    Raises:
+        TypeError: An argument or the function's signature is of the wrong kind, or it does not return two tensors.
+        ValueError: The name is taken or no identifier, a parameter or option has a name that layers use, or scale or
+            shift do not broadcast to (N, C).
+
+    Example, built step by step in ``docs/register_a_method.md``::
+
+        @cn.register_method("bin", {"mix": 0.0})
+        def batch_instance(x, batch, p):
+            a, b = batch.standardize(x.m)
+            c, d = batch.standardize_by(x.m, x.m, x.v)
+            w = torch.sigmoid(p["mix"])
+            return reparameterize(w * a + (1 - w) * c, w * b + (1 - w) * d, p.get("weight"), p.get("bias"))
+    """
+    return register(LAYERS, name, parameters, batch_statistics=batch_statistics, replace=replace)

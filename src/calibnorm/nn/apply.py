@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,8 +10,8 @@ from torch.nn.functional import batch_norm
 
 from calibnorm import _checks
 from calibnorm._checks import Noise
-from calibnorm.methods import BN, RBN, Method
-from calibnorm.nn import spatial
+from calibnorm.methods import RBN, Method
+from calibnorm.nn import moving, spatial
 from calibnorm.ops import Call, Statistics, Step, normalize, update_running
 from calibnorm.ops.reference import accumulation_dtype
 
@@ -35,6 +35,7 @@ def apply(
     residual: Tensor | None = None,
     relu: bool = False,
     num_batches_tracked: Tensor | None = None,
+    extra: Sequence[Statistics] = (),
 ) -> Tensor:
     """Normalize x with any method; the running statistics and the count move last, after everything that can fail.
 
@@ -53,27 +54,29 @@ def apply(
         residual: Of x's shape, dtype and device; added to the normalized x.
         relu: Rectify the result.
         num_batches_tracked: The count of batches, moved with the running statistics, or None.
+        extra: Running means and variances of the method's extra statistics, in its order.
     """
     tensors = {name: tensor for name, tensor in params.items() if tensor is not None}
     if method.gated == ("bias",) and "bias" not in tensors:
         raise ValueError(f"{where}: position='beta' gates beta, and there is none: bias is None; use position='gamma'")
     if _checks.sizes_known() and x.numel() == 0:
         return _finished(_empty(x, tensors), residual, relu)
+    # Planes of several pixels and batches of several instances, at once: the whole question takes 1 us.
+    if _checks.sizes_known() and (x.ndim == 2 or x.shape[-1] == 1 or x.shape[0] == 1):
+        _refuse_single_values(x, method, use_batch, where)
     fixed: Statistics | None = None
-    if use_batch:
-        count = x.numel() // x.shape[1]
-        if _checks.sizes_known() and count == 1:
-            raise ValueError(
-                f"{where}: input of shape {tuple(x.shape)} has one value per channel, which has no variance; in "
-                "training use a larger batch, or eval() to normalize with the running statistics"
-            )
-    else:
+    if not method.batch_statistics:
+        update, eps = False, _checks.eps(eps)  # with frozen statistics 0 is legal, and these are the instance's own
+    elif not use_batch:
         if running_mean is None or running_var is None:
             raise ValueError(f"{where}: running_mean and running_var must be given when training is False")
-        fixed = (running_mean, running_var)
-        if isinstance(method, BN) and _batch_norm_takes(x, fixed, tensors):
+        fixed = moving.join((running_mean, running_var), extra) if extra else (running_mean, running_var)
+        if method.plain_in_eval and _batch_norm_takes(x, fixed, tensors):
             return _finished(_batch_norm_eval(x, fixed, tensors, eps, noise), residual, relu)
-    if isinstance(method, RBN) and (method.spatial_center or method.spatial_scale):
+    elif method.reads_running:
+        tensors |= moving.copies(running_mean, running_var, num_batches_tracked)
+    if method.spatial:
+        assert isinstance(method, RBN)  # the only one that the slower path knows
         y, (mean, var) = spatial.normalize(x, method, tensors, fixed, eps, noise)
         y = _finished(y, residual, relu)
     else:
@@ -82,8 +85,39 @@ def apply(
     if update and use_batch:
         assert running_mean is not None
         assert running_var is not None
-        update_running(running_mean, running_var, mean, var, momentum, count, num_batches_tracked)
+        if extra or method.ghost_size is not None:
+            running = (running_mean, running_var)
+            moving.move(method, x, (mean, var), running, extra, momentum, num_batches_tracked)
+        else:
+            count = x.numel() // x.shape[1]
+            update_running(running_mean, running_var, mean, var, momentum, count, num_batches_tracked)
     return y
+
+
+def _refuse_single_values(x: Tensor, method: Method, use_batch: bool, where: str) -> None:
+    """Refuse an input of which some statistic would be that of a single value, which has no variance."""
+    n, channels = x.shape[:2]
+    pixels = x.numel() // (n * channels)
+    if method.own_values(channels, pixels) == 1:
+        raise ValueError(
+            f"{where}: input of shape {tuple(x.shape)} has one value in a group of an instance, which has no variance: "
+            "every output would be beta; use planes of several pixels, or groups of several channels"
+        )
+    if not (use_batch and method.batch_statistics):
+        return
+    size = method.ghost_size or n
+    fewest = n % size or size  # the last ghost batch may be smaller
+    if min(size, fewest) * pixels == 1:
+        what = "one value per channel" if method.ghost_size is None else "a ghost batch with one value per channel"
+        raise ValueError(
+            f"{where}: input of shape {tuple(x.shape)} has {what}, which has no variance; in "
+            "training use a larger batch, or eval() to normalize with the running statistics"
+        )
+    if n == 1 and method.extra_statistics(channels):
+        raise ValueError(
+            f"{where}: a batch of one instance has no variance of {', '.join(method.extra_statistics(channels))}; in "
+            "training use a larger batch, or eval() to normalize with the running statistics"
+        )
 
 
 def _finished(y: Tensor, residual: Tensor | None, relu: bool) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 
 from calibnorm._checks import Noise
 from calibnorm.methods import IEBN
+from calibnorm.methods.registry import Over
 from calibnorm.nn.layer import CalibratedNorm
 from calibnorm.nn.options import checked
 
@@ -31,6 +32,7 @@ class _IEBN(CalibratedNorm):
         activation: str = "sigmoid",
         init: tuple[float, float] = (0.0, -1.0),
         reduction: int = 16,
+        over: Over = None,
         noise: Noise | None = None,
         noise_in: str = "always",
         act: str | None = None,
@@ -51,6 +53,7 @@ class _IEBN(CalibratedNorm):
             activation=activation,
             init=init,
             reduction=reduction,
+            over=over,
         )
 
 
@@ -88,6 +91,9 @@ class IEBN2d(_IEBN):
         activation: ``"sigmoid"``, ``"tanh"``, ``"relu"`` or ``"softmax"`` over channels (Fig. 4).
         init: Initial g_hat and b_hat (Table 5).
         reduction: Channels per hidden unit of the fc operator; the paper does not give it, SE uses 16.
+        over: Another method that standardizes in place of batch normalization: its name, such as ``"sn"``, or
+            ``{"method": "gn", "groups": 8}``. The equation stays, with all of that method (without gamma and beta) for
+            its standardized feature; neither paper does this.
         noise: The constant noise attack (N_a, N_b) (Eq. 11): x^ becomes ``x^ * N_a + N_b``.
         noise_in: ``"always"``, or ``"train"`` for training mode of the layer (not of its ``bn``) alone.
             The paper does not say which it used.

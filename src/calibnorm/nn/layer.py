@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, ClassVar, NoReturn, Self
 
 import torch
@@ -9,11 +12,12 @@ from torch import Tensor, nn
 
 from calibnorm import _checks
 from calibnorm._checks import Noise
-from calibnorm.methods import Method
+from calibnorm.methods import Method, build
 from calibnorm.nn import child as children
 from calibnorm.nn import loading
 from calibnorm.nn.apply import apply
 from calibnorm.nn.following import is_identity, is_relu
+from calibnorm.ops import Statistics
 
 BATCHNORMS: dict[int, type[nn.BatchNorm1d] | type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {
     1: nn.BatchNorm1d,
@@ -36,6 +40,8 @@ class CalibratedNorm(nn.Module):
 
     dims: ClassVar[int]
     method_type: ClassVar[type[Method]]
+
+    __signature__: ClassVar[inspect.Signature | None]
 
     bn: nn.Module
     act: nn.Module | str | None
@@ -64,7 +70,13 @@ class CalibratedNorm(nn.Module):
         noise = _checks.noise(noise, noise_in)
         if act not in ACTS:
             raise ValueError(f"act={act!r} is not known; choose 'relu' or None, or put the activation after the layer")
-        method = self.method_type(**options)
+        method = build(self.method_type, **options)
+        if num_features % method.divisor:
+            raise ValueError(f"{num_features} channels are no multiple of {method.divisor}, which {method} needs")
+        if not method.normalizes:
+            if noise is not None:
+                raise ValueError(f"noise={noise} attacks a standardized feature, and {method} standardizes nothing")
+            affine = track_running_stats = False
         if not affine and method.gated == ("bias",):
             raise ValueError("position='beta' gates beta, which affine=False does not have; use affine=True")
         super().__init__()
@@ -86,6 +98,23 @@ class CalibratedNorm(nn.Module):
             self.register_parameter(name, nn.Parameter(spec.create(device, dtype)))
         # Kept, because a forward reads them, and making the specs anew would take 6 us of it.
         self._gate_channels, self._gate_shapes = channels, {name: spec.shape for name, spec in specs.items()}
+        self._extra = tuple(self.method.extra_statistics(channels)) if self.track_running_stats else ()
+        for name in self._extra:
+            size = self.method.extra_statistics(channels)[name]
+            self.register_buffer(f"{name}_mean", torch.zeros(size, device=device, dtype=dtype))
+            self.register_buffer(f"{name}_var", torch.ones(size, device=device, dtype=dtype))
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Show the method's options in the signature of a layer that adds no ``__init__`` of its own."""
+        super().__init_subclass__(**kwargs)
+        generic = cls.__init__ is CalibratedNorm.__init__ and hasattr(cls, "method_type")
+        cls.__signature__ = _signature(cls.method_type) if generic else None
+
+    @classmethod
+    def fewest_channels(cls, options: Mapping[str, Any]) -> int:
+        """Return the least number of channels that a layer with these options can have."""
+        own = {"over", *(field.name for field in fields(cls.method_type))}
+        return build(cls.method_type, **{name: value for name, value in options.items() if name in own}).divisor
 
     @classmethod
     def around(cls, child: nn.Module, **options: Any) -> Self:
@@ -108,6 +137,8 @@ class CalibratedNorm(nn.Module):
         like = floats[0] if floats else torch.empty(0)
         affine = getattr(child, "weight", None) is not None
         layer = cls(children.num_features(child), affine=affine, device=like.device, dtype=like.dtype, **options)
+        if not layer.method.normalizes:
+            raise ValueError(f"{cls.__name__}.around: {layer.method} normalizes nothing and can own no BatchNorm")
         layer.bn = child
         layer.training = child.training
         return layer
@@ -136,6 +167,7 @@ class CalibratedNorm(nn.Module):
         A layer that was converted with ``preserve=True`` stays so: gamma and beta again take back the initial gate.
         """
         self.bn.reset_parameters()  # type: ignore[operator]
+        self._reset_extra()
         specs = self.method.parameters(self.num_features)
         for name, gate in self.gates().items():
             specs[name].reset(gate)
@@ -213,7 +245,16 @@ class CalibratedNorm(nn.Module):
             residual=residual,
             relu=relu,
             num_batches_tracked=state.num_batches_tracked,
+            extra=self._extra_statistics() if self._extra else (),
         )
+
+    def _extra_statistics(self) -> tuple[Statistics, ...]:
+        return tuple((self.get_buffer(f"{name}_mean"), self.get_buffer(f"{name}_var")) for name in self._extra)
+
+    def _reset_extra(self) -> None:
+        for mean, var in self._extra_statistics():
+            mean.zero_()
+            var.fill_(1.0)
 
     def _finish(self, y: Tensor, residual: Tensor | None) -> Tensor:
         if residual is not None:
@@ -287,6 +328,7 @@ class CalibratedNorm(nn.Module):
     def reset_running_stats(self) -> None:
         """Set the child's running statistics to mean 0, variance 1 and no batches."""
         self.bn.reset_running_stats()  # type: ignore[operator]
+        self._reset_extra()
 
     def options(self) -> dict[str, Any]:
         """Return the options that differ from their defaults, as the constructor takes them."""
@@ -304,7 +346,7 @@ class CalibratedNorm(nn.Module):
         return ", ".join([str(self.num_features), *(f"{name}={value!r}" for name, value in self.options().items())])
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        loading.adapt(state_dict, prefix, self.method, self.bn, self.compensated)
+        loading.adapt(state_dict, prefix, self.method, self.bn, self.compensated, self._extra)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __prepare_scriptable__(self) -> NoReturn:
@@ -312,3 +354,12 @@ class CalibratedNorm(nn.Module):
             f"{type(self).__name__} cannot be compiled by torch.jit.script; use torch.export, torch.jit.trace or "
             "torch.compile"
         )
+
+
+def _signature(method: type[Method]) -> inspect.Signature:
+    """Return a layer's signature: the arguments of every layer, with the method's options among the named ones."""
+    _, *shared, _ = inspect.signature(CalibratedNorm.__init__).parameters.values()  # without self and **options
+    own = inspect.signature(method).parameters.values()
+    named = [argument.replace(kind=inspect.Parameter.KEYWORD_ONLY) for argument in own]
+    first = next(i for i, argument in enumerate(shared) if argument.kind is inspect.Parameter.KEYWORD_ONLY)
+    return inspect.Signature([*shared[:first], *named, *shared[first:]])

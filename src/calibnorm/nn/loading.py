@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ from calibnorm.nn import child as children
 CHILD_KEYS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
-def adapt(state: dict[str, Any], prefix: str, method: Method, child: nn.Module, compensated: bool) -> None:
+def adapt(
+    state: dict[str, Any], prefix: str, method: Method, child: nn.Module, compensated: bool, extra: Sequence[str] = ()
+) -> None:
     """Rename and reshape, in place, the entries of a state dict that belong to one layer.
 
     A state with every parameter and buffer of the child (``num_batches_tracked`` may be missing) and none of the
@@ -30,6 +33,7 @@ def adapt(state: dict[str, Any], prefix: str, method: Method, child: nn.Module, 
         method: The layer's method.
         child: The layer's BatchNorm; what it holds further (the parts of a split one) has flat keys too.
         compensated: Whether the layer was converted with ``preserve=True``.
+        extra: Names of the extra statistics that the layer keeps.
     """
     for theirs, ours in method.aliases.items():
         if prefix + theirs in state and prefix + ours not in state:
@@ -49,6 +53,9 @@ def adapt(state: dict[str, Any], prefix: str, method: Method, child: nn.Module, 
     whole = _names(child) <= {target.removeprefix(f"{prefix}bn.") for target in flat.values()}
     if flat and whole and not any(prefix + name in state for name in gates):
         _start_gates(state, prefix, method, channels, list(flat.values()), compensated)
+        for name in extra:
+            size = method.extra_statistics(channels)[name]
+            state[f"{prefix}{name}_mean"], state[f"{prefix}{name}_var"] = torch.zeros(size), torch.ones(size)
 
 
 def _names(child: nn.Module) -> set[str]:

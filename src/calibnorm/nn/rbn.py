@@ -8,6 +8,7 @@ import torch
 
 from calibnorm._checks import Noise
 from calibnorm.methods import RBN
+from calibnorm.methods.registry import Over
 from calibnorm.nn.layer import CalibratedNorm
 from calibnorm.nn.options import checked
 
@@ -32,6 +33,7 @@ class _RBN(CalibratedNorm):
         scale_stat: str = "mean",
         restrict: str = "sigmoid",
         init: tuple[float, float, float] = (0.0, 0.0, 1.0),
+        over: Over = None,
         noise: Noise | None = None,
         noise_in: str = "always",
         act: str | None = None,
@@ -53,6 +55,7 @@ class _RBN(CalibratedNorm):
             scale_stat=scale_stat,
             restrict=restrict,
             init=init,
+            over=over,
         )
 
 
@@ -92,6 +95,9 @@ class RBN2d(_RBN):
         scale_stat: K_s, from the same four; ``"std"`` is the RBN* of Table 1.
         restrict: R: ``"sigmoid"``, ``"tanh"``, ``"hardsigmoid"`` or ``"softsign"``.
         init: Initial w_m, w_v and w_b (Section 4.1).
+        over: Another method that standardizes in place of batch normalization: its name, such as ``"sn"``, or
+            ``{"method": "gn", "groups": 8}``. The equation stays, with all of that method (without gamma and beta) for
+            its standardized feature; neither paper does this.
         noise: The constant noise attack of the IEBN paper (N_a, N_b): X_s becomes ``X_s * N_a + N_b`` before K_s is
             taken.
         noise_in: ``"always"``, or ``"train"`` for training mode of the layer (not of its ``bn``) alone.

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from calibnorm.ops import dispatch, reference
-from calibnorm.ops.coefficients import Call, Statistics
+from calibnorm.ops.coefficients import Call
 from calibnorm.ops.composed import Gradients, Normalized, Wanted, without_autocast
+from calibnorm.ops.statistics import Statistics
 
 
 def normalize(x: Tensor, call: Call) -> tuple[Tensor, Statistics]:
@@ -59,11 +60,11 @@ class _Normalize(torch.autograd.Function):
         *tensors: Tensor,
     ) -> Tensor:
         # Running statistics are copied: a training step between this forward and its backward moves the originals.
-        fixed = () if call.statistics is None else tuple(t.clone() for t in call.statistics)
+        fixed = done.statistics if call.statistics is None else tuple(t.clone() for t in call.statistics)
         # Only the mask of a ReLU needs the residual again.
         ctx.save_for_backward(x, done.moments, residual if call.relu else None, *tensors, *fixed)
         # The context keeps tensors in its own care alone, which frees them and sees changes in place.
-        ctx.step, ctx.relu, ctx.backend = call.step, call.relu, backend
+        ctx.step, ctx.relu, ctx.backend, ctx.of_batch = call.step, call.relu, backend, call.statistics is None
         ctx.set_materialize_grads(False)
         return done.y
 
@@ -74,11 +75,12 @@ class _Normalize(torch.autograd.Function):
         if dy is None:
             return (None,) * len(needed)
         x, moments, residual, *rest = ctx.saved_tensors
-        tensors, fixed = rest[: len(wanted.tensors)], rest[len(wanted.tensors) :]
-        call = Call(ctx.step, (fixed[0], fixed[1]) if fixed else None, tuple(tensors), residual, ctx.relu)
+        *tensors, mean, var = rest
+        fixed, found_before = (None, (mean, var)) if ctx.of_batch else ((mean, var), None)
+        call = Call(ctx.step, fixed, tuple(tensors), residual, ctx.relu, found_before)
         if torch.is_grad_enabled():  # create_graph=True: the gradient must itself be differentiable
             with without_autocast(x):
-                found = _replay(dy, x, call, wanted)
+                found = _replay(dy, x, call._replace(found=None), wanted)
         else:
             # Batched gradients (is_grads_batched) bring a transformed dy to a plain forward.
             backend = dispatch.BACKENDS[-1] if dispatch.transformed(dy) else ctx.backend

@@ -9,10 +9,7 @@ from torch import Tensor
 
 from calibnorm._checks import Noise
 from calibnorm.methods import Batch, Instance, Method
-from calibnorm.ops.statistics import batch_statistics
-
-Statistics = tuple[Tensor, Tensor]
-"""Mean and biased variance of every channel, each (C,)."""
+from calibnorm.ops.statistics import Statistics, reduction_of
 
 
 class Step(NamedTuple):
@@ -23,18 +20,29 @@ class Step(NamedTuple):
     eps: float
     noise: Noise | None
 
+    def instance(self, m: Tensor, v: Tensor, tensors: tuple[Tensor, ...]) -> tuple[Instance, dict[str, Tensor]]:
+        """Return what every instance brings by itself, and the tensors by name in the moments' dtype."""
+        params = {name: tensor.to(m.dtype) for name, tensor in zip(self.names, tensors, strict=True)}
+        return Instance(m, v, *self.method.instance_stats(m, v, params)), params
+
+    def reduce(self, x: Instance) -> Statistics:
+        """Return the statistics of this batch, as the method takes them; without elements where it takes none."""
+        reduction = reduction_of(self.method)
+        return (x.m.new_empty(0), x.m.new_empty(0)) if reduction is None else reduction.forward(x.M, x.V)
+
+    def finish(self, x: Instance, statistics: Statistics, params: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return scale and shift, (N, C)."""
+        mean, var = statistics
+        scale, shift = self.method.coefficients(x, Batch(mean, var, self.eps, self.noise), params)
+        return scale.expand_as(x.m), shift.expand_as(x.m)
+
     def __call__(
         self, m: Tensor, v: Tensor, statistics: Statistics | None, tensors: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor, Statistics]:
         """Return scale and shift, (N, C), and the statistics used: the given ones, or this batch's."""
-        params = {name: tensor.to(m.dtype) for name, tensor in zip(self.names, tensors, strict=True)}
-        mean_NC, var_NC = self.method.instance_stats(m, v, params)
-        if statistics is None:
-            statistics = batch_statistics(mean_NC, var_NC)
-        mean, var = (t.to(m.dtype) for t in statistics)
-        batch = Batch(mean, var, self.eps, self.noise)
-        scale, shift = self.method.coefficients(Instance(m, v, mean_NC, var_NC), batch, params)
-        return scale.expand_as(m), shift.expand_as(m), (mean, var)
+        x, params = self.instance(m, v, tensors)
+        mean, var = (t.to(m.dtype) for t in (self.reduce(x) if statistics is None else statistics))
+        return *self.finish(x, (mean, var), params), (mean, var)
 
 
 class Call(NamedTuple):
@@ -49,10 +57,12 @@ class Call(NamedTuple):
     """Of the input's shape, added to the normalized input."""
     relu: bool = False
     """Rectify the result."""
+    found: Statistics | None = None
+    """In a backward, the statistics of the batch as forward found them, where it used them."""
 
     def coefficients(self, m: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Statistics]:
         """Return scale and shift, (N, C), and the statistics used."""
-        return self.step(m, v, self.statistics, self.tensors)
+        return self.step(m, v, self.statistics or self.found, self.tensors)
 
 
 class Pulled(NamedTuple):
@@ -70,24 +80,42 @@ class Pulled(NamedTuple):
 def pull_back(
     call: Call, m: Tensor, v: Tensor, sums: tuple[Tensor, Tensor], pixels: int, wanted: tuple[bool, ...]
 ) -> Pulled:
-    """Return the gradients from S1 and S2, by autograd; ``wanted`` is about x and then the learnable tensors."""
+    """Return the gradients from S1 and S2; ``wanted`` is about x and then the learnable tensors.
+
+    By autograd, but through the statistics of the batch by their reduction's own gradient.
+    """
     sum_dy, sum_dy_centred = sums
     needed = (wanted[0], *wanted)
-    leaves = [t.detach().requires_grad_(want) for t, want in zip((m, v, *call.tensors), needed, strict=True)]
+    # Wide before they are leaves: the two parts of a gradient below may cancel, and are rounded when they are one.
+    wide = (t.detach().to(m.dtype) for t in (m, v, *call.tensors))
+    leaves = [t.requires_grad_(want) for t, want in zip(wide, needed, strict=True)]
+    reduction = reduction_of(call.step.method) if call.statistics is None else None
     with torch.enable_grad():
-        scale, shift, _ = call._replace(tensors=tuple(leaves[2:])).coefficients(leaves[0], leaves[1])
+        x, params = call.step.instance(leaves[0], leaves[1], tuple(leaves[2:]))
+        entering = [t for t in (x.M, x.V) if t.requires_grad] if reduction is not None else []
+        used = call.statistics or call.found or call.step.reduce(x)
+        mean, var = (t.detach().to(m.dtype).requires_grad_(bool(entering)) for t in used)
+        scale, shift = call.step.finish(x, (mean, var), params)
     reached = [(out, d_out) for out, d_out in ((scale, sum_dy_centred), (shift, sum_dy)) if out.requires_grad]
-    found = iter(
-        torch.autograd.grad(
-            [out for out, _ in reached],
-            [leaf for leaf in leaves if leaf.requires_grad],
-            [d_out for _, d_out in reached],
-            allow_unused=True,
-            materialize_grads=True,
-        )
-    )
-    dm, dv, *d_tensors = (next(found) if leaf.requires_grad else None for leaf in leaves)
+    learning = [leaf for leaf in leaves if leaf.requires_grad]
+    outputs, cotangents = [out for out, _ in reached], [d_out for _, d_out in reached]
+    found = _vjp(outputs, [*learning, mean, var] if entering else learning, cotangents)
+    if reduction is not None and entering:
+        *found, d_mean, d_var = found
+        d_entering = zip((x.M, x.V), reduction.vjp(x.M.detach(), mean.detach(), d_mean, d_var), strict=True)
+        through = _vjp(entering, learning, [d for t, d in d_entering if t.requires_grad])
+        found = [direct + more for direct, more in zip(found, through, strict=True)]
+    of_leaf = iter(found)
+    dm, dv, *d_wide = (next(of_leaf) if leaf.requires_grad else None for leaf in leaves)
+    d_tensors = [None if d is None else d.to(t.dtype) for d, t in zip(d_wide, call.tensors, strict=True)]
     scale = scale.detach()
     if dm is None or dv is None:
         return Pulled(scale, None, None, d_tensors)
     return Pulled(scale, dv * (2.0 / pixels), (dm - scale * sum_dy) / pixels, d_tensors)
+
+
+def _vjp(outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor]) -> list[Tensor]:
+    """Return the gradients by autograd, zeros where an input does not matter; the graph stays."""
+    return list(
+        torch.autograd.grad(outputs, inputs, cotangents, retain_graph=True, allow_unused=True, materialize_grads=True)
+    )

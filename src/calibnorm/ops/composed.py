@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from calibnorm.ops.coefficients import Call, Statistics, Step, pull_back
+from calibnorm.ops.coefficients import Call, Step, pull_back
 from calibnorm.ops.reference import Rectified
+from calibnorm.ops.statistics import Statistics
 
 
 class Passes(Protocol):

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from calibnorm.methods import BN, IEBN, RBN, Method
 from calibnorm.ops import cpu
-from calibnorm.ops.coefficients import Call, Statistics, Step
+from calibnorm.ops.coefficients import Call, Step
 from calibnorm.ops.composed import Gradients, Normalized, Wanted
+from calibnorm.ops.statistics import Statistics
 
 _CENTERS = {None: 0, "mean": 1, "std": 2}
 _GATES = {None: 0, "mean": 1, "std": 2, "input": 3}
@@ -48,7 +49,7 @@ class _Kind(NamedTuple):
 
 
 @functools.lru_cache(maxsize=256)
-def _kind(method: Method) -> _Kind | None:
+def kind_of(method: Method) -> _Kind | None:
     """Return what C calls the method, or None where it does not know it."""
     gated = ("weight" in method.gated) + 2 * ("bias" in method.gated)
     if type(method) is BN:
@@ -66,7 +67,7 @@ class Fused:
 
     def takes(self, step: Step) -> bool:
         """Whether C knows the method."""
-        return _kind(step.method) is not None
+        return kind_of(step.method) is not None
 
     def forward(self, x: Tensor, call: Call) -> Normalized:
         """Return y, the moments and the statistics used."""
@@ -89,7 +90,7 @@ class Fused:
         masked = None if residual is None else torch.empty_like(x)
         arrays, narrow = _arrays(call)
         found = [torch.empty_like(t) if want else None for t, want in zip(arrays, wanted.tensors, strict=False)]
-        places = _slots(call.step.names)([*map(_address, found), 0])
+        places = slots_of(call.step.names)([*map(_address, found), 0])
         numbers = (x.data_ptr(), _address(residual), _address(same), _address(d_x), _address(masked))
         pixels = _PIXELS.pack(cpu.CODES[x.dtype], rows, call.relu, narrow, *numbers)
         cpu.ran(cpu.library().backward(_step(x, call, arrays, moments, None, places) + pixels))
@@ -117,7 +118,7 @@ def _step(
 ) -> bytes:
     """Return the ``cn_coefficient_job``: statistics go to ``batch``, gradients of learnable tensors to ``found``."""
     method, names, eps, noise = call.step
-    kind = _kind(method)
+    kind = kind_of(method)
     assert kind is not None
     n, c = x.shape[:2]
     m = _address(moments)
@@ -128,14 +129,14 @@ def _step(
         *addresses, mean, var = addresses
     elif batch is not None:
         mean, var = batch[0].data_ptr(), batch[1].data_ptr()
-    learnable = _slots(names)([*addresses, 0])
+    learnable = slots_of(names)([*addresses, 0])
     numbers = (m, m and m + 8 * n * c, mean, var)
     sizes = (n, c, x.numel() // (n * c))
     return _STEP.pack(*sizes, *kind, fixed, eps, *(noise or (1.0, 0.0)), *numbers, *learnable, *_SCRATCH, *found)
 
 
 @functools.lru_cache(maxsize=256)
-def _slots(names: tuple[str, ...]) -> Callable[[Sequence[int]], tuple[int, ...]]:
+def slots_of(names: tuple[str, ...]) -> Callable[[Sequence[int]], tuple[int, ...]]:
     """Return what picks C's five learnable tensors from those of ``names`` and a last one that stands for none."""
     roles = [_ROLES[name] for name in names]
     places = ("weight", "bias", "center_weight", "gate_weight", "gate_bias")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from calibnorm.lab.bench import cases
-from calibnorm.lab.bench.impls import BASELINE, EAGER, IMPLS, compile_problem
+from calibnorm.lab.bench.impls import BASELINE, EAGER, FAMILY, IMPLS, compile_problem, family, impls, load
 from calibnorm.lab.errors import UsageError
 
 NETWORK_NORMS = {BASELINE: None, "cn.BN2d": "bn", "cn.IEBN2d": "iebn", "cn.RBN2d": "rbn"}
@@ -80,7 +80,10 @@ class LayerConfig:
     modes: tuple[str, ...] = ()
     """forward (training, without gradients), forward+backward, eval; all by default."""
     impls: tuple[str, ...] = ()
-    """nn.BatchNorm2d (always measured), cn.IEBN2d, authors.RBN, compiled:cn.RBN2d and so on."""
+    """nn.BatchNorm2d (always measured), cn.IEBN2d, authors.RBN, cn.GN2d, compiled:cn.RBN2d and so on; family stands for
+    all methods beside BN, IEBN and RBN."""
+    load: tuple[str, ...] = ()
+    """Modules or Python files to import first, which register methods of your own."""
     repeats: int = 20
     """Least number of timed calls of each implementation, at least 20; short calls get up to ten times as many."""
     threads: int | None = None
@@ -97,7 +100,8 @@ class LayerConfig:
         check_choices("dtypes", self.dtypes, cases.DTYPES)
         check_choices("ops", self.ops, cases.OPS)
         check_choices("modes", self.modes, cases.MODES)
-        check_choices("impls", self.impls, IMPLS)
+        load(self.load)
+        check_choices("impls", self.impls, (*impls(), FAMILY))
         check_measurement(self.repeats, self.threads, self.device, self.out)
         cases.parse_shapes(self.shapes, self.torch_device.type)
 
@@ -127,7 +131,8 @@ class LayerConfig:
     def names(self, case: cases.Case) -> list[str]:
         """Return the implementations that are measured in a case, the baseline first."""
         if self.impls:
-            return [name for name in IMPLS if name in (BASELINE, *self.impls)]
+            wanted = {BASELINE, *self.impls, *(family() if FAMILY in self.impls else ())}
+            return [name for name in impls() if name in wanted]
         compiles = (
             cases.PRESETS[self.preset].compiled
             and cases.shape_name(case.shape) in cases.COMPILED

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import importlib
+import runpy
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import calibnorm as cn
 from calibnorm.lab.bench.authors import AuthorsIEBN, AuthorsRBN
+from calibnorm.lab.errors import UsageError
+from calibnorm.nn import layer_type
 
 Call = Callable[[Tensor, Tensor | None], Tensor]
 """x and the residual, which is None where the operation has none."""
@@ -25,7 +30,7 @@ class Impl:
     """An implementation.
 
     Args:
-        method: What it computes: "bn", "iebn" or "rbn".
+        method: What it computes: a name of ``cn.methods()``.
         make: From the number of channels and the operation, the module that owns the parameters, and its call.
     """
 
@@ -68,8 +73,53 @@ EAGER: dict[str, Impl] = {
 IMPLS: dict[str, Impl] = EAGER | {
     COMPILED + name: Impl(impl.method, functools.partial(compiled, impl.make)) for name, impl in EAGER.items()
 }
+FAMILY = "family"
+"""Stands for our layer of every method that is not measured anyway."""
 OURS = {"iebn": ("cn.IEBN2d", "authors.IEBN"), "rbn": ("cn.RBN2d", "authors.RBN")}
 """By method: our layer and the authors' formulation."""
+
+
+def seeded(method: str) -> Callable[..., nn.Module]:
+    """Return what makes our layer of a method, such that two of them start alike where the start is random."""
+
+    def make(channels: int, **options: Any) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(channels)
+            return layer_type(method)(channels, **options)
+
+    return make
+
+
+def family() -> dict[str, Impl]:
+    """Return our layers of the other methods, registered ones too, by name."""
+    known = {impl.method for impl in EAGER.values()}
+    others = [method for method in cn.methods() if method not in known]
+    return {
+        f"cn.{layer_type(method).__name__}": Impl(method, functools.partial(fused, seeded(method))) for method in others
+    }
+
+
+def impls() -> dict[str, Impl]:
+    """Return everything that can be measured, by name."""
+    more = family()
+    slow = {COMPILED + name: Impl(impl.method, functools.partial(compiled, impl.make)) for name, impl in more.items()}
+    return IMPLS | more | slow
+
+
+def load(sources: Iterable[str]) -> None:
+    """Import modules, or run Python files, that register methods.
+
+    Raises:
+        UsageError: There is no such file or module.
+    """
+    for source in sources:
+        try:
+            if source.endswith(".py"):
+                runpy.run_path(source)
+            else:
+                importlib.import_module(source)
+        except (FileNotFoundError, ModuleNotFoundError) as error:
+            raise UsageError(f"--load {source}: {error}") from None
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from calibnorm.lab.bench.cases import DTYPES, LAYOUTS, Case, shape_name
 from calibnorm.lab.bench.clock import Prepare, Run, batch_norm_kernel, clock_for, measure
 from calibnorm.lab.bench.config import LayerConfig
-from calibnorm.lab.bench.impls import BASELINE, COMPILED, IMPLS, Call, compile_problem, random_values, set_values
+from calibnorm.lab.bench.impls import BASELINE, COMPILED, Call, compile_problem, impls, random_values, set_values
 from calibnorm.lab.bench.table import Place, Row, rows_of
 from calibnorm.lab.bench.values import expected, mismatch, outcome
 from calibnorm.ops.dispatch import choose
@@ -38,10 +38,11 @@ def measure_case(case: Case, names: list[str], config: LayerConfig, place: Place
     wrong = []
     if any(name.startswith(COMPILED) for name in names):
         torch.compiler.reset()  # nothing of another shape's compilation
+    known = impls()
     for name in names:
         if name.startswith(COMPILED) and compile_problem() is not None:
             continue
-        impl = IMPLS[name]
+        impl = known[name]
         layer, call = impl.make(case.shape[1], case.op)
         layer.to(device)
         set_values(layer, values)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from calibnorm.lab.bench.cases import PLANES, planes
-from calibnorm.lab.bench.impls import BASELINE
+from calibnorm.lab.bench.impls import BASELINE, COMPILED, IMPLS
 from calibnorm.lab.bench.summary import impls_of
 from calibnorm.lab.bench.table import Row
 from calibnorm.lab.bench.targets import TARGETS
@@ -25,7 +25,11 @@ TICKS = (0.1, 0.2, 0.3, 0.5, 1, 2, 3, 5, 10)
 
 
 def style(impl: str) -> dict[str, str]:
-    """Return an implementation's colour and mark."""
+    """Return an implementation's colour and mark; layers of other methods are marked by their names in grey."""
+    stem = impl.rpartition(".")[2].removesuffix("2d")
+    if impl not in IMPLS:
+        face = "white" if impl.startswith(COMPILED) else "#777777"
+        return {"color": "#777777", "marker": f"${stem}$", "markerfacecolor": face, "linestyle": "none"}
     color = next(color for name, color in reversed(COLORS.items()) if name in impl)
     ours, compiled = impl.startswith("cn."), impl.startswith("compiled:")
     marker = "D" if compiled else {"#000000": "s", "#D55E00": "o", "#0072B2": "^"}[color]

@@ -20,8 +20,7 @@ from calibnorm.methods import Method
 from calibnorm.ops.coefficients import Call, Step
 from calibnorm.ops.composed import Gradients, Normalized, Wanted
 from calibnorm.ops.cpu import like
-from calibnorm.ops.fused import _kind as kind_of
-from calibnorm.ops.fused import _slots as slots_of
+from calibnorm.ops.fused import kind_of, slots_of
 from calibnorm.ops.triton.config import CONFIG
 from calibnorm.ops.triton.launch import Geometry, Work, run
 from calibnorm.ops.triton.passes import DTYPES, refuses

@@ -1,0 +1,65 @@
+"""Batch-Channel Normalization (Qiao et al., arXiv 1903.10520 and 1911.09738)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from calibnorm import _checks
+from calibnorm.methods.base import Batch, Instance, Method, Parameter, Params, inverse_std
+from calibnorm.methods.group import check_groups, group_moments, groups_of
+
+
+@dataclass(frozen=True)
+class BCN(Method):
+    """``z = gamma * (x - mu) / sqrt(var + eps) + beta``, ``y = gamma_c * (z - mean_g) / sqrt(var_g + eps) + beta_c``.
+
+    A batch normalization with its affine map, then a channel (group) normalization of its output, whose moments follow
+    from those of x: ``mean z = gamma * (m - mu) / sd + beta`` and ``var z = (gamma / sd)^2 * v``.
+
+    Channels share gamma_c and beta_c in groups, as in the code that the authors publish for it; the paper can be read
+    as one a channel too. For tiny batches that code uses moving averages in the batch step already in training; here
+    it is the batch's own, as in their code otherwise. The noise attack enters after the batch step's standardization.
+
+    Args:
+        groups: None is 32, as the authors use it, or, where 32 does not divide C, their greatest common divisor.
+        per_channel: One gamma_c and beta_c a channel instead of a group.
+    """
+
+    name: ClassVar[str] = "bcn"
+    groups: int | None = None
+    per_channel: bool = False
+
+    def __post_init__(self) -> None:
+        check_groups(self.groups)
+        _checks.flag("per_channel", self.per_channel)
+
+    @property
+    def divisor(self) -> int:
+        """Return the number of groups, if given."""
+        return self.groups or 1
+
+    def own_values(self, channels: int, pixels: int) -> int:
+        """Return the values of a group of the channel step."""
+        return channels // groups_of(self.groups, channels) * pixels
+
+    def parameters(self, num_features: int) -> dict[str, Parameter]:
+        """Return gamma_c and beta_c."""
+        size = num_features if self.per_channel else groups_of(self.groups, num_features)
+        return {"channel_weight": Parameter((size,), fill=1.0), "channel_bias": Parameter((size,), fill=0.0)}
+
+    def coefficients(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
+        """Return the coefficients of both affine maps, one after the other."""
+        a, b = super().coefficients(x, batch, p)
+        channels = b.shape[1]
+        mean, var = group_moments(b, a.square() * x.V, groups_of(self.groups, channels))
+        c = inverse_std(var, batch.eps)
+        weight, bias = (_each_channel(p[name], channels) for name in ("channel_weight", "channel_bias"))
+        return weight * c * a, weight * c * (b - mean) + bias
+
+
+def _each_channel(t: Tensor, channels: int) -> Tensor:
+    """Return (C,) from one number a group of neighbouring channels, or a channel."""
+    return t[:, None].expand(-1, channels // t.numel()).reshape(channels)

@@ -1,0 +1,79 @@
+"""Squeeze-and-Excitation (Hu et al., CVPR 2018, arXiv 1709.01507): alone, and after batch normalization."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from calibnorm import _checks
+from calibnorm.methods.base import Batch, Instance, Method, Parameter, Params
+from calibnorm.methods.bottleneck import bottleneck, bottleneck_parameters, check_reduction
+
+
+@dataclass(frozen=True)
+class SE(Method):
+    """``y = d * z``, ``d = sigmoid(W2 relu(W1 mean(z) + b1) + b2)`` (Eq. 2 to 4); z is x, or the output of BN.
+
+    After BN the squeeze costs no read: the mean of the plane of z is ``gamma * (m - mu) / sd + beta``.
+
+    The paper's Eq. 3 has no biases. They are here because the IEBN paper's SE-ResNet-50 has them: its 28.09 M
+    parameters are 28.088 M with biases and 28.072 M without. The paper does not say how the layers start; as in
+    ``nn.Linear`` here, and so the gate of a new layer is about 1/2.
+
+    Args:
+        alone: z is the input itself: no statistics of the batch, no gamma, no beta.
+        reduction: Channels per hidden unit, r; 16 in the paper. Fewer channels than that have one hidden unit.
+    """
+
+    name: ClassVar[str] = "se"
+    alone: bool = False
+    reduction: int = 16
+
+    def __post_init__(self) -> None:
+        _checks.flag("alone", self.alone)
+        check_reduction(self.reduction)
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether BN comes first."""
+        return not self.alone
+
+    @property
+    def batch_statistics(self) -> bool:
+        """Whether BN comes first."""
+        return not self.alone
+
+    @property
+    def last_of_branch(self) -> bool:
+        """Return True: the paper's SE-ResNet has one SE block a residual branch (Fig. 3)."""
+        return True
+
+    @property
+    def gated(self) -> tuple[str, ...]:
+        """After BN the gate multiplies all of its output."""
+        return () if self.alone else ("weight", "bias")
+
+    def parameters(self, num_features: int) -> dict[str, Parameter]:
+        """Return the two fully connected layers."""
+        return bottleneck_parameters(num_features, self.reduction, decays=True)
+
+    def gate(self, z_NC: Tensor, p: Params) -> Tensor:
+        """Return d, (N, C), from the means of the planes of z."""
+        return torch.sigmoid(bottleneck(z_NC, p))
+
+    def coefficients(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
+        """Return d and d * m, or d * gamma / sd and d * (gamma * (m - mu) / sd + beta)."""
+        if self.alone:
+            d = self.gate(x.M, p)
+            return d, d * x.M
+        a, b = super().coefficients(x, batch, p)
+        d = self.gate(b, p)
+        return d * a, d * b
+
+    def mean_gate(self, p: Params, running_mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gate at an average input: with z = beta after BN, with m = the running mean alone."""
+        z = running_mean if self.alone else p.get("bias", torch.zeros_like(running_mean))
+        return self.gate(z[None], p)[0], running_mean

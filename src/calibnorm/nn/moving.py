@@ -1,0 +1,56 @@
+"""The running statistics of methods that keep more of them than two, or move them in their own way, or read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from calibnorm.methods import Method
+from calibnorm.ops import Statistics, update_running
+from calibnorm.ops.statistics import reduction_of
+
+
+def join(running: Statistics, extra: Sequence[Statistics]) -> Statistics:
+    """Return mean and variance of the channels and, behind them, of the extra statistics."""
+    means, variances = zip(running, *extra, strict=True)
+    return torch.cat(means), torch.cat(variances)
+
+
+def copies(mean: Tensor | None, var: Tensor | None, batches: Tensor | None) -> dict[str, Tensor]:
+    """Return the buffers that are there by their names, as a backward may read them after they have moved."""
+    named = {"running_mean": mean, "running_var": var, "num_batches_tracked": batches}
+    return {name: buffer.clone() for name, buffer in named.items() if buffer is not None}
+
+
+def move(
+    method: Method,
+    x: Tensor,
+    statistics: Statistics,
+    running: Statistics,
+    extra: Sequence[Statistics],
+    momentum: float | Tensor,
+    batches: Tensor | None,
+) -> None:
+    """Move every buffer, in place, towards the statistics that ``method`` found in x, and count the batch.
+
+    Ghost batches move them one after the other, each with the momentum of a batch (Hoffer et al., Algorithm 1); where
+    ``momentum=None`` averages over batches, those of a batch weigh together as one.
+    """
+    n, channels = x.shape[:2]
+    pixels = x.numel() // (n * channels)
+    reduction = reduction_of(method)
+    assert reduction is not None
+    shares = reduction.shares(statistics, n)
+    for i, (mean, var, instances) in enumerate(shares, 1):
+        weight = momentum
+        if isinstance(momentum, Tensor) and len(shares) > 1:
+            weight = momentum / (len(shares) * (1.0 - momentum) + i * momentum)
+        at = channels
+        for extra_mean, extra_var in extra:  # one value an instance
+            part = slice(at, at + len(extra_mean))
+            update_running(extra_mean, extra_var, mean[..., part], var[..., part], weight, instances)
+            at = part.stop
+        own = mean[..., :channels], var[..., :channels]
+        update_running(*running, *own, weight, instances * pixels, batches if i == len(shares) else None)

@@ -1,0 +1,150 @@
+"""A method of one's own, from one coefficient function."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import field, fields, make_dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from calibnorm.methods import METHODS, Batch, Instance, Method, Parameter, Params
+from calibnorm.nn import registered
+from calibnorm.nn.layer import CalibratedNorm
+
+Coefficients = Callable[..., tuple[Tensor, Tensor]]
+Starts = Mapping[str, float | Parameter] | Callable[[int], Mapping[str, Parameter]]
+Given = TypeVar("Given", Coefficients, type[Method])
+
+_BUILT_IN = frozenset(METHODS)
+_TAKEN = frozenset({"weight", "bias", "bn", "act", "drop", "method", "noise", "noise_in", "frozen", "compensated"})
+"""What layers have beside the attributes of their class."""
+_TRIED = 96
+"""Channels of the trial: many numbers of groups divide it."""
+
+
+def register(
+    layers: dict[tuple[str, int], type[CalibratedNorm]],
+    name: str,
+    parameters: Starts | None = None,
+    *,
+    batch_statistics: bool = True,
+    replace: bool = False,
+) -> Callable[[Given], Given]:
+    """Return the decorator of :func:`calibnorm.register_method`, which puts its layers into ``layers``."""
+    if not isinstance(name, str):
+        raise TypeError(f"name={name!r} must be a string, such as 'my_norm'")
+    if not (name.isidentifier() and name == name.lower()):
+        raise ValueError(f"name={name!r} must be a lower-case identifier, such as 'my_norm'")
+    if name in _BUILT_IN:
+        raise ValueError(f"name={name!r} is a method of calibnorm itself; choose another name")
+    if name in METHODS and not replace:
+        raise ValueError(f"name={name!r} is registered already; pass replace=True to register it anew")
+
+    def decorate(given: Given) -> Given:
+        stem = "".join(word.capitalize() for word in name.split("_"))
+        if isinstance(given, type):
+            if not issubclass(given, Method):
+                raise TypeError(f"{given.__name__} must be a subclass of calibnorm.methods.Method, or a function")
+            kind: type[Method] = given
+            kind.name = name
+        else:
+            kind = _method(stem, name, given, parameters or {}, batch_statistics)
+        _check_names(kind)
+        _try(kind)
+        METHODS[name] = kind
+        for dims in (1, 2, 3):
+            layer = type(
+                f"{stem}{dims}d", (CalibratedNorm,), {"dims": dims, "method_type": kind, "__doc__": given.__doc__}
+            )
+            layer.__module__ = registered.__name__
+            setattr(registered, layer.__name__, layer)
+            layers[name, dims] = layer
+        return given
+
+    return decorate
+
+
+def _method(stem: str, name: str, function: Coefficients, starts: Starts, batch_statistics: bool) -> type[Method]:
+    """Return a method class with the function's keyword-only arguments for options."""
+    arguments = list(inspect.signature(function).parameters.values())
+    options = [argument for argument in arguments if argument.kind is argument.KEYWORD_ONLY]
+    for option in options:
+        if option.default is option.empty:
+            raise TypeError(f"option {option.name!r} of {name!r} needs a default")
+    if len(arguments) - len(options) != 3:
+        raise TypeError(f"the function of {name!r} must take (x, batch, p), and options by keyword alone")
+    names = [option.name for option in options]
+
+    def parameters(self: Any, num_features: int) -> dict[str, Parameter]:
+        specs = starts(num_features) if callable(starts) else starts
+        return {
+            key: value if isinstance(value, Parameter) else Parameter((num_features,), fill=float(value))
+            for key, value in specs.items()
+        }
+
+    def coefficients(self: Any, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
+        return function(x, batch, p, **{key: getattr(self, key) for key in names})
+
+    def freeze(self: Any) -> None:
+        for key in names:  # JSON knows no tuples, and a method is hashed
+            if isinstance(value := getattr(self, key), list):
+                object.__setattr__(self, key, tuple(value))
+
+    members = {
+        "name": name,
+        "__doc__": function.__doc__ or f"The registered method {name!r}.",
+        "__post_init__": freeze,
+        "parameters": parameters,
+        "coefficients": coefficients,
+        "batch_statistics": property(lambda self: batch_statistics),
+    }
+    own = [(option.name, Any, field(default=option.default)) for option in options]
+    kind: type[Method] = make_dataclass(stem, own, bases=(Method,), namespace=members, frozen=True)
+    kind.__module__ = registered.__name__
+    setattr(registered, stem, kind)
+    return kind
+
+
+def _check_names(kind: type[Method]) -> None:
+    """Refuse names of parameters and options that a layer has already."""
+    arguments = set(inspect.signature(CalibratedNorm.__init__).parameters) | {"over"}
+    for option in (each.name for each in fields(kind)):
+        if option in arguments:
+            raise ValueError(f"{kind.name!r}: an option cannot be called {option!r}, as every layer has that argument")
+    for key in kind().parameters(_TRIED):
+        if not key.isidentifier() or key in _TAKEN or hasattr(CalibratedNorm, key):
+            raise ValueError(f"{kind.name!r}: a parameter cannot be called {key!r}, a name that layers use themselves")
+
+
+def _try(kind: type[Method]) -> None:
+    """Call the coefficients once on small numbers, with gamma and beta and without, and check what comes back."""
+    method, shape = kind(), (2, _TRIED)
+    m, v = (torch.linspace(low, 2.0, 2 * _TRIED, dtype=torch.float64).view(shape) for low in (-1.0, 0.5))
+    specs = method.parameters(_TRIED)
+    gates = {key: torch.full(spec.shape, 0.5, dtype=torch.float64) for key, spec in specs.items()}
+    one = torch.ones(_TRIED, dtype=torch.float64)
+    for affine in ({"weight": one, "bias": one}, {}):
+        p = {**affine, **gates}
+        try:
+            x = Instance(m, v, *method.instance_stats(m, v, p))
+            mean = x.M.mean(0) if method.batch_statistics else m.new_empty(0)
+            var = x.V.mean(0) + 1.0 if method.batch_statistics else m.new_empty(0)
+            found = method.coefficients(x, Batch(mean, var, 1e-5, None), p)
+        except Exception as error:
+            kept = "with gamma and beta" if affine else "without gamma and beta (affine=False: use p.get)"
+            error.add_note(f"cn.register_method tried {kind.name!r} on planes {shape} {kept}, and it failed so.")
+            raise
+        pair = isinstance(found, tuple) and len(found) == 2 and all(isinstance(t, Tensor) for t in found)
+        if not pair:
+            raise TypeError(f"the function of {kind.name!r} must return two tensors, scale and shift")
+        for which, tensor in zip(("scale", "shift"), found, strict=True):
+            try:
+                tensor.expand(shape)
+            except RuntimeError:
+                raise ValueError(
+                    f"{which} of {kind.name!r} has shape {tuple(tensor.shape)}, which does not broadcast to (N, C) = "
+                    f"{shape}"
+                ) from None
