@@ -84,7 +84,7 @@ def test_layer_writes_the_table_its_ratios_and_pictures(tmp_path: Path, capsys: 
     assert torch.get_num_threads() == threads
     rows = read(tmp_path / "layer.csv")
     assert list(rows[0]) == COLUMNS
-    assert len(rows) == 2 * len(cases.MODES) * len(impls.EAGER)
+    assert len(rows) == 2 * len(cases.MODES) * (len(impls.EAGER) + 1)  # and a copy
     baseline = {(r["op"], r["mode"]): float(r["p50_ms"]) for r in rows if r["impl"] == "nn.BatchNorm2d"}
     for row in rows:
         p20, p50, p80 = (float(row[name]) for name in ("p20_ms", "p50_ms", "p80_ms"))
@@ -127,7 +127,7 @@ def test_layers_of_every_method_and_of_registered_ones(tmp_path: Path) -> None:
     assert main([*args, "--out", str(tmp_path)]) == 0
     measured = {row["impl"] for row in read(tmp_path / "layer.csv")}
     assert {"nn.BatchNorm2d", "cn.GN2d", "cn.AN2d", "cn.GhostBN2d", "cn.OfTheTest2d"} <= measured
-    assert len(measured) == 1 + len(cn.methods()) - 3
+    assert len(measured) == 2 + len(cn.methods()) - 3  # the baseline and a copy; but BN, IEBN and RBN
     assert json.loads((tmp_path / "layer.json").read_text(encoding="utf-8"))["wrong_values"] == []
 
 
@@ -153,7 +153,7 @@ def test_a_process_pins_its_allocator_and_needs_no_other_package_of_the_lab(tmp_
     clean["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *filter(None, [clean.get("PYTHONPATH")])])
     done = subprocess.run([*command, "--out", str(tmp_path)], env=clean, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert [row["impl"] for row in read(tmp_path / "layer.csv")] == ["nn.BatchNorm2d", "cn.BN2d"]
+    assert [row["impl"] for row in read(tmp_path / "layer.csv")] == ["nn.BatchNorm2d", "cn.BN2d", "copy"]
     assert (tmp_path / "layer.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -301,7 +301,7 @@ def test_wrong_values_are_told_and_not_timed(monkeypatch: pytest.MonkeyPatch, tm
         out=tmp_path,
     )
     assert run.run(settings) == 1
-    assert [row["impl"] for row in read(tmp_path / "layer.csv")] == ["nn.BatchNorm2d", "cn.IEBN2d"]
+    assert [row["impl"] for row in read(tmp_path / "layer.csv")] == ["nn.BatchNorm2d", "cn.IEBN2d", "copy"]
     assert "cn.RBN2d, norm forward 2x4x5x5 float32 NCHW: output differs" in (tmp_path / "layer.md").read_text()
     monkeypatch.setitem(impls.IMPLS, impls.BASELINE, replace(impls.EAGER[impls.BASELINE], make=wrong))
     assert run.run(settings) == 1
@@ -376,7 +376,7 @@ def test_compiled_implementations_without_a_compiler(monkeypatch: pytest.MonkeyP
         ]
         case = settings.plan()[0]
         found = layer.measure_case(case, settings.names(case), settings, table.Place.here(torch.device("cpu")))
-        assert [row.impl for row in found.rows] == ["nn.BatchNorm2d"]
+        assert [row.impl for row in found.rows] == ["nn.BatchNorm2d", "copy"]
     finally:
         impls.compile_problem.cache_clear()
 
@@ -403,6 +403,13 @@ def test_targets_are_judged_by_geometric_means(tmp_path: Path) -> None:
     text = summary.ratio_table(rows)
     assert len({len(line) for line in text}) == 1
     assert "0.35" in text[2]
+    assert large.floor is None
+    copied = [*rows, *(made("copy", "forward", shape, ms) for shape, ms in (("8x4x14x14", 1.0), ("8x4x28x28", 4.0)))]
+    (large, *_) = targets.judge(copied, "cpu")
+    assert large.floor == pytest.approx(3 / 2 * math.sqrt(0.25 * 1.0))  # forward moves x three times, a copy twice
+    assert "copy" not in summary.impls_of(copied)
+    assert "0.75" in summary.ratio_table(copied)[2]
+    assert "0.750" in summary.target_table(copied, "cpu")[2]
     assert [path.name for path in plots.draw(rows, "cpu", tmp_path, "layer")] == ["layer.png"]
 
 

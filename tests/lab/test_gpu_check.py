@@ -48,7 +48,7 @@ def test_what_it_times_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert gpu.time_layers(CPU, tmp_path, time.perf_counter(), 90.0, []) == 0
     with (tmp_path / "gpu-layer.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["impl"] for row in rows] == [*impls.EAGER]
+    assert [row["impl"] for row in rows] == [*impls.EAGER, impls.COPY]
     assert all(row["device"] for row in rows)
     with (tmp_path / "gpu-host.csv").open() as file:
         host = list(csv.DictReader(file))

@@ -205,7 +205,7 @@ def host_times(device: torch.device, place: Place, wrong: list[str]) -> list[Row
     return [
         row
         for mode, found in times.items()
-        for row in rows_of(found, place, ("norm", mode, shape_name(shape), "float32", "NCHW"), None)
+        for row in rows_of(found, place, ("norm", mode, shape_name(shape), "float32", "NCHW"), {})
     ]
 
 

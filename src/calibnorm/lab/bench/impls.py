@@ -23,6 +23,8 @@ Make = Callable[[int, str], tuple[nn.Module, Call]]
 
 BASELINE = "nn.BatchNorm2d"
 COMPILED = "compiled:"
+COPY = "copy"
+"""Not an implementation: x copied in the same turns, which is what memory gives at this size."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from calibnorm.lab.bench.cases import DTYPES, LAYOUTS, Case, shape_name
 from calibnorm.lab.bench.clock import Prepare, Run, batch_norm_kernel, clock_for, measure
 from calibnorm.lab.bench.config import LayerConfig
-from calibnorm.lab.bench.impls import BASELINE, COMPILED, Call, compile_problem, impls, random_values, set_values
+from calibnorm.lab.bench.impls import (
+    BASELINE,
+    COMPILED,
+    COPY,
+    Call,
+    compile_problem,
+    impls,
+    random_values,
+    set_values,
+)
 from calibnorm.lab.bench.table import Place, Row, rows_of
 from calibnorm.lab.bench.values import expected, mismatch, outcome
 from calibnorm.ops.dispatch import choose
@@ -58,9 +67,11 @@ def measure_case(case: Case, names: list[str], config: LayerConfig, place: Place
     references.clear()
     if BASELINE not in variants:
         return Result([], wrong)
+    variants[COPY] = (lambda: None), x.clone
     times = measure(variants, clock_for(device), config.repeats, AT_LEAST_S)
     what = (case.op, case.mode, shape_name(case.shape), case.dtype, case.layout)
-    return Result(rows_of(times, place, what, case.gigabytes), wrong)
+    moved = {name: 2 * x.nbytes / 1e9 if name == COPY else case.gigabytes for name in times}
+    return Result(rows_of(times, place, what, moved), wrong)
 
 
 def inputs(case: Case, device: torch.device) -> tuple[Tensor, Tensor | None, Tensor]:

@@ -100,7 +100,7 @@ def run_case(config: ModelConfig, place: Place, dtype: str, layout: str) -> tupl
     if BASELINE not in kept:  # nothing to compare with
         return [], wrong
     times = measure(kept, clock_for(device), config.repeats)
-    return rows_of(times, place, (config.network, MODE, shape_name(shape), dtype, layout), None), wrong
+    return rows_of(times, place, (config.network, MODE, shape_name(shape), dtype, layout), {}), wrong
 
 
 def training_step(network: nn.Module, images: Tensor, labels: Tensor, dtype: str) -> Callable[[], Tensor]:

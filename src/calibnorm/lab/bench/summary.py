@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from statistics import geometric_mean
 
 from calibnorm.lab.bench.cases import PLANES, planes
-from calibnorm.lab.bench.impls import BASELINE, OURS
+from calibnorm.lab.bench.impls import BASELINE, COPY, OURS
 from calibnorm.lab.bench.table import Row
-from calibnorm.lab.bench.targets import judge, ratios
+from calibnorm.lab.bench.targets import floors, judge, ratios
 
 Group = tuple[str, str, str, str, str]
+FLOOR = "at copy speed"
+"""The column that says what moving the least bytes would take, as fast as a tensor of the size is copied."""
 
 
 def group_of(row: Row) -> Group:
@@ -29,7 +31,7 @@ def groups(rows: Sequence[Row]) -> dict[Group, list[Row]]:
 
 def impls_of(rows: Sequence[Row]) -> list[str]:
     """Return the implementations beside the baseline, in their order."""
-    return [name for name in dict.fromkeys(row.impl for row in rows) if name != BASELINE]
+    return [name for name in dict.fromkeys(row.impl for row in rows) if name not in (BASELINE, COPY)]
 
 
 def mean_text(values: Sequence[float]) -> str:
@@ -42,13 +44,13 @@ def ratio_table(rows: Sequence[Row]) -> list[str]:
     names = impls_of(rows)
     pairs = [pair for pair in OURS.values() if set(pair) <= set(names)]
     header = ["op", "mode", "dtype", "layout", "planes", "shapes", *names]
-    header += [f"{ours.removeprefix('cn.')} / authors'" for ours, _ in pairs]
+    header += [f"{ours.removeprefix('cn.')} / authors'" for ours, _ in pairs] + [FLOOR]
     lines = []
     for group, members in groups(rows).items():
         shapes = len({row.shape for row in members})
         cells = [mean_text(ratios(members, name, BASELINE)) for name in names]
         cells += [mean_text(ratios(members, ours, authors)) for ours, authors in pairs]
-        lines.append([*group, str(shapes), *cells])
+        lines.append([*group, str(shapes), *cells, mean_text(floors(members))])
     return markdown(header, lines, left=5)
 
 
@@ -62,11 +64,13 @@ def target_table(rows: Sequence[Row], device_type: str) -> list[str]:
             f"{outcome.limit:.2f}",
             f"{outcome.reached:.3f}",
             "passed" if outcome.passed else "missed",
+            f"{outcome.floor:.3f}" if outcome.floor else "-",
             str(outcome.cases),
         ]
         for outcome in judge(rows, device_type)
     ]
-    return markdown(["target", "mode", "layer", "at most", "reached", "", "cases"], lines, left=3) if lines else []
+    header = ["target", "mode", "layer", "at most", "reached", "", FLOOR, "cases"]
+    return markdown(header, lines, left=3) if lines else []
 
 
 def model_table(rows: Sequence[Row]) -> list[str]:

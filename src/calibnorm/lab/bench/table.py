@@ -71,7 +71,7 @@ class Place:
 
 
 def rows_of(
-    times: dict[str, Times], place: Place, what: tuple[str, str, str, str, str], gigabytes: float | None
+    times: dict[str, Times], place: Place, what: tuple[str, str, str, str, str], gigabytes: dict[str, float]
 ) -> list[Row]:
     """Return the rows of a case.
 
@@ -79,14 +79,14 @@ def rows_of(
         times: Of every implementation, the baseline among them.
         place: Where they were taken.
         what: Operation, mode, shape, dtype and layout.
-        gigabytes: What the leanest implementation moves, or None.
+        gigabytes: By implementation, what the leanest one of its kind moves; none where that is not known.
     """
     op, mode, shape, dtype, layout = what
     _, baseline, _ = times[BASELINE].quantiles
     rows = []
     for name, of in times.items():
         p20, p50, p80 = of.quantiles
-        gb_per_s = None if gigabytes is None else gigabytes / (p50 / 1e3)
+        gb_per_s = gigabytes[name] / (p50 / 1e3) if name in gigabytes else None
         row = (op, name, mode, shape, dtype, layout, p20, p50, p80, gb_per_s, p50 / baseline, of.peak_mib)
         rows.append(Row(*row, **asdict(place)))
     return rows

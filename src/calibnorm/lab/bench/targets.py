@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import geometric_mean
 
-from calibnorm.lab.bench.cases import PLANES, planes
-from calibnorm.lab.bench.impls import OURS
+from calibnorm.lab.bench.cases import PASSES, PLANES, planes
+from calibnorm.lab.bench.impls import BASELINE, COPY, OURS
 from calibnorm.lab.bench.table import Row
 
 BOTH = ("forward", "forward+backward")
@@ -84,6 +84,8 @@ class Outcome:
     limit: float
     reached: float
     cases: int
+    floor: float | None
+    """The ratio of a layer that moves the least bytes at the speed of copying; None where no copy was measured."""
 
     @property
     def passed(self) -> bool:
@@ -91,14 +93,26 @@ class Outcome:
         return self.reached <= self.limit
 
 
+def case_of(row: Row) -> tuple[str, ...]:
+    """Return what all implementations of a case share."""
+    return row.op, row.mode, row.shape, row.dtype, row.layout
+
+
 def ratios(rows: Sequence[Row], impl: str, baseline: str) -> list[float]:
     """Return the ratios of medians over the cases that both were measured in."""
+    of = {case_of(row): row.p50_ms for row in rows if row.impl == baseline}
+    return [row.p50_ms / of[case_of(row)] for row in rows if row.impl == impl and case_of(row) in of]
 
-    def case(row: Row) -> tuple[str, ...]:
-        return row.op, row.mode, row.shape, row.dtype, row.layout
 
-    of = {case(row): row.p50_ms for row in rows if row.impl == baseline}
-    return [row.p50_ms / of[case(row)] for row in rows if row.impl == impl and case(row) in of]
+def floors(rows: Sequence[Row], baseline: str = BASELINE) -> list[float]:
+    """Return, for every case with a copy, what the least traffic takes at its speed, over the baseline's time.
+
+    A copy reads and writes x once. Where the floor is above a target, memory alone forbids it, for the baseline moves
+    hardly more; where a layer is far above the floor, it computes or waits.
+    """
+    of = {case_of(row): row.p50_ms for row in rows if row.impl == baseline}
+    copies = [row for row in rows if row.impl == COPY and case_of(row) in of]
+    return [PASSES[row.op, row.mode] / 2 * row.p50_ms / of[case_of(row)] for row in copies]
 
 
 def judge(rows: Sequence[Row], device_type: str) -> Iterator[Outcome]:
@@ -110,6 +124,8 @@ def judge(rows: Sequence[Row], device_type: str) -> Iterator[Outcome]:
             impl, authors = OURS[method]
             for mode, limit in target.limits.items():
                 taken = [row for row in rows if row.mode == mode and target.takes(row)]
-                found = ratios(taken, impl, authors if target.against_authors else "nn.BatchNorm2d")
+                baseline = authors if target.against_authors else BASELINE
+                found, least = ratios(taken, impl, baseline), floors(taken, baseline)
                 if found:
-                    yield Outcome(target, impl, mode, limit, geometric_mean(found), len(found))
+                    floor = geometric_mean(least) if least else None
+                    yield Outcome(target, impl, mode, limit, geometric_mean(found), len(found), floor)
