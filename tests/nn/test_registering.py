@@ -151,6 +151,7 @@ def test_errors_of_the_function_say_where_they_come_from():
     with pytest.raises(KeyError) as caught:
         cn.register_method("h")(lambda x, batch, p: (p["weight"], x.m))
     assert "affine=False: use p.get" in caught.value.__notes__[0]
+    assert caught.value.__notes__[0].endswith("p held nothing.")
 
 
 def test_names_are_taken_once():

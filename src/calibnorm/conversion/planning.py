@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from calibnorm import _checks
 from calibnorm.conversion import branches, checking, plans, sources
@@ -124,10 +124,23 @@ def warn_if_trained(found: list[Found], plan: Plan) -> None:
         layer = plan["layers"].get(entry.name)
         if layer is None or layer["method"] == "bn" or layer["preserve"] or checking.is_done(entry.module, layer):
             continue
-        if sources.looks_trained(entry.module):
-            warnings.warn(
-                "the network has been trained, and its function changes: a new gate scales every channel. "
-                "preserve=True keeps the function; preserve=False is right for training from here on as the papers do",
-                stacklevel=3,
-            )
-            return
+        if not sources.looks_trained(entry.module):
+            continue
+        gate = _start(entry, layer)
+        if gate is not None and bool((gate == 1.0).all()):  # Ghost BN and Batch Renorm are BatchNorm in eval
+            continue
+        why = (
+            f"{layer['method']!r} does not start as BatchNorm, and no preserve= can keep the function; train it further"
+            if gate is None
+            else "a new gate scales every channel. preserve=True keeps the function; preserve=False is right for "
+            "training from here on as the papers do"
+        )
+        warnings.warn(f"the network has been trained, and its function changes: {why}", stacklevel=3)
+        return
+
+
+def _start(entry: Found, layer: LayerPlan) -> Tensor | None:
+    """Return the initial gate where it is a constant."""
+    affine = sources.holder(entry.module).weight is not None
+    new = checking.probe(layer["method"], sources.dims(entry.module), layer["features"], affine, layer["options"])
+    return new.method.initial_gate(layer["features"])

@@ -226,7 +226,7 @@ class Method(ABC):
     def __str__(self) -> str:
         """Return name and options as messages show them.
 
-        >>> from calibnorm.methods import GN
+        >>> from calibnorm.methods.group import GN
         >>> print(GN(groups=4))
         gn(groups=4)
         """

@@ -75,8 +75,8 @@ class CalibratedNorm(BatchNormOwner):
         method = build(self.method_type, **options)
         if num_features % method.divisor:
             raise ValueError(
-                f"{num_features} channels are no multiple of {method.divisor}, which {method} needs; choose a divisor, "
-                "or another num_features"
+                f"{num_features} channels are no multiple of {method.divisor}, which {method} needs; choose a divisor "
+                f"of {num_features}, or leave the option out"
             )
         if not method.normalizes:
             if noise is not None:

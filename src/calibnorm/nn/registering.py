@@ -168,7 +168,10 @@ def _try(kind: type[Method]) -> None:
             found = method.coefficients(x, Batch(mean, var, 1e-5, None), p)
         except Exception as error:
             kept = "with gamma and beta" if affine else "without gamma and beta (affine=False: use p.get)"
-            error.add_note(f"cn.register_method tried {kind.name!r} on planes {shape} {kept}, and it failed so.")
+            held = ", ".join(p) or "nothing"
+            error.add_note(
+                f"cn.register_method tried {kind.name!r} on planes {shape} {kept}, and it failed so; p held {held}."
+            )
             raise
         pair = isinstance(found, tuple) and len(found) == 2 and all(isinstance(t, Tensor) for t in found)
         if not pair:
