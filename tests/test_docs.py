@@ -1,12 +1,15 @@
-"""The family page: a row for every method, and no cost that was not measured."""
+"""The documents run as written; the family page has a row for every method, and no cost that was not measured."""
 
 from __future__ import annotations
 
 import csv
+import doctest
 import math
+import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import calibnorm as cn
 from calibnorm.nn import layer_type
@@ -41,3 +44,32 @@ def test_costs_are_those_of_the_results(row):
 )
 def test_parameters_are_as_many_as_the_page_says(name, numbers):
     assert sum(p.numel() for p in cn.norm_layer(name)(64).parameters()) == numbers
+
+
+def test_the_readme_runs():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    said: list[str] = []
+    names = {"print": said.append}
+    for block in blocks:
+        exec(block.replace("pretrained=True", "pretrained=False"), names)
+    converted, fused = said
+    assert converted.startswith("53 normalizations: 53 converted")
+    assert "layer1.0.bn3: RBN2d, fused: norm + add + ReLU" in fused
+    assert names["net"].train()(torch.randn(2, 3, 32, 32)).shape == (2, 1000)
+
+
+def test_the_session_runs():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        result = doctest.testfile(
+            str(ROOT / "docs" / "networks.md"), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE
+        )
+    assert result.failed == 0
+    assert result.attempted > 20
+
+
+def test_compositions_of_the_family_page():
+    block = next(b for b in re.findall(r"(?:^    .*\n)+", "\n".join(LINES), re.MULTILINE) if "over=" in b)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 1), torch.nn.BatchNorm2d(16))
+    exec(re.sub("^    ", "", block, flags=re.MULTILINE), {"cn": cn, "model": net})
+    assert net[1].options() == {"over": {"method": "gn", "groups": 8}}

@@ -96,7 +96,7 @@ def test_what_is_no_batch_norm_goes_back_only_with_losses(method):
     convert(net, method)
     with pytest.raises(ValueError, match=f"bn1 .* computes '{method}', which plain BatchNorm cannot do"):
         cn.revert(net)
-    with pytest.raises(ValueError, match="preserve=True needs an initial gate"):
+    with pytest.raises(ValueError, match=f"preserve=True cannot keep .* with {method}, which does not start as"):
         convert(small(), method, preserve=True)
     cn.revert(net, lossy=True)
     assert all(map(torch.equal, statistics(net), kept[0]))
@@ -146,8 +146,8 @@ class Untraceable(PreActivation):
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        (torchvision.models.vgg11_bn(), "VGG has no residual branches; or name the layers with include="),
-        (PreActivation(), r"ends in a convolution put SE2d\(alone=True\)"),
+        (torchvision.models.vgg11_bn(), "VGG has no residual branches, after which .*; name the layers with include="),
+        (PreActivation(), r"ends in a convolution put SE2d\(alone=True\), or name the layers with include="),
         (Untraceable(), "residual branches of Untraceable were not found .*; name the layers with include="),
     ],
     ids=["plain", "preactivation", "untraceable"],

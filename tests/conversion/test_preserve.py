@@ -110,6 +110,19 @@ def test_without_preserve_gamma_stays_and_the_function_changes():
     assert not any(layer.compensated for layer in norms(converted).values())
 
 
+@pytest.mark.parametrize(("method", "options"), [("gn", {}), ("sn", {}), ("iebn", {"operator": "identity"})])
+def test_the_warning_offers_preserve_only_where_it_helps(method, options):
+    with pytest.warns(UserWarning, match=f"trained, .*: '{method}' does not start as BatchNorm, and no preserve="):
+        cn.convert(small(), method, **options)
+
+
+@pytest.mark.parametrize("method", ["ghost", "brn"])
+def test_what_is_batchnorm_in_eval_gives_no_warning(method, recwarn):
+    plain, x = small(), randn(4, 3, 5, 5, seed=5)
+    assert relative(cn.convert(copy.deepcopy(plain), method).eval()(x), plain.eval()(x)) <= 1e-6
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("method", ["iebn", "rbn"])
 def test_the_warning_is_only_for_what_changes(method, recwarn):
     cn.convert(small(), method, preserve=True)

@@ -334,9 +334,25 @@ def test_refuses_statistics_of_single_values(layer, shape, message):
         ("rbn", {"over": "ibn"}, ValueError, "over='ibn' is not known"),
         ("rbn", {"over": 3}, TypeError, "over=3 must be a method's name"),
         ("rbn", {"over": {"method": "gn", "groups": 0}}, ValueError, "groups=0"),
-        ("iebn", {"over": {"method": "iebn", "position": "both"}}, ValueError, "position='gamma'"),
+        ("rbn", {"over": {"groups": 2}}, ValueError, r"over={'groups': 2} must name a method"),
+        ("rbn", {"over": {"method": "gn", "grps": 2}}, TypeError, "^over: 'grps' is not an option of 'gn', .* groups$"),
+        (
+            "rbn",
+            {"over": {"method": "gn", "groups": 3}},
+            ValueError,
+            r"rbn\(over={'method': 'gn', 'groups': 3}\) needs",
+        ),
+        ("iebn", {"over": {"method": "iebn", "position": "both"}}, ValueError, "; use position='gamma'$"),
+        ("rbn", {"over": "se"}, ValueError, "base=se gates beta, which a base does not have, and cannot be one$"),
         ("gn", {"over": "bn"}, ValueError, "make it the base"),
-        ("gn", {"groups": 3}, ValueError, "4 channels are no multiple of 3"),
+        ("gn", {"groups": 3}, ValueError, r"4 channels are no multiple of 3, which gn\(groups=3\) needs; choose"),
+        (
+            "gn",
+            {"size": 2},
+            TypeError,
+            "^GN2d: 'size' is not an option of 'gn', which takes groups, .*; 'ghost' has it$",
+        ),
+        ("sn", {"groups": 2}, TypeError, "; 'gn', 'bcn' and 'ilm' have it$"),
     ],
 )
 def test_refuses_options(name, options, exception, message):

@@ -111,11 +111,34 @@ def test_subclasses_of_method():
         ({"name": "h"}, lambda x, batch, p, *, noise=1: (x.m, x.m), ValueError, "cannot be called 'noise'"),
         ({"name": "h"}, lambda x, batch, p, *, k: (x.m, x.m), TypeError, "option 'k' of 'h' needs a default"),
         ({"name": "h"}, lambda x, p: (x.m, x.m), TypeError, r"must take \(x, batch, p\)"),
-        ({"name": "h"}, lambda x, batch, p: x.m, TypeError, "must return two tensors"),
+        ({"name": "h"}, lambda x, batch, p: x.m, TypeError, "must return two tensors, .* not Tensor$"),
+        (
+            {"name": "h"},
+            lambda x, batch, p: (x.m, 1.0),
+            TypeError,
+            r"must return two tensors, .* not \(Tensor, float\)$",
+        ),
+        ({"name": half}, half, TypeError, r"must be a string, as in @cn.register_method\('my_norm'\)$"),
+        ({"name": "h"}, 3, TypeError, "'h': the decorator takes a function or a subclass of Method, not 3"),
+        ({"name": "h", "batch_statistics": 1}, half, TypeError, "batch_statistics=1 must be True or False"),
+        ({"name": "h", "replace": 1}, half, TypeError, "replace=1 must be True or False"),
+        (
+            {"name": "h", "parameters": ["k"]},
+            half,
+            TypeError,
+            r"'h': parameters=\['k'\] must map names to initial values",
+        ),
+        (
+            {"name": "h", "parameters": half},
+            half,
+            TypeError,
+            "the method's own function goes below @cn.register_method",
+        ),
+        ({"name": "h", "parameters": {"k": "a"}}, half, TypeError, r"'h': parameters\['k'\]='a' must be a real number"),
         ({"name": "h"}, lambda x, batch, p: (x.m, x.m[:, :3]), ValueError, r"shift of 'h' has shape \(2, 3\)"),
         ({"name": "h"}, int, TypeError, "must be a subclass"),
     ],
-    ids=range(11),
+    ids=range(19),
 )
 def test_refusals(arguments, given, exception, message):
     before = list(METHODS)
@@ -128,6 +151,7 @@ def test_errors_of_the_function_say_where_they_come_from():
     with pytest.raises(KeyError) as caught:
         cn.register_method("h")(lambda x, batch, p: (p["weight"], x.m))
     assert "affine=False: use p.get" in caught.value.__notes__[0]
+    assert caught.value.__notes__[0].endswith("p held nothing.")
 
 
 def test_names_are_taken_once():

@@ -53,8 +53,8 @@ def leave_inner(model: nn.Module, found: list[Found]) -> dict[str, str]:
             last.add(id(_norm(max(branches, key=depth.__getitem__), modules)))
     if found and not any(id(entry.module) in last for entry in found):
         what = "no residual branches" if not additions else "no residual branch that ends in a normalization"
-        alone = "; behind a branch that ends in a convolution put SE2d(alone=True)" if additions else ""
-        raise ValueError(f"{type(model).__name__} has {what}{alone}; or {remedy}")
+        alone = "behind a branch that ends in a convolution put SE2d(alone=True), or " if additions else ""
+        raise ValueError(f"{type(model).__name__} has {what}, after which 'se' would go; {alone}{remedy}")
     return {entry.name: "not the last of a residual branch" for entry in found if id(entry.module) not in last}
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from calibnorm.conversion import planning, sources
-from calibnorm.conversion.planning import LayerPlan, Plan
+from calibnorm.conversion import checking, planning, plans, sources
+from calibnorm.conversion.plans import LayerPlan, Plan
 from calibnorm.conversion.reverting import average_gates, fold
 from calibnorm.conversion.selection import Patterns, Predicate
 from calibnorm.conversion.sources import Found
@@ -92,9 +92,9 @@ def convert(
     elif preserve or options or any(choice is not None for choice in choices.values()):
         raise ValueError("a plan says everything about the conversion; pass nothing beside it but report=")
     else:
-        chosen = planning.read(method)
-        planning.check(model, found, chosen)
-        planning.check_compensated(found, chosen)
+        chosen = plans.read(method)
+        checking.check(model, found, chosen)
+        checking.check_compensated(found, chosen)
     if not chosen["layers"]:
         why = "has no BatchNorm" if not found else f"has {len(found)} BatchNorms, of which none was selected"
         warnings.warn(f"{type(model).__name__} {why}; nothing was converted", stacklevel=2)
@@ -116,7 +116,7 @@ def _apply(model: nn.Module, found: list[Found], plan: Plan) -> tuple[nn.Module,
         fresh = {
             entry.name: _make(entry.module, layers[entry.name], sources.like(model))
             for entry in found
-            if entry.name in layers and not planning.is_done(entry.module, layers[entry.name])
+            if entry.name in layers and not checking.is_done(entry.module, layers[entry.name])
         }
     root, lines = model, []
     for entry in found:

@@ -54,7 +54,7 @@ def revert(model: nn.Module, *, lossy: bool = False) -> nn.Module:
         if not lossy and (why := irreversible(entry.module)):
             raise ValueError(
                 f"{where}: {why}, which plain BatchNorm cannot do; "
-                "revert with lossy=True to keep the gate of an average input"
+                "revert with lossy=True to go back all the same, with the gate of an average input if it has a gate"
             )
         if why := unwritable(entry.module, shared):
             raise ValueError(f"{where}: {why}")

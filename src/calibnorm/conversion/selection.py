@@ -113,9 +113,9 @@ def _patterns(argument: str, patterns: Patterns, names: Sequence[str]) -> tuple[
         if not isinstance(pattern, str):
             raise TypeError(f"{argument}={pattern!r} must be a name pattern such as 'layer1.*'")
         if not any(fnmatchcase(name, pattern) for name in names):
-            some = ", ".join(names[:4]) or "none"
+            some = ", ".join([*names[:4], *(["..."] if len(names) > 4 else [])]) or "none"
             below = f"{pattern.rstrip('.')}.*"
-            hint = f"for all below it write {below!r}" if _matches(names, [below]) else f"there are {some}, ..."
+            hint = f"for all below it write {below!r}" if _matches(names, [below]) else f"there are {some}"
             raise ValueError(f"{argument}={pattern!r} matches no normalization of the network; {hint}")
     return patterns
 

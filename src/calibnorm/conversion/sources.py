@@ -137,9 +137,8 @@ def tensors(child: Any) -> list[Any]:
 
 
 def features(module: nn.Module) -> int:
-    """Return C; a frozen BatchNorm has it only as the size of its tensors."""
-    child = holder(module)
-    return int(child.weight.numel() if is_frozen(child) else child.num_features)
+    """Return C."""
+    return children.num_features(holder(module))
 
 
 def dims(module: nn.Module) -> int:

@@ -6,7 +6,7 @@ from calibnorm.methods.base import Batch, Instance, Method, Parameter, Params, i
 from calibnorm.methods.bn import BN
 from calibnorm.methods.iebn import IEBN
 from calibnorm.methods.rbn import RBN
-from calibnorm.methods.registry import METHODS, build, methods
+from calibnorm.methods.registry import METHODS, build, methods, not_an_option
 
 __all__ = [
     "BN",
@@ -21,6 +21,7 @@ __all__ = [
     "build",
     "inverse_std",
     "methods",
+    "not_an_option",
     "reparameterize",
     "safe_sqrt",
 ]

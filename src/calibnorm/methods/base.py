@@ -223,6 +223,16 @@ class Method(ABC):
             if getattr(self, field.name) != field.default
         }
 
+    def __str__(self) -> str:
+        """Return name and options as messages show them.
+
+        >>> from calibnorm.methods.group import GN
+        >>> print(GN(groups=4))
+        gn(groups=4)
+        """
+        options = ", ".join(f"{key}={value!r}" for key, value in self.options().items())
+        return f"{self.name}({options})" if options else self.name
+
 
 def inverse_std(var: Tensor, eps: float) -> Tensor:
     """Return 1 / sqrt(var + eps), NaN where the variance overflowed."""

@@ -36,10 +36,11 @@ class Composed(Method):
                 "make it the base"
             )
         if "bias" in self.base.gated:
-            raise ValueError(f"base={self.base} gates beta, which a base does not have; use position='gamma'")
+            remedy = "; use position='gamma'" if "position" in self.base.options() else ", and cannot be one"
+            raise ValueError(f"base={self.base} gates beta, which a base does not have{remedy}")
         for method in (self.outer, self.base):
             if method.spatial:
-                raise ValueError(f"{method} uses a statistic over channels, which cannot be composed")
+                raise ValueError(f"{method} uses a statistic over channels, which cannot be composed; use 'mean'")
         if twice := set(self.outer.parameters(1)) & set(self.base.parameters(1)):
             raise ValueError(f"outer and base both have {', '.join(sorted(twice))}; compose two different calibrations")
 
@@ -81,6 +82,10 @@ class Composed(Method):
         base = self.base.outer if isinstance(self.base, Composed) else self.base
         options = self.base.options()
         return {**self.outer.options(), "over": {"method": base.name, **options} if options else base.name}
+
+    def __str__(self) -> str:
+        """Return what a layer of outer takes."""
+        return super().__str__().replace(self.name, self.outer.name, 1)
 
     def parameters(self, num_features: int) -> dict[str, Parameter]:
         """Return the tensors of both."""

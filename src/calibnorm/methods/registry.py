@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from calibnorm import _checks
@@ -52,6 +53,30 @@ def build(kind: type[Method], over: Over = None, **options: Any) -> Method:
     if not isinstance(over, str | Mapping):
         raise TypeError(f"over={over!r} must be a method's name, or a mapping such as {{'method': 'gn', 'groups': 8}}")
     spec = {"method": over} if isinstance(over, str) else dict(over)
-    name = spec.pop("method", None)
+    if "method" not in spec:
+        raise ValueError(f"over={over!r} must name a method, such as {{'method': 'gn', 'groups': 8}}")
+    name = spec.pop("method")
     _checks.choice("over", name, METHODS)
-    return Composed(method, build(METHODS[str(name)], **spec))
+    base = METHODS[str(name)]
+    known = [field.name for field in fields(base)]
+    for option in spec:
+        if option not in known and option != "over":
+            raise TypeError(f"over: {not_an_option(option, base.name, known)}")
+    return Composed(method, build(base, **spec))
+
+
+def not_an_option(name: str, method: str, known: list[str]) -> str:
+    """Return the message for an option that a method does not have.
+
+    >>> not_an_option("gamma_init", "rbn", ["centering", "scaling"])
+    "'gamma_init' is not an option of 'rbn', which takes centering, scaling; 'bn' has it"
+    """
+    owners = [repr(owner) for owner, kind in METHODS.items() if name in (field.name for field in fields(kind))]
+    takes = f"which takes {', '.join(known)}" if known else "which has none"
+    return f"{name!r} is not an option of {method!r}, {takes}{_have_it(owners)}"
+
+
+def _have_it(owners: list[str]) -> str:
+    if len(owners) < 2:
+        return f"; {owners[0]} has it" if owners else ""
+    return f"; {', '.join(owners[:-1])} and {owners[-1]} have it"

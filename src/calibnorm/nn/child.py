@@ -75,8 +75,9 @@ def accepts(child: nn.Module) -> bool:
 
 
 def num_features(child: Any) -> int:
-    """Return the channels of the child; FrozenBatchNorm2d does not store them."""
-    return int(child.weight.numel()) if is_frozen(child) else int(child.num_features)
+    """Return the channels of the child; a frozen one may have them only as the size of its tensors."""
+    stored = getattr(child, "num_features", None)
+    return int(child.weight.numel() if stored is None else stored)
 
 
 def parts(child: Any) -> list[nn.Module]:

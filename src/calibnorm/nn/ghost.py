@@ -26,7 +26,8 @@ class GhostBN1d(_GhostBN):
 class GhostBN2d(_GhostBN):
     r"""Ghost Batch Normalization (Hoffer, Hubara and Soudry, NeurIPS 2017, Algorithm 1).
 
-    Batch normalization of every run of ``size`` instances by itself; in eval plain batch normalization. The running
+    :math:`y = \gamma (x - \mu_B) / \sqrt{\sigma_B^2 + \epsilon} + \beta`, with mean and biased variance of a channel
+    over B, the run of ``size`` instances that an instance belongs to; in eval plain batch normalization. The running
     statistics move once for every ghost batch, one after the other, each time with the momentum of a batch, as
     Algorithm 1 does. A remainder of the batch is a smaller ghost batch; the paper assumes that there is none.
 

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from calibnorm import _checks
 from calibnorm._checks import Noise
-from calibnorm.methods import Method, build
+from calibnorm.methods import Method, build, not_an_option
 from calibnorm.nn import child as children
 from calibnorm.nn import loading
 from calibnorm.nn.apply import apply
 from calibnorm.nn.following import is_identity, is_relu
+from calibnorm.nn.options import signature
+from calibnorm.nn.owner import BatchNormOwner
 from calibnorm.ops import Statistics
 
 BATCHNORMS: dict[int, type[nn.BatchNorm1d] | type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {
@@ -27,7 +29,7 @@ BATCHNORMS: dict[int, type[nn.BatchNorm1d] | type[nn.BatchNorm2d] | type[nn.Batc
 ACTS = (None, "relu")
 
 
-class CalibratedNorm(nn.Module):
+class CalibratedNorm(BatchNormOwner):
     """Base of every layer. Subclasses say their method and their number of spatial dimensions.
 
     gamma, beta and the running statistics belong to the child ``bn``, a plain ``nn.BatchNorm1d/2d/3d``, so that
@@ -43,7 +45,6 @@ class CalibratedNorm(nn.Module):
 
     __signature__: ClassVar[inspect.Signature | None]
 
-    bn: nn.Module
     act: nn.Module | str | None
     drop: nn.Module | None
 
@@ -70,9 +71,13 @@ class CalibratedNorm(nn.Module):
         noise = _checks.noise(noise, noise_in)
         if act not in ACTS:
             raise ValueError(f"act={act!r} is not known; choose 'relu' or None, or put the activation after the layer")
+        self._check_options(options)
         method = build(self.method_type, **options)
         if num_features % method.divisor:
-            raise ValueError(f"{num_features} channels are no multiple of {method.divisor}, which {method} needs")
+            raise ValueError(
+                f"{num_features} channels are no multiple of {method.divisor}, which {method} needs; choose a divisor "
+                f"of {num_features}, or leave the option out"
+            )
         if not method.normalizes:
             if noise is not None:
                 raise ValueError(f"noise={noise} attacks a standardized feature, and {method} standardizes nothing")
@@ -92,6 +97,13 @@ class CalibratedNorm(nn.Module):
         )
         self._create_gates(num_features, device, dtype)
 
+    def _check_options(self, options: Mapping[str, Any]) -> None:
+        own = [field.name for field in fields(self.method_type)]
+        for name in options:
+            if name not in own and name != "over":
+                known = [*own, "noise", "noise_in", "act"]
+                raise TypeError(f"{type(self).__name__}: {not_an_option(name, self.method_type.name, known)}")
+
     def _create_gates(self, channels: int, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
         specs = self.method.parameters(channels)
         for name, spec in specs.items():
@@ -108,7 +120,7 @@ class CalibratedNorm(nn.Module):
         """Show the method's options in the signature of a layer that adds no ``__init__`` of its own."""
         super().__init_subclass__(**kwargs)
         generic = cls.__init__ is CalibratedNorm.__init__ and hasattr(cls, "method_type")
-        cls.__signature__ = _signature(cls.method_type) if generic else None
+        cls.__signature__ = signature(CalibratedNorm.__init__, cls.method_type) if generic else None
 
     @classmethod
     def fewest_channels(cls, options: Mapping[str, Any]) -> int:
@@ -275,56 +287,6 @@ class CalibratedNorm(nn.Module):
         options = {"relu": True} if relu else {}
         return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), args, options)  # type: ignore[attr-defined]
 
-    @property
-    def num_features(self) -> int:
-        """C, as the child has it."""
-        return children.num_features(self._modules["bn"])
-
-    @property
-    def weight(self) -> Tensor | None:
-        """The child's gamma, (C,)."""
-        return self.bn.weight  # type: ignore[return-value]
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The child's beta, (C,)."""
-        return self.bn.bias  # type: ignore[return-value]
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Hand gamma and beta through to the child; a property alone cannot, since nn.Module takes parameters first."""
-        if name in ("weight", "bias"):
-            setattr(self.bn, name, value)
-        else:
-            super().__setattr__(name, value)
-
-    @property
-    def eps(self) -> float:
-        """The child's eps."""
-        return self.bn.eps  # type: ignore[return-value]
-
-    @eps.setter
-    def eps(self, value: float) -> None:
-        self.bn.eps = value  # type: ignore[assignment]
-
-    @property
-    def momentum(self) -> float | None:
-        """The child's momentum."""
-        return self.bn.momentum  # type: ignore[return-value]
-
-    @momentum.setter
-    def momentum(self, value: float | None) -> None:
-        self.bn.momentum = value  # type: ignore[assignment]
-
-    @property
-    def affine(self) -> bool:
-        """Whether the child has gamma."""
-        return self.weight is not None
-
-    @property
-    def track_running_stats(self) -> bool:
-        """Whether the child keeps running statistics."""
-        return bool(getattr(self.bn, "track_running_stats", True))
-
     def reset_running_stats(self) -> None:
         """Set the child's running statistics to mean 0, variance 1 and no batches."""
         self.bn.reset_running_stats()  # type: ignore[operator]
@@ -354,12 +316,3 @@ class CalibratedNorm(nn.Module):
             f"{type(self).__name__} cannot be compiled by torch.jit.script; use torch.export, torch.jit.trace or "
             "torch.compile"
         )
-
-
-def _signature(method: type[Method]) -> inspect.Signature:
-    """Return a layer's signature: the arguments of every layer, with the method's options among the named ones."""
-    _, *shared, _ = inspect.signature(CalibratedNorm.__init__).parameters.values()  # without self and **options
-    own = inspect.signature(method).parameters.values()
-    named = [argument.replace(kind=inspect.Parameter.KEYWORD_ONLY) for argument in own]
-    first = next(i for i, argument in enumerate(shared) if argument.kind is inspect.Parameter.KEYWORD_ONLY)
-    return inspect.Signature([*shared[:first], *named, *shared[first:]])

@@ -1,14 +1,13 @@
-"""Options that a layer does not have: refused with the options that it has, and the methods that have the one given."""
+"""The options of a layer's constructor: which there are, how they show, and what is said of one that is not there."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import fields
 from typing import ParamSpec
 
-from calibnorm.methods import METHODS
+from calibnorm.methods import Method, not_an_option
 
 P = ParamSpec("P")
 
@@ -17,17 +16,6 @@ def layer_options(init: Callable[..., object]) -> list[str]:
     """Return what a layer's constructor takes beside what torch's BatchNorm takes: its arguments by keyword alone."""
     arguments = inspect.signature(init).parameters.values()
     return [argument.name for argument in arguments if argument.kind is argument.KEYWORD_ONLY]
-
-
-def not_an_option(name: str, method: str, known: list[str]) -> str:
-    """Return the message for an option that a method does not have.
-
-    >>> not_an_option("gamma_init", "rbn", ["centering", "scaling"])
-    "'gamma_init' is not an option of 'rbn', which takes centering, scaling; 'bn' has it"
-    """
-    owners = [repr(owner) for owner, kind in METHODS.items() if name in (field.name for field in fields(kind))]
-    has = f"; {' and '.join(owners)} {'has' if len(owners) == 1 else 'have'} it" if owners else ""
-    return f"{name!r} is not an option of {method!r}, which takes {', '.join(known)}{has}"
 
 
 def checked(init: Callable[P, None]) -> Callable[P, None]:
@@ -43,3 +31,12 @@ def checked(init: Callable[P, None]) -> Callable[P, None]:
         init(*args, **options)
 
     return checked_init
+
+
+def signature(init: Callable[..., object], method: type[Method]) -> inspect.Signature:
+    """Return a layer's signature: the arguments of every layer, with the method's options among the named ones."""
+    _, *shared, _ = inspect.signature(init).parameters.values()  # without self and **options
+    own = inspect.signature(method).parameters.values()
+    named = [argument.replace(kind=inspect.Parameter.KEYWORD_ONLY) for argument in own]
+    first = next(i for i, argument in enumerate(shared) if argument.kind is inspect.Parameter.KEYWORD_ONLY)
+    return inspect.Signature([*shared[:first], *named, *shared[first:]])

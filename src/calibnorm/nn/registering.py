@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from calibnorm import _checks
 from calibnorm.methods import METHODS, Batch, Instance, Method, Parameter, Params
 from calibnorm.nn import registered
 from calibnorm.nn.layer import CalibratedNorm
@@ -35,7 +36,7 @@ def register(
 ) -> Callable[[Given], Given]:
     """Return the decorator of :func:`calibnorm.register_method`, which puts its layers into ``layers``."""
     if not isinstance(name, str):
-        raise TypeError(f"name={name!r} must be a string, such as 'my_norm'")
+        raise TypeError(f"name={name!r} must be a string, as in @cn.register_method('my_norm')")
     if not (name.isidentifier() and name == name.lower()):
         raise ValueError(f"name={name!r} must be a lower-case identifier, such as 'my_norm'")
     if name in _BUILT_IN:
@@ -43,7 +44,13 @@ def register(
     if name in METHODS and not replace:
         raise ValueError(f"name={name!r} is registered already; pass replace=True to register it anew")
 
+    _checks.flag("batch_statistics", batch_statistics)
+    _checks.flag("replace", replace)
+    _check_starts(name, parameters)
+
     def decorate(given: Given) -> Given:
+        if not callable(given):
+            raise TypeError(f"{name!r}: the decorator takes a function or a subclass of Method, not {given!r}")
         stem = "".join(word.capitalize() for word in name.split("_"))
         if isinstance(given, type):
             if not issubclass(given, Method):
@@ -73,15 +80,18 @@ def _method(stem: str, name: str, function: Coefficients, starts: Starts, batch_
     options = [argument for argument in arguments if argument.kind is argument.KEYWORD_ONLY]
     for option in options:
         if option.default is option.empty:
-            raise TypeError(f"option {option.name!r} of {name!r} needs a default")
+            raise TypeError(f"option {option.name!r} of {name!r} needs a default, such as {option.name}=None")
     if len(arguments) - len(options) != 3:
-        raise TypeError(f"the function of {name!r} must take (x, batch, p), and options by keyword alone")
+        raise TypeError(
+            f"the function of {name!r} must take (x, batch, p), and options by keyword alone, "
+            f"not {inspect.signature(function)}"
+        )
     names = [option.name for option in options]
 
     def parameters(self: Any, num_features: int) -> dict[str, Parameter]:
         specs = starts(num_features) if callable(starts) else starts
         return {
-            key: value if isinstance(value, Parameter) else Parameter((num_features,), fill=float(value))
+            key: value if isinstance(value, Parameter) else Parameter((num_features,), fill=_start(name, key, value))
             for key, value in specs.items()
         }
 
@@ -106,6 +116,29 @@ def _method(stem: str, name: str, function: Coefficients, starts: Starts, batch_
     kind.__module__ = registered.__name__
     setattr(registered, stem, kind)
     return kind
+
+
+def _check_starts(name: str, starts: object) -> None:
+    """Refuse what is neither a mapping nor a function of C; a coefficient function belongs below the decorator."""
+    if starts is None or isinstance(starts, Mapping):
+        return
+    if not callable(starts):
+        raise TypeError(f"{name!r}: parameters={starts!r} must map names to initial values, such as {{'mix': 0.0}}")
+    try:
+        inspect.signature(starts).bind(_TRIED)
+    except TypeError:
+        raise TypeError(
+            f"{name!r}: parameters={starts!r} must be a function of the number of channels alone; the method's own "
+            f"function goes below @cn.register_method({name!r})"
+        ) from None
+
+
+def _start(name: str, key: str, value: object) -> float:
+    """Return an initial value; refuse what is no number."""
+    try:
+        return _checks.real(f"parameters[{key!r}]", value)
+    except TypeError as error:
+        raise TypeError(f"{name!r}: {error}; for another shape give a calibnorm.methods.Parameter") from None
 
 
 def _check_names(kind: type[Method]) -> None:
@@ -135,11 +168,17 @@ def _try(kind: type[Method]) -> None:
             found = method.coefficients(x, Batch(mean, var, 1e-5, None), p)
         except Exception as error:
             kept = "with gamma and beta" if affine else "without gamma and beta (affine=False: use p.get)"
-            error.add_note(f"cn.register_method tried {kind.name!r} on planes {shape} {kept}, and it failed so.")
+            held = ", ".join(p) or "nothing"
+            error.add_note(
+                f"cn.register_method tried {kind.name!r} on planes {shape} {kept}, and it failed so; p held {held}."
+            )
             raise
         pair = isinstance(found, tuple) and len(found) == 2 and all(isinstance(t, Tensor) for t in found)
         if not pair:
-            raise TypeError(f"the function of {kind.name!r} must return two tensors, scale and shift")
+            came = (
+                f"({', '.join(type(t).__name__ for t in found)})" if isinstance(found, tuple) else type(found).__name__
+            )
+            raise TypeError(f"the function of {kind.name!r} must return two tensors, scale and shift, not {came}")
         for which, tensor in zip(("scale", "shift"), found, strict=True):
             try:
                 tensor.expand(shape)
