@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import gc
 import importlib.util
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +40,15 @@ def test_without_a_gpu_it_says_so_and_ends_with_2(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.fixture
+def quick_collector() -> Iterator[None]:
+    """Each timing collects garbage first, a tenth of a second among pytest's and torch's objects: leave them out."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("quick_collector")
 def test_what_it_times_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case("norm", "forward+backward", (2, 4, 5, 5), "bfloat16", "channels_last")
     monkeypatch.setattr(gpu, "plan", lambda: iter([case]))

@@ -79,7 +79,7 @@ def assert_one_graph_for_all_batches(module, backend, *shapes, batches):
             assert error(a, b) <= COMPILED, name
 
 
-@each_layer
+@pytest.mark.parametrize("layer_type", [cn.IEBN2d, cn.RBN2d])
 @each_mode
 def test_a14_relu_and_residual_in_one_graph(layer_type, training):
     counter = CompileCounterWithBackend("aot_eager")
@@ -88,18 +88,26 @@ def test_a14_relu_and_residual_in_one_graph(layer_type, training):
     assert counter.frame_count == 1
 
 
-@pytest.mark.parametrize("method", ["iebn", "rbn"])
-@pytest.mark.parametrize("fused", [False, True], ids=["converted", "fused"])
-def test_a14_a_converted_network_in_one_graph(method, fused):
-    """A mode each; the graph is Dynamo's alone, whose backend (aot_eager) the layers' tests run."""
+NIGHTLY = pytest.mark.nightly
+NETWORKS = [
+    pytest.param("iebn", fused, training, marks=[] if fused and not training else NIGHTLY)
+    for fused in (False, True)
+    for training in (False, True)
+] + [
+    pytest.param("rbn", fused, training, marks=[] if fused and training else NIGHTLY)
+    for fused in (False, True)
+    for training in (False, True)
+]
+
+
+@pytest.mark.parametrize(("method", "fused", "training"), NETWORKS)
+def test_a14_a_converted_network_in_one_graph(method, fused, training):
+    """The graph is Dynamo's alone; the layers' tests run AOTAutograd, which takes longer, too."""
     torch.manual_seed(0)
-    model = cn.convert(ResNet((1,), 2, 3, large=False), method).double()
-    model = cn.fuse(model) if fused else model
-    for training in (True, False):
-        torch._dynamo.reset()
-        counter = CompileCounter()
-        assert_one_graph_for_all_batches(model.train(training), counter, (3, 6, 4), batches=(5, 2, 7))
-        assert counter.frame_count == 1
+    model = cn.convert(ResNet((1,), 2, 3, large=False), method).train(training)
+    counter = CompileCounter()
+    assert_one_graph_for_all_batches(cn.fuse(model) if fused else model, counter, (3, 6, 4), batches=(5, 2, 7))
+    assert counter.frame_count == 1
 
 
 @pytest.mark.nightly
@@ -107,7 +115,7 @@ def test_a14_a_converted_network_in_one_graph(method, fused):
 @each_mode
 def test_a14_inductor_with_a_converted_network(method, training):
     torch.manual_seed(0)
-    model = cn.convert(ResNet((1, 1), 4, 10, large=False), method).double().train(training)
+    model = cn.convert(ResNet((1, 1), 4, 10, large=False), method).train(training)
     counter = CompileCounterWithBackend("inductor")
     assert_one_graph_for_all_batches(cn.fuse(model), counter, (3, 8, 8), batches=(5, 2, 7))
     assert counter.frame_count == 1
