@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gc
+import importlib.util
 import json
 import math
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
 import calibnorm as cn
 from calibnorm.lab import cli
@@ -31,6 +33,7 @@ from calibnorm.lab.bench import (
     layer,
     model,
     plots,
+    resnet,
     run,
     start,
     summary,
@@ -84,7 +87,8 @@ def test_layer_writes_the_table_its_ratios_and_pictures(tmp_path: Path, capsys: 
     assert torch.get_num_threads() == threads
     rows = read(tmp_path / "layer.csv")
     assert list(rows[0]) == COLUMNS
-    assert len(rows) == 2 * len(cases.MODES) * (len(impls.EAGER) + 1)  # and a copy
+    per_op = (len(impls.eager("norm")) + 1, len(impls.eager("norm+add+relu")) + 1)  # and a copy
+    assert len(rows) == len(cases.MODES) * sum(per_op)
     baseline = {(r["op"], r["mode"]): float(r["p50_ms"]) for r in rows if r["impl"] == "nn.BatchNorm2d"}
     for row in rows:
         p20, p50, p80 = (float(row[name]) for name in ("p20_ms", "p50_ms", "p80_ms"))
@@ -132,15 +136,20 @@ def test_layers_of_every_method_and_of_registered_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("pinned")
-def test_model_times_training_steps(tmp_path: Path) -> None:
+def test_model_times_training_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # timm's smallest: a step of resnet18 takes ten times as long.
     args = ["bench", "model", "--network", "test_resnet", "--batch-size", "2", "--image-size", "32", *CPU]
-    assert main([*args, "--layouts", "channels_last", "--impls", "cn.RBN2d", "--out", str(tmp_path)]) == 0
+    args += ["--layouts", "channels_last", "--impls", "cn.RBN2d", "fused:cn.RBN2d"]
+    assert main([*args, "--out", str(tmp_path)]) == 0
     rows = read(tmp_path / "model-test_resnet.csv")
     assert list(rows[0]) == COLUMNS
-    assert [row["impl"] for row in rows] == ["nn.BatchNorm2d", "cn.RBN2d"]
-    assert [row["shape"] for row in rows] == ["2x3x32x32"] * 2
-    assert float(rows[1]["ratio_to_bn"]) == pytest.approx(float(rows[1]["p50_ms"]) / float(rows[0]["p50_ms"]), rel=1e-3)
+    assert [row["impl"] for row in rows] == ["nn.BatchNorm2d", "cn.RBN2d", "fused:cn.RBN2d"]
+    assert [row["shape"] for row in rows] == ["2x3x32x32"] * 3
+    assert {row["mode"] for row in rows} == {"training step"}
+    for row in rows:
+        ratio = float(row["p50_ms"]) / float(rows[0]["p50_ms"])
+        assert float(row["ratio_to_bn"]) == pytest.approx(ratio, rel=1e-3)
+    assert "cn.fuse, test_resnet: " in capsys.readouterr().out
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the allocator is pinned on Linux only")
@@ -211,6 +220,10 @@ def test_pinning_runs_the_command_again_once(monkeypatch: pytest.MonkeyPatch) ->
         (["model", "--batch-size", "0"], "--batch-size 0"),
         (["model", "--image-size", "0"], "--image-size 0"),
         (["model", "--impls", "authors.RBN"], "--impls authors.RBN"),
+        (["model", "--impls", "fused:authors.RBN"], "--impls fused:authors.RBN"),
+        (["model", "--modes", "lazy"], "--modes lazy"),
+        (["model", "--modes", "graph", *CPU], "--modes graph"),
+        (["model", "--network", "test_efficientnet", "--impls", "fused:cn.RBN2d"], "--impls fused:cn.RBN2d"),
         (["model", "--network", "resnet1"], "--network resnet1"),
         (["model", "--network", "squeezenet1_1"], "--network squeezenet1_1"),
     ],
@@ -327,6 +340,103 @@ def test_a_model_that_differs_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> N
         rows, wrong = model.run_case(settings, place, "float32", "NCHW")
         assert [row.impl for row in rows] == timed
         assert wrong[0].startswith(f"{broken}, resnet18 float32 NCHW: the first loss is ")
+
+
+def test_a_fused_network_is_held_against_the_unfused_one_too() -> None:
+    losses = {"nn.BatchNorm2d": 1.0, "cn.RBN2d": 1.0009, "fused:cn.RBN2d": 0.9995, "fused:cn.IEBN2d": 1.0005}
+    assert model.unlike("fused:cn.RBN2d", losses, 1e-3) == "the first loss is 0.999500 instead of 1.000900"
+    assert model.unlike("fused:cn.RBN2d", losses, 2e-3) == ""
+    assert [model.unlike(name, losses, 1e-3) for name in ("cn.RBN2d", "fused:cn.IEBN2d")] == ["", ""]
+    assert "nan" in model.unlike("fused:cn.RBN2d", losses | {"fused:cn.RBN2d": math.nan}, 1.0)
+
+
+def test_fused_networks_are_fused_and_keep_the_state_dict() -> None:
+    settings = config.ModelConfig(network="test_resnet", impls=("fused:nn.BatchNorm2d", "fused:cn.IEBN2d"))
+    found = model.networks(settings, [*settings.names(), "cn.IEBN2d"])
+    plain = {type(module) for module in found["nn.BatchNorm2d"].modules()}
+    for name in ("fused:nn.BatchNorm2d", "fused:cn.IEBN2d"):
+        unfused = found[name.removeprefix("fused:")]
+        assert {type(module) for module in found[name].modules()} - {type(module) for module in unfused.modules()}
+        for (key, tensor), (other, expected_) in zip(
+            found[name].state_dict().items(), unfused.state_dict().items(), strict=True
+        ):
+            assert key == other
+            assert torch.equal(tensor, expected_)
+    assert nn.BatchNorm2d in plain
+
+
+def test_resnet164_is_that_of_the_papers() -> None:
+    network = resnet.resnet164()
+    main_path = [m for name, m in network.named_modules() if "downsample" not in name]
+    assert sum(isinstance(m, nn.Conv2d | nn.Linear) for m in main_path) == 164
+    # The IEBN paper's Table 1, "#P(M)": 1.70 and 1.73 for 10 and 100 classes with BN; with IEBN 1.73 and 1.75.
+    count = sum(p.numel() for p in network.parameters())
+    hundred = 90 * (256 + 1)
+    assert (f"{count / 1e6:.2f}", f"{(count + hundred) / 1e6:.2f}") == ("1.70", "1.73")
+    shapes: set[tuple[int, int]] = set()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(lambda m, args, y: shapes.add((y.shape[1], y.shape[2])))
+    with torch.no_grad():
+        assert network.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    assert shapes >= set(cases.RESNET164)
+    converted = sum(p.numel() for p in cn.convert(network, "iebn").parameters())
+    assert (f"{converted / 1e6:.2f}", f"{(converted + hundred) / 1e6:.2f}") == ("1.73", "1.75")
+
+
+def test_resnet50_is_torchvisions() -> None:
+    torchvision = pytest.importorskip("torchvision")
+    ours, theirs = resnet.resnet50().eval(), torchvision.models.resnet50().eval()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_image_size_by_network() -> None:
+    sizes = [config.ModelConfig(network=name).pixels for name in ("resnet164", "resnet50", "resnet18")]
+    assert sizes == [32, 224, 224]
+    assert config.ModelConfig(network="resnet164", image_size=64).to_dict()["image_size"] == 64
+    assert config.ModelConfig(network="resnet164").to_dict()["image_size"] == 32
+
+
+@pytest.mark.usefixtures("pinned")
+def test_compiled_networks_without_a_compiler(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(model, "compile_problem", lambda: "no compiler")
+    settings = config.ModelConfig(network="test_resnet", modes=("compiled",), device="cpu")
+    assert model.run_model(settings, table.Place.here(torch.device("cpu")), print) == ([], [])
+    assert "skipped, compiled networks: no compiler" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("pinned")
+def test_compiled_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    counter, compile_ = CompileCounter(), nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **kwargs: compile_(self, backend=counter, **kwargs))
+    monkeypatch.setitem(resnet.NETWORKS, "resnet164", lambda: resnet.ResNet((1,), 4, 10, large=False))
+    settings = config.ModelConfig("resnet164", 2, 8, impls=("fused:cn.RBN2d",), modes=("compiled",), device="cpu")
+    rows, wrong = model.run_case(settings, table.Place.here(torch.device("cpu")), "float32", "NCHW", "compiled")
+    torch.compiler.reset()
+    assert wrong == []
+    assert [(row.impl, row.mode) for row in rows] == [
+        ("nn.BatchNorm2d", "training step, compiled"),
+        ("fused:cn.RBN2d", "training step, compiled"),
+    ]
+    assert counter.frame_count == 2  # one graph each
+
+
+def test_timms_layer_where_there_is_a_relu(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("timm")
+    ops = {"norm+relu": True, "norm+add+relu": True, "norm": False}
+    assert {op: impls.TIMMS in impls.eager(op) for op in ops} == ops
+    settings = config.LayerConfig(impls=(impls.TIMMS,), shapes=("2x4x5x5",), device="cpu")
+    measured = {case.op: settings.names(case) for case in settings.plan()}
+    assert measured == {"norm": ["nn.BatchNorm2d"], "norm+relu": ["nn.BatchNorm2d", impls.TIMMS]}
+    assert settings.skipped() == [f"skipped, {impls.TIMMS}: norm alone is nn.BatchNorm2d"]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert impls.eager("norm+relu") == list(impls.EAGER)
+    assert settings.skipped()[1] == f"skipped, {impls.TIMMS}: timm is not installed"
 
 
 def test_mismatch_names_what_is_wrong() -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import csv
+import gc
 import importlib.util
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from calibnorm.lab.bench import gpu, impls, kernel_checks, layer
+from calibnorm.lab.bench import gpu, impls, kernel_checks, layer, resnet
 from calibnorm.lab.bench.cases import Case
-from calibnorm.lab.bench.config import LayerConfig
+from calibnorm.lab.bench.config import LayerConfig, ModelConfig
 from calibnorm.lab.bench.table import Place
 from calibnorm.ops.triton import passes
 
@@ -37,24 +40,42 @@ def test_without_a_gpu_it_says_so_and_ends_with_2(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.fixture
+def quick_collector() -> Iterator[None]:
+    """Each timing collects garbage first, a tenth of a second among pytest's and torch's objects: leave them out."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("quick_collector")
 def test_what_it_times_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case("norm", "forward+backward", (2, 4, 5, 5), "bfloat16", "channels_last")
     monkeypatch.setattr(gpu, "plan", lambda: iter([case]))
     monkeypatch.setattr(gpu, "HOST_CALLS", 20)
     monkeypatch.setattr(layer, "AT_LEAST_S", 0.0)
     monkeypatch.setattr(gpu, "copy_bandwidth", lambda device, mib: 10.0)
-    monkeypatch.setattr(gpu, "find_spec", lambda name: None)
+    steps = ModelConfig("resnet164", 1, 8, ("NCHW",), impls=(impls.BASELINE,), device="cpu")
+    monkeypatch.setitem(resnet.NETWORKS, "resnet164", lambda: resnet.ResNet((1, 1, 1), 4, 10, large=False))
+    monkeypatch.setattr(gpu, "networks", lambda device: [steps, replace(steps, network="resnet50")])
+
+    def fail() -> None:
+        raise RuntimeError("no memory\nmore")
+
+    monkeypatch.setitem(resnet.NETWORKS, "resnet50", fail)
     monkeypatch.setattr(gpu, "compile_problem", lambda: "no compiler")
-    assert gpu.time_layers(CPU, tmp_path, time.perf_counter(), 90.0, []) == 0
+    assert gpu.time_layers(CPU, tmp_path, time.perf_counter(), 300.0, []) == 1
     with (tmp_path / "gpu-layer.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["impl"] for row in rows] == [*impls.EAGER, impls.COPY]
+    assert [row["impl"] for row in rows] == [*impls.EAGER, impls.COPY, impls.BASELINE]
+    assert (rows[-1]["op"], rows[-1]["shape"]) == ("resnet164", "1x3x8x8")
     assert all(row["device"] for row in rows)
     with (tmp_path / "gpu-host.csv").open() as file:
         host = list(csv.DictReader(file))
     assert {row["mode"] for row in host} == {"host, forward", "host, forward+backward"}
     details = json.loads((tmp_path / "gpu-layer.json").read_text())
     assert details["cases"] == "1 of 1"
+    assert details["wrong_values"] == ["resnet50 eager: RuntimeError: no memory"]
     assert gpu.time_layers(CPU, tmp_path, time.perf_counter() - 61, 60.0, ["a check"]) == 1
     assert json.loads((tmp_path / "gpu-layer.json").read_text())["cases"] == "0 of 1"
     assert "WRONG: a check" in (tmp_path / "gpu-layer.md").read_text()
@@ -65,6 +86,14 @@ def test_the_plan_says_most_first() -> None:
     assert len(found) == len(set(found))
     assert {case.layout for case in found[:72]} == {"NCHW", "channels_last"}
     assert {case.mode for case in found} == {"forward", "forward+backward", "eval"}
+
+
+def test_training_steps_of_both_networks_without_any_other_package() -> None:
+    settings = gpu.networks(CPU)
+    assert [config.network for config in settings] == ["resnet50", "resnet164"]
+    for config in settings:
+        assert config.network in resnet.NETWORKS
+        assert {"cn.IEBN2d", "cn.RBN2d", "fused:nn.BatchNorm2d", "fused:cn.RBN2d"} <= set(config.names())
 
 
 def test_checks_meet_every_setting() -> None:

@@ -7,9 +7,10 @@ import io
 
 import pytest
 import torch
-from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
 
 import calibnorm as cn
+from calibnorm.lab.bench.resnet import ResNet
 from cases import each_layer, each_mode, randn, randomize
 from tolerances import COMPILED, error
 
@@ -57,6 +58,77 @@ def test_a14_fullgraph(layer_type, options, training):
     counter = CompileCounterWithBackend("aot_eager")
     assert_compiled_equals_eager(randomize(layer_type(4, **options)).train(training), counter)
     assert counter.frame_count <= 2
+
+
+def assert_one_graph_for_all_batches(module, backend, *shapes, batches):
+    """Of inputs whose batch is marked as dynamic: equal outputs, gradients of all inputs, and buffers."""
+    eager = copy.deepcopy(module)
+    compiled = torch.compile(module, backend=backend, fullgraph=True)
+    for size in batches:
+        inputs = [randn(size, *shape, seed=size + 10 * i) for i, shape in enumerate(shapes)]
+        found = []
+        for call in (compiled, eager):
+            leaves = [x.clone().requires_grad_() for x in inputs]
+            if call is compiled:
+                for leaf in leaves:
+                    torch._dynamo.mark_dynamic(leaf, 0)
+            y = call(*leaves)
+            found.append([y, *torch.autograd.grad(y, leaves, randn(*y.shape, seed=99))])
+        assert all(error(a, b) <= COMPILED for a, b in zip(*found, strict=True))
+        for (name, a), b in zip(module.named_buffers(), eager.buffers(), strict=True):
+            assert error(a, b) <= COMPILED, name
+
+
+@pytest.mark.parametrize("layer_type", [cn.IEBN2d, cn.RBN2d])
+@each_mode
+def test_a14_relu_and_residual_in_one_graph(layer_type, training):
+    counter = CompileCounterWithBackend("aot_eager")
+    layer = randomize(layer_type(4, act="relu")).train(training)
+    assert_one_graph_for_all_batches(layer, counter, (4, 5, 3), (4, 5, 3), batches=(5, 2, 7))
+    assert counter.frame_count == 1
+
+
+NIGHTLY = pytest.mark.nightly
+NETWORKS = [
+    pytest.param("iebn", fused, training, marks=[] if fused and not training else NIGHTLY)
+    for fused in (False, True)
+    for training in (False, True)
+] + [
+    pytest.param("rbn", fused, training, marks=[] if fused and training else NIGHTLY)
+    for fused in (False, True)
+    for training in (False, True)
+]
+
+
+@pytest.mark.parametrize(("method", "fused", "training"), NETWORKS)
+def test_a14_a_converted_network_in_one_graph(method, fused, training):
+    """The graph is Dynamo's alone; the layers' tests run AOTAutograd, which takes longer, too."""
+    torch.manual_seed(0)
+    model = cn.convert(ResNet((1,), 2, 3, large=False), method).train(training)
+    counter = CompileCounter()
+    assert_one_graph_for_all_batches(cn.fuse(model) if fused else model, counter, (3, 6, 4), batches=(5, 2, 7))
+    assert counter.frame_count == 1
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("method", ["iebn", "rbn"])
+@each_mode
+def test_a14_inductor_with_a_converted_network(method, training):
+    torch.manual_seed(0)
+    model = cn.convert(ResNet((1, 1), 4, 10, large=False), method).train(training)
+    counter = CompileCounterWithBackend("inductor")
+    assert_one_graph_for_all_batches(cn.fuse(model), counter, (3, 8, 8), batches=(5, 2, 7))
+    assert counter.frame_count == 1
+
+
+@pytest.mark.nightly
+@each_layer
+@each_mode
+def test_a14_inductor_with_relu_and_residual(layer_type, training):
+    layer = randomize(layer_type(4, act="relu")).train(training)
+    counter = CompileCounterWithBackend("inductor")
+    assert_one_graph_for_all_batches(layer, counter, (4, 5, 3), (4, 5, 3), batches=(5, 2, 7))
+    assert counter.frame_count == 1
 
 
 @each_layer

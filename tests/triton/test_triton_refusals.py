@@ -96,6 +96,14 @@ def test_cpu_tensors_only_in_the_interpreter(has: Any) -> None:
     assert "in its interpreter" in cn.backends()["triton"].detail
 
 
+def test_the_interpreter_needs_numpy(has: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    has("3.6.0", None, interpreter=True)
+    known = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "numpy" else known(name))
+    assert "needs numpy" in cn.backends()["triton"].detail
+    assert not cn.backends()["triton"].runs
+
+
 @pytest.mark.parametrize("change", ["dtype", "layout", "negated"])
 def test_inputs_that_it_does_not_take(has: Any, change: str) -> None:
     has("3.6.0", None, interpreter=True)

@@ -10,11 +10,28 @@ from typing import Any
 import torch
 
 from calibnorm.lab.bench import cases
-from calibnorm.lab.bench.impls import BASELINE, EAGER, FAMILY, IMPLS, compile_problem, family, impls, load
+from calibnorm.lab.bench.impls import (
+    BASELINE,
+    COMPILED,
+    EAGER,
+    FAMILY,
+    TIMMS,
+    compile_problem,
+    eager,
+    family,
+    impls,
+    load,
+    timm_problem,
+)
+from calibnorm.lab.bench.resnet import IMAGE_SIZES
 from calibnorm.lab.errors import UsageError
 
+FUSED = "fused:"
 NETWORK_NORMS = {BASELINE: None, "cn.BN2d": "bn", "cn.IEBN2d": "iebn", "cn.RBN2d": "rbn"}
-"""Implementations of the model bench and the method that cn.convert takes; None is the network as it comes."""
+"""Norms of the model bench and the method that cn.convert takes; None is the network as it comes."""
+NETWORK_IMPLS = (*NETWORK_NORMS, *(FUSED + name for name in NETWORK_NORMS))
+STEPS = {"eager": "training step", "compiled": "training step, compiled", "graph": "training step, CUDA graph"}
+"""How a training step is run, and what the tables call it."""
 
 
 def check_choices(option: str, given: Iterable[str], known: Iterable[str]) -> None:
@@ -80,8 +97,8 @@ class LayerConfig:
     modes: tuple[str, ...] = ()
     """forward (training, without gradients), forward+backward, eval; all by default."""
     impls: tuple[str, ...] = ()
-    """nn.BatchNorm2d (always measured), cn.IEBN2d, authors.RBN, cn.GN2d, compiled:cn.RBN2d and so on; family stands for
-    all methods beside BN, IEBN and RBN."""
+    """nn.BatchNorm2d (always measured), cn.IEBN2d, authors.RBN, cn.GN2d, compiled:cn.RBN2d and so on, and with a ReLU
+    timm.BatchNormAct2d; family stands for all methods beside BN, IEBN and RBN."""
     load: tuple[str, ...] = ()
     """Modules or Python files to import first, which register methods of your own."""
     repeats: int = 20
@@ -132,20 +149,25 @@ class LayerConfig:
         """Return the implementations that are measured in a case, the baseline first."""
         if self.impls:
             wanted = {BASELINE, *self.impls, *(family() if FAMILY in self.impls else ())}
-            return [name for name in impls() if name in wanted]
+            return [name for name in impls() if name in wanted and timm_problem(name, case.op) is None]
         compiles = (
             cases.PRESETS[self.preset].compiled
             and cases.shape_name(case.shape) in cases.COMPILED
             and (case.op, case.dtype) == ("norm", "float32")
             and case.mode != "eval"
         )
-        return list(IMPLS if compiles else EAGER)
+        return [*eager(case.op), *(COMPILED + name for name in EAGER if compiles)]
 
     def skipped(self) -> list[str]:
         """Return, a line each, what was asked for and cannot run here."""
-        wanted = {name for case in self.plan() for name in self.names(case)}
-        compiles = any(name.startswith("compiled:") for name in wanted)
-        return [f"skipped, compiled implementations: {why}"] if compiles and (why := compile_problem()) else []
+        plan = self.plan()
+        wanted = {name for case in plan for name in self.names(case)}
+        compiles = any(name.startswith(COMPILED) for name in wanted)
+        lines = [f"skipped, compiled implementations: {why}"] if compiles and (why := compile_problem()) else []
+        if TIMMS in self.impls:
+            reasons = [timm_problem(TIMMS, op) for op in dict.fromkeys(case.op for case in plan)]
+            lines += [f"skipped, {TIMMS}: {why}" for why in dict.fromkeys(reasons) if why]
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON can hold them."""
@@ -160,17 +182,22 @@ class ModelConfig:
     """
 
     network: str = "resnet18"
-    """A network of torchvision or timm by name, such as resnet18, resnet50 or mobilenetv2_100."""
+    """resnet50 or resnet164 (the papers', for 32x32 images), which need torch alone, or a network of torchvision or
+    timm by name, such as resnet18 or mobilenetv2_100."""
     batch_size: int = 16
     """Images a step."""
-    image_size: int = 224
-    """Height and width of the images."""
+    image_size: int | None = None
+    """Height and width of the images; by default 224, and 32 for resnet164."""
     layouts: tuple[str, ...] = ("NCHW", "channels_last")
     """NCHW, channels_last."""
     dtypes: tuple[str, ...] = ("float32",)
     """float32; bfloat16 and float16 run under autocast."""
     impls: tuple[str, ...] = ("nn.BatchNorm2d", "cn.IEBN2d", "cn.RBN2d")
-    """nn.BatchNorm2d (the network as it comes, always measured), cn.BN2d, cn.IEBN2d, cn.RBN2d."""
+    """nn.BatchNorm2d (the network as it comes, always measured), cn.BN2d, cn.IEBN2d, cn.RBN2d, and
+    fused:nn.BatchNorm2d, fused:cn.RBN2d and so on, the same after cn.fuse."""
+    modes: tuple[str, ...] = ("eager",)
+    """eager, compiled (torch.compile of the network), graph (the step in a CUDA graph); each beside plain BatchNorm in
+    the same mode."""
     repeats: int = 20
     """Timed steps of each network, at least 20."""
     threads: int | None = None
@@ -183,19 +210,33 @@ class ModelConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot run, before anything does."""
         for name in ("batch_size", "image_size"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
-        for option, known in (("layouts", cases.LAYOUTS), ("dtypes", cases.DTYPES), ("impls", NETWORK_NORMS)):
+            given = getattr(self, name)
+            if given is not None and given < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {given}: must be at least 1")
+        choices: dict[str, Iterable[str]] = {
+            "layouts": cases.LAYOUTS,
+            "dtypes": cases.DTYPES,
+            "impls": NETWORK_IMPLS,
+            "modes": STEPS,
+        }
+        for option, known in choices.items():
             given = getattr(self, option)
             check_choices(option, given, known)
             if not given:
                 raise UsageError(f"--{option}: name at least one of {', '.join(known)}")
         check_measurement(self.repeats, self.threads, self.device, self.out)
+        if "graph" in self.modes and self.torch_device.type != "cuda":
+            raise UsageError(f"--modes graph: a CUDA graph needs a CUDA device, and --device {self.device} is none")
 
     @property
     def torch_device(self) -> torch.device:
         """The device that is measured."""
         return find_device(self.device)
+
+    @property
+    def pixels(self) -> int:
+        """Height and width of the images."""
+        return self.image_size or IMAGE_SIZES.get(self.network, 224)
 
     @property
     def stem(self) -> str:
@@ -204,8 +245,8 @@ class ModelConfig:
 
     def names(self) -> list[str]:
         """Return the implementations that are measured, the baseline first."""
-        return [name for name in NETWORK_NORMS if name == BASELINE or name in self.impls]
+        return [name for name in NETWORK_IMPLS if name == BASELINE or name in self.impls]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON can hold them."""
-        return {**asdict(self), "out": str(self.out)}
+        return {**asdict(self), "image_size": self.pixels, "out": str(self.out)}

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,14 @@ import calibnorm as cn
 from calibnorm.lab.bench import kernel_checks, layer, model, summary
 from calibnorm.lab.bench.cases import RESNET50, RESNET164, Case, shape_name
 from calibnorm.lab.bench.clock import Times, copy_bandwidth, no_collector
-from calibnorm.lab.bench.config import LayerConfig, ModelConfig
-from calibnorm.lab.bench.impls import BASELINE, COMPILED, EAGER, Call, compile_problem, random_values, set_values
+from calibnorm.lab.bench.config import FUSED, LayerConfig, ModelConfig
+from calibnorm.lab.bench.impls import BASELINE, COMPILED, EAGER, Call, compile_problem, eager, random_values, set_values
 from calibnorm.lab.bench.table import Place, Row, rows_of, write_csv
 from calibnorm.lab.environment import describe_environment
 from calibnorm.ops.triton import passes
 
-MODEL_S = 90.0
-"""Left for the training steps of ResNet-50, where torchvision is there."""
+MODEL_S = 120.0
+"""Left for the training steps of ResNet-164 and ResNet-50."""
 COMPILE_S = 60.0
 """What torch.compile of three layers may take."""
 HOST_CALLS = 200
@@ -100,7 +100,6 @@ def time_layers(device: torch.device, out: Path, start: float, seconds: float, w
     bandwidth = copy_bandwidth(device, 512)
     say(f"{place.device}: copying a large tensor, {bandwidth:.0f} GB/s read and written")
     host = host_times(device, place, wrong)
-    network = find_spec("torchvision") is not None
     cases, rows, kernels = list(plan()), list[Row](), {"baseline": set[str](), "calibnorm": set[str]()}
     done, compiled_rows, steps = 0, list[Row](), list[Row]()
 
@@ -108,9 +107,9 @@ def time_layers(device: torch.device, out: Path, start: float, seconds: float, w
         return seconds - (time.perf_counter() - start)
 
     for case in cases:
-        if left() < COMPILE_S + MODEL_S * network:
+        if left() < COMPILE_S + MODEL_S:
             break
-        found = measure(case, list(EAGER), config, place, wrong)
+        found = measure(case, eager(case.op), config, place, wrong)
         rows += found
         for key, kernel in zip(kernels, layer.kernels(case, device), strict=True):
             kernels[key].add(f"{kernel}: {case.dtype} {case.layout} {case.mode}")
@@ -118,10 +117,9 @@ def time_layers(device: torch.device, out: Path, start: float, seconds: float, w
         say(layer.progress(len(cases), done, case, found))
     if left() > COMPILE_S / 2:
         compiled_rows = compiled(config, place, wrong)
-    if network and left() > MODEL_S / 2:
-        settings = ModelConfig("resnet50", 64, dtypes=("bfloat16",), layouts=("channels_last",), device=str(device))
-        steps, failures = model.run_model(settings, place, say)
-        wrong += failures
+    for settings in networks(device):
+        if left() > MODEL_S / 4:
+            steps += training_steps(settings, place, wrong)
     text = ["Geometric means over shapes of time over that of nn.BatchNorm2d:", "", *summary.ratio_table(rows), ""]
     text += ["Targets:", "", *summary.target_table(rows, "cuda"), "", "Host time:", ""]
     text += [f"{r.impl} {r.mode}: {1e3 * r.p50_ms:.0f} us" for r in host]
@@ -146,6 +144,29 @@ def time_layers(device: torch.device, out: Path, start: float, seconds: float, w
     for line in (*text, f"written: {out}/gpu-layer.csv, .json, .md and gpu-host.csv"):
         say(line)
     return 1 if wrong else 0
+
+
+def networks(device: torch.device) -> list[ModelConfig]:
+    """Return the training steps that are timed, one run each, so that what fails in one leaves the others.
+
+    ResNet-50 as it is trained on GPUs, ResNet-164 as in the papers. The CUDA graphs come last: a capture that fails can
+    leave a device unusable.
+    """
+    impls = ("cn.IEBN2d", "cn.RBN2d", *(FUSED + name for name in (BASELINE, "cn.IEBN2d", "cn.RBN2d")))
+    small = ModelConfig("resnet164", 128, layouts=("NCHW",), impls=impls, device=str(device))
+    large = ModelConfig("resnet50", 64, None, ("channels_last",), ("bfloat16",), impls, device=str(device))
+    return [large, small, *([replace(small, modes=("graph",))] if device.type == "cuda" else [])]
+
+
+def training_steps(settings: ModelConfig, place: Place, wrong: list[str]) -> list[Row]:
+    """Return the rows of a network; what goes wrong joins ``wrong``, and does not end the run."""
+    try:
+        rows, failures = model.run_model(settings, place, say)
+    except Exception as error:
+        wrong.append(f"{settings.network} {' '.join(settings.modes)}: {type(error).__name__}: {first_line(error)}")
+        return []
+    wrong += failures
+    return rows
 
 
 def compiled(config: LayerConfig, place: Place, wrong: list[str]) -> list[Row]:

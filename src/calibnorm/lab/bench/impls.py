@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib
+import importlib.util
 import runpy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ BASELINE = "nn.BatchNorm2d"
 COMPILED = "compiled:"
 COPY = "copy"
 """Not an implementation: x copied in the same turns, which is what memory gives at this size."""
+TIMMS = "timm.BatchNormAct2d"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,23 @@ def fused(norm: Callable[..., nn.Module], channels: int, op: str) -> tuple[nn.Mo
     return layer, lambda x, residual: layer(x)
 
 
+def batchnorm_act(channels: int, op: str) -> tuple[nn.Module, Call]:
+    """Return timm's BatchNorm with its own ReLU; where an addition comes between, timm's networks switch that off."""
+    layer = importlib.import_module("timm.layers").BatchNormAct2d(channels, apply_act=op == "norm+relu")
+    if op == "norm+relu":
+        return layer, lambda x, residual: layer(x)
+    return layer, lambda x, residual: torch.relu_(layer(x).add_(residual))
+
+
+def timm_problem(name: str, op: str) -> str | None:
+    """Return why timm's layer is not measured in an operation, or None; of other names always None."""
+    if name != TIMMS:
+        return None
+    if op == "norm":
+        return "norm alone is nn.BatchNorm2d"
+    return None if importlib.util.find_spec("timm") else "timm is not installed"
+
+
 def compiled(make: Make, channels: int, op: str) -> tuple[nn.Module, Call]:
     """Return the same under torch.compile, for one shape: what a network of fixed input size gets."""
     layer, call = make(channels, op)
@@ -72,9 +90,11 @@ EAGER: dict[str, Impl] = {
     "authors.IEBN": Impl("iebn", functools.partial(followed, AuthorsIEBN)),
     "authors.RBN": Impl("rbn", functools.partial(followed, AuthorsRBN)),
 }
-IMPLS: dict[str, Impl] = EAGER | {
-    COMPILED + name: Impl(impl.method, functools.partial(compiled, impl.make)) for name, impl in EAGER.items()
-}
+IMPLS: dict[str, Impl] = (
+    EAGER
+    | {TIMMS: Impl("bn", batchnorm_act)}
+    | {COMPILED + name: Impl(impl.method, functools.partial(compiled, impl.make)) for name, impl in EAGER.items()}
+)
 FAMILY = "family"
 """Stands for our layer of every method that is not measured anyway."""
 OURS = {"iebn": ("cn.IEBN2d", "authors.IEBN"), "rbn": ("cn.RBN2d", "authors.RBN")}
@@ -90,6 +110,11 @@ def seeded(method: str) -> Callable[..., nn.Module]:
             return layer_type(method)(channels, **options)
 
     return make
+
+
+def eager(op: str) -> list[str]:
+    """Return what is measured in an operation where nothing else is asked for: timm's layer too where it is there."""
+    return [*EAGER, *([TIMMS] if timm_problem(TIMMS, op) is None else [])]
 
 
 def family() -> dict[str, Impl]:

@@ -12,15 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from calibnorm.lab.bench.cases import PLANES, planes
-from calibnorm.lab.bench.impls import BASELINE, COMPILED, IMPLS
+from calibnorm.lab.bench.impls import BASELINE, COMPILED, IMPLS, TIMMS
 from calibnorm.lab.bench.summary import impls_of
 from calibnorm.lab.bench.table import Row
 from calibnorm.lab.bench.targets import TARGETS
 from calibnorm.lab.pictures import save, tidy
 
 # Okabe and Ito's colours; a method has a colour, an implementation a mark: ours are filled, the others hollow.
-COLORS = {"BN2d": "#000000", "BatchNorm2d": "#000000", "IEBN": "#D55E00", "RBN": "#0072B2"}
-LABELS = {"authors.IEBN": "authors' IEBN", "authors.RBN": "authors' RBN"}
+COLORS = {"BN2d": "#000000", "BatchNorm": "#000000", "IEBN": "#D55E00", "RBN": "#0072B2"}
+LABELS = {"authors.IEBN": "authors' IEBN", "authors.RBN": "authors' RBN", TIMMS: "timm's BatchNormAct2d"}
 TICKS = (0.1, 0.2, 0.3, 0.5, 1, 2, 3, 5, 10)
 
 
@@ -32,7 +32,7 @@ def style(impl: str) -> dict[str, str]:
         return {"color": "#777777", "marker": f"${stem}$", "markerfacecolor": face, "linestyle": "none"}
     color = next(color for name, color in reversed(COLORS.items()) if name in impl)
     ours, compiled = impl.startswith("cn."), impl.startswith("compiled:")
-    marker = "D" if compiled else {"#000000": "s", "#D55E00": "o", "#0072B2": "^"}[color]
+    marker = "D" if compiled else "x" if impl == TIMMS else {"#000000": "s", "#D55E00": "o", "#0072B2": "^"}[color]
     return {"color": color, "marker": marker, "markerfacecolor": color if ours else "white", "linestyle": "none"}
 
 

@@ -58,6 +58,8 @@ def unavailable() -> str | None:
             return "these kernels were never tried on AMD's cards"
         if not torch.cuda.is_available():
             return "torch finds no CUDA device"
+    elif importlib.util.find_spec("numpy") is None:
+        return "triton's interpreter (TRITON_INTERPRET=1) needs numpy, which is not installed"
     import triton  # this takes a second, so not before it is needed
 
     found, oldest = triton.__version__, ".".join(map(str, _OLDEST))
