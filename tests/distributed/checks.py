@@ -109,7 +109,9 @@ def against_one_process(
             for what, (ours, theirs) in of_pixels.items():
                 assert error(ours, theirs) <= pixels, (what, cut, step, error(ours, theirs))
             assert_near(summed(found), wanted, rest)
-            assert_buffers(two, one, rest)
+            # In float32 a buffer is rounded once; its float64 value shows what the merge of the processes loses.
+            wide = next(one.parameters()).dtype is torch.float64
+            assert_buffers(two, one, ORACLE if wide else reduction(torch.float32, 60))
 
 
 def by_hand(layer: Any, xs: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
