@@ -239,11 +239,11 @@ def twice_differentiable(rank: int) -> None:
         return (d.square() * w).sum()
 
     layer = make("rbn", {})
+    two = sync(copy.deepcopy(layer))
     x, w = batch(4, 4, 3, 5).requires_grad_(), batch(4, 4, 3, 5, seed=9)
     leaves = {"input": x, **parameters(layer)}
-    wanted = gradients(penalty(copy.deepcopy(layer), x, w), {"input": x}, torch.ones((), dtype=x.dtype))
     wanted = gradients(penalty(layer, x, w), leaves, torch.ones((), dtype=x.dtype))
-    two, z = sync(copy.deepcopy(layer)), mine(rank, x, 3).requires_grad_()
+    z = mine(rank, x, 3).requires_grad_()
     leaves = {"input": z, **parameters(two)}
     found = gradients(penalty(two, z, mine(rank, w, 3)), leaves, torch.ones((), dtype=x.dtype))
     assert error(found.pop("input"), mine(rank, wanted.pop("input"), 3)) <= ORACLE
@@ -251,11 +251,11 @@ def twice_differentiable(rank: int) -> None:
 
 
 def compiled(rank: int, name: str, options: dict[str, Any]) -> None:
-    """One graph, the values and gradients of eager, the same statistics on both ranks; batches of 2, 3 and 4."""
+    """One graph, the values and gradients of eager, the same statistics on both ranks."""
     eager = sync(make(name, options, dtype=torch.float32))
     layer = copy.deepcopy(eager)
     graph = torch.compile(layer, backend="aot_eager", fullgraph=True)
-    for size in (2, 3, 4):
+    for size in (2, 3):
         x = batch(size + rank, 4, 3, 5, seed=size + 5 * rank, dtype=torch.float32)
         both = []
         for module, of in ((graph, layer), (eager, eager)):
@@ -269,7 +269,7 @@ def compiled(rank: int, name: str, options: dict[str, Any]) -> None:
 
 def waits_no_longer_than_the_timeout(rank: int) -> float:
     """Rank 1 never comes; return how long rank 0 waited for the error."""
-    group = dist.new_group([0, 1], timeout=timedelta(seconds=2))
+    group = dist.new_group([0, 1], timeout=timedelta(seconds=1))
     layer = sync(make("rbn", {}), group)
     start = time.monotonic()
     if rank == 0:
@@ -278,7 +278,7 @@ def waits_no_longer_than_the_timeout(rank: int) -> float:
         except RuntimeError:
             return time.monotonic() - start
         raise AssertionError("nobody was there, and it did not raise")
-    time.sleep(4)
+    time.sleep(2)
     return 0.0
 
 

@@ -1,8 +1,9 @@
-"""Networks under DDP, FSDP, Lightning and activation checkpointing, in both processes, against one on the whole batch."""
+"""Networks under DDP, FSDP, Lightning and activation checkpointing, in both processes, against one process."""
 
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 import warnings
 from typing import Any
@@ -80,7 +81,9 @@ def plain_ddp_then_averaged(rank: int, name: str, options: dict[str, Any]) -> No
     """Each process normalizes and keeps its own, as BatchNorm does; then the mean of both, by one collective."""
     model = network(name, options)
     alone = copy.deepcopy(model)
-    wrapped = DistributedDataParallel(model, broadcast_buffers=False)
+    new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # the name since torch 2.15
+    own_buffers = {"forward_sync_buffers" if new else "broadcast_buffers": False}
+    wrapped = DistributedDataParallel(model, **own_buffers)
     x = images(rank)
     assert torch.equal(wrapped(x), alone(x))
     statistics = {n: b for n, b in model.named_buffers() if n.endswith(("_mean", "_var"))}
@@ -157,11 +160,11 @@ def checkpointing(rank: int, use_reentrant: bool) -> None:
 
 
 def lightning_sync_batchnorm(rank: int, name: str, options: dict[str, Any], folder: str) -> None:
-    """A run with ``sync_batchnorm=True`` on two devices, started as torchrun starts it, is one process on all images."""
+    """``sync_batchnorm=True`` on two devices, started as torchrun starts it, is one process on all images."""
     as_torchrun = {"TORCHELASTIC_RUN_ID": "pair", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"}
     as_torchrun |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
     # DDP's refusal of a SyncBatchNorm on a CPU is out of the way: Lightning wraps after it has converted.
-    on_gpu = mock.patch.object(DistributedDataParallel, "_passing_sync_batchnorm_handle", lambda self, module: None)
+    on_gpu = mock.patch.object(DistributedDataParallel, "_passing_sync_batchnorm_handle", return_value=None)
     with mock.patch.dict(os.environ, as_torchrun), on_gpu, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import lightning
@@ -195,7 +198,7 @@ def lightning_sync_batchnorm(rank: int, name: str, options: dict[str, Any], fold
         )
         mine_of = [images(step)[2 * rank : 2 * rank + 2] for step in range(5)]
         trainer.fit(task, torch.utils.data.DataLoader(mine_of, batch_size=None))
-    assert trainer.world_size == 2
+        assert trainer.world_size == 2
     assert task.seen == {nn.SyncBatchNorm}
     one = network(name, options)
     optimizer = torch.optim.SGD(one.parameters(), lr=0.01, momentum=0.9)

@@ -67,8 +67,8 @@ def test_one_value_a_channel_on_every_rank(pair, name):
 
 @each_of_papers
 def test_large_means_lose_nothing(pair, name):
-    # The same float32 pixels on both sides: what differs is the merge of the processes. Wide parameters and buffers show
-    # it; the ranks' gradients of RBN's w_m are of the mean's size and cancel, so that bound is the mean's.
+    # The same float32 pixels on both sides: what differs is the merge of the processes, which wide buffers show. The
+    # ranks' gradients of RBN's w_m are of the mean's size and cancel, so that bound is the mean's.
     wide = {"dtype": torch.float64}
     bounds = 1e-5, 1e6 * ORACLE
     pair("against_one_process", name, {}, wide, (1,), (4, 4, 3, 5), torch.float32, "contiguous", 1e6, bounds)
@@ -124,7 +124,7 @@ def test_every_method_compiled(pair, name):
 
 
 def test_a_rank_that_never_comes_ends_in_the_groups_timeout(pair):
-    assert 1.0 < pair("waits_no_longer_than_the_timeout")[0] < PATIENCE / 4
+    assert 0.5 < pair("waits_no_longer_than_the_timeout")[0] < PATIENCE / 4
 
 
 def test_a_rank_that_ends_is_noticed_at_once(tmp_path):
