@@ -85,7 +85,8 @@ def against_one_process(
 ) -> None:
     """Values, all gradients and running statistics of two steps; ``bounds`` are for the pixels and for the rest."""
     for cut in cuts:
-        one = make(name, options, **{"dtype": torch.float64 if dtype is torch.float64 else torch.float32, **arguments})
+        own = {"dtype": torch.float64 if dtype is torch.float64 else torch.float32, **arguments}
+        one = make(name, options, **own)
         two = sync(copy.deepcopy(one))
         assert one.bn.running_mean is None or isinstance(two.bn, nn.SyncBatchNorm)
         kind = torch.float32 if dtype is torch.float32 else torch.float64
@@ -110,7 +111,7 @@ def against_one_process(
                 assert error(ours, theirs) <= pixels, (what, cut, step, error(ours, theirs))
             assert_near(summed(found), wanted, rest)
             # In float32 a buffer is rounded once; its float64 value shows what the merge of the processes loses.
-            wide = next(one.parameters()).dtype is torch.float64
+            wide = own["dtype"] is torch.float64
             assert_buffers(two, one, ORACLE if wide else reduction(torch.float32, 60))
 
 

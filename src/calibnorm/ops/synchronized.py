@@ -1,8 +1,8 @@
 """Statistics of the batches of several processes: one collective forward, one back.
 
-Both carry numbers of the size of a channel. Forward every process sends its counts, means and centred squares, and
-every process merges what it received in the order of the ranks: all find the same bits, and a large mean loses nothing,
-as it would in sums of squares. (torch's SyncBatchNorm sends the inverse standard deviation in the input's dtype.)
+Both carry numbers of the size of a channel. Forward every process sends its counts, means and variances, and every
+process merges what it received in the order of the ranks: all find the same bits, and a large mean loses nothing, as it
+would in sums of squares. (torch's SyncBatchNorm sends the inverse standard deviation in the input's dtype.)
 """
 
 from __future__ import annotations
