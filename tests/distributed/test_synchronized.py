@@ -84,7 +84,7 @@ def test_one_collective_each_way(pair, name):
     pair("one_collective_each_way", name, METHODS[name])
 
 
-@pytest.mark.parametrize("how", ["eval", "no statistics", "frozen"])
+@pytest.mark.parametrize("how", ["eval", "no statistics", "frozen", "gn"])
 def test_nothing_is_exchanged_without_need(pair, how):
     pair("silent", how)
 
