@@ -54,5 +54,5 @@ def _average(tensors: list[Tensor], group: dist.ProcessGroup | None) -> None:
     total = torch.cat([t.to(tensors[0].device, torch.float64) for t in tensors])
     dist.all_reduce(total, group=group)
     total /= dist.get_world_size(group)
-    for t, mean in zip(tensors, total.split([t.numel() for t in tensors]), strict=True):
+    for t, mean in zip(tensors, torch.split(total, [t.numel() for t in tensors]), strict=True):
         t.copy_(mean)
