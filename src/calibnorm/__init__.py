@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from calibnorm.conversion import convert, freeze_stats, param_groups, plan, revert, summary
+from calibnorm.conversion import average_statistics, convert, freeze_stats, param_groups, plan, revert, summary
 from calibnorm.fusion import fuse
 from calibnorm.methods import methods
 from calibnorm.nn import (
@@ -101,6 +101,7 @@ __all__ = [
     "SN1d",
     "SN2d",
     "SN3d",
+    "average_statistics",
     "backends",
     "convert",
     "freeze_stats",

@@ -5,10 +5,11 @@ The files are called ``converting``, ``planning``, ..., because ``convert``, ``p
 
 from __future__ import annotations
 
+from calibnorm.conversion.averaging import average_statistics
 from calibnorm.conversion.converting import convert
 from calibnorm.conversion.planning import plan
 from calibnorm.conversion.reverting import revert
 from calibnorm.conversion.summarizing import summary
 from calibnorm.conversion.training import freeze_stats, param_groups
 
-__all__ = ["convert", "freeze_stats", "param_groups", "plan", "revert", "summary"]
+__all__ = ["average_statistics", "convert", "freeze_stats", "param_groups", "plan", "revert", "summary"]

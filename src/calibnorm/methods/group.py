@@ -17,7 +17,7 @@ def group_moments(m: Tensor, v: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     With planes of one size, ``mean = mean_c m`` and ``var = mean_c v + mean_c (m - mean)^2``.
     """
     n, c = m.shape
-    m_NGc, v_NGc = m.view(n, groups, -1), v.view(n, groups, -1)
+    m_NGc, v_NGc = (t.view(n, groups, c // groups) for t in (m, v))  # n may be 0, so no -1
     mean = m_NGc.mean(-1, keepdim=True)
     var = (v_NGc + (m_NGc - mean).square()).mean(-1, keepdim=True)
     return mean.expand_as(m_NGc).reshape(n, c), var.expand_as(m_NGc).reshape(n, c)

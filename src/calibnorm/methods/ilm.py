@@ -77,7 +77,7 @@ class ILM(Method):
         n, c = x.M.shape
         a, b = batch.standardize_by(x.M, *group_moments(x.M, x.V, groups_of(self.groups, c)))
         keys = self.keys_of(c)
-        mean, var = (t.view(n, keys, -1)[:, :, 0] for t in group_moments(x.M, x.V, keys))
+        mean, var = (t.view(n, keys, c // keys)[:, :, 0] for t in group_moments(x.M, x.V, keys))
 
         def decode(keys_NK: Tensor, decoder: str) -> Tensor:
             z = torch.relu(keys_NK @ p["encoder_weight"].t()) @ p[decoder].t()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +16,10 @@ from calibnorm.methods import RBN, Method
 from calibnorm.nn import moving, spatial
 from calibnorm.ops import Call, Statistics, Step, normalize, update_running
 from calibnorm.ops.reference import accumulation_dtype
+from calibnorm.ops.synchronized import Synchronized
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 Tensors = Mapping[str, Tensor | None]
 """Learnable tensors by name; None where a layer has none."""
@@ -36,6 +42,7 @@ def apply(
     relu: bool = False,
     num_batches_tracked: Tensor | None = None,
     extra: Sequence[Statistics] = (),
+    group: ProcessGroup | None = None,
 ) -> Tensor:
     """Normalize x with any method; the running statistics and the count move last, after everything that can fail.
 
@@ -55,14 +62,18 @@ def apply(
         relu: Rectify the result.
         num_batches_tracked: The count of batches, moved with the running statistics, or None.
         extra: Running means and variances of the method's extra statistics, in its order.
+        group: The processes that share the statistics of the batch, or None.
     """
     tensors = {name: tensor for name, tensor in params.items() if tensor is not None}
     if method.gated == ("bias",) and "bias" not in tensors:
         raise ValueError(f"{where}: position='beta' gates beta, and there is none: bias is None; use position='gamma'")
-    if _checks.sizes_known() and x.numel() == 0:
+    synchronized: Synchronized | None = None
+    if group is not None and use_batch and method.batch_statistics:
+        synchronized = _synchronized(x, method, group, where)
+    elif _checks.sizes_known() and x.numel() == 0:
         return _finished(_empty(x, tensors), residual, relu)
     # Planes of several pixels and batches of several instances, at once: the whole question takes 1 us.
-    if _checks.sizes_known() and (x.ndim == 2 or x.shape[-1] == 1 or x.shape[0] == 1):
+    if synchronized is None and _checks.sizes_known() and (x.ndim == 2 or x.shape[-1] == 1 or x.shape[0] == 1):
         _refuse_single_values(x, method, use_batch, where)
     fixed: Statistics | None = None
     if not method.batch_statistics:
@@ -77,19 +88,24 @@ def apply(
         tensors |= moving.copies(running_mean, running_var, num_batches_tracked)
     if method.spatial:
         assert isinstance(method, RBN)  # the only one that the slower path knows
-        y, (mean, var) = spatial.normalize(x, method, tensors, fixed, eps, noise)
+        y, (mean, var) = spatial.normalize(x, method, tensors, fixed, eps, noise, synchronized)
         y = _finished(y, residual, relu)
     else:
-        step = Step(method, tuple(tensors), eps, noise)
+        step = Step(method, tuple(tensors), eps, noise, synchronized)
         y, (mean, var) = normalize(x, Call(step, fixed, tuple(tensors.values()), residual, relu))
+    if synchronized is not None and not torch.compiler.is_compiling():
+        _refuse_one_value(x, method, synchronized, where)
     if update and use_batch:
         assert running_mean is not None
         assert running_var is not None
         if extra or method.ghost_size is not None:
             running = (running_mean, running_var)
-            moving.move(method, x, (mean, var), running, extra, momentum, num_batches_tracked)
+            moving.move(method, x, (mean, var), running, extra, momentum, num_batches_tracked, synchronized)
         else:
-            count = x.numel() // x.shape[1]
+            count: int | Tensor = x.numel() // x.shape[1]
+            if synchronized is not None:
+                assert synchronized.values is not None
+                count = synchronized.values[0]
             update_running(running_mean, running_var, mean, var, momentum, count, num_batches_tracked)
     return y
 
@@ -116,6 +132,35 @@ def _refuse_single_values(x: Tensor, method: Method, use_batch: bool, where: str
     if n == 1 and method.extra_statistics(channels):
         raise ValueError(
             f"{where}: a batch of one instance has no variance of {', '.join(method.extra_statistics(channels))}; in "
+            "training use a larger batch, or eval() to normalize with the running statistics"
+        )
+
+
+def _synchronized(x: Tensor, method: Method, group: ProcessGroup, where: str) -> Synchronized:
+    """Return how the group's statistics are taken; refuse what would fail after others have begun to wait."""
+    if method.ghost_size is not None:
+        raise ValueError(
+            f"{where}: ghost batches are small on purpose, and statistics of several processes are not; keep plain "
+            "BatchNorm children (no SyncBatchNorm conversion), and each process has ghost batches of its own"
+        )
+    pixels = math.prod(x.shape[2:])
+    if method.own_values(x.shape[1], pixels) == 1:
+        _refuse_single_values(x, method, False, where)
+    return Synchronized(group, x.shape[1], pixels)
+
+
+def _refuse_one_value(x: Tensor, method: Method, synchronized: Synchronized, where: str) -> None:
+    """Refuse a batch of one value a channel, or of one instance where its variance enters, over all processes."""
+    n, extra = x.shape[0], method.extra_statistics(x.shape[1])
+    # Who has more than one needs not ask, and asking waits for a GPU.
+    if n * synchronized.pixels > 1 and not (extra and n == 1):
+        return
+    assert synchronized.values is not None
+    values, instances = synchronized.values.tolist()
+    if values == 1 or (extra and instances == 1):
+        what = "one value per channel" if values == 1 else f"one instance, which has no variance of {', '.join(extra)},"
+        raise ValueError(
+            f"{where}: input of shape {tuple(x.shape)} has {what} over all {synchronized.group.size()} processes; in "
             "training use a larger batch, or eval() to normalize with the running statistics"
         )
 

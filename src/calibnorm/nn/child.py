@@ -43,6 +43,8 @@ class ChildState(NamedTuple):
     """Normalize with the statistics of the batch."""
     update: bool
     """Move the running statistics."""
+    group: dist.ProcessGroup | None = None
+    """The processes that share the statistics of the batch."""
 
 
 def is_frozen(child: nn.Module) -> bool:
@@ -95,7 +97,6 @@ def read(child: Any, where: str) -> ChildState:
     Raises:
         TypeError: The child is of a class that the layer does not understand.
         ValueError: Its tensors, eps or momentum cannot be used.
-        RuntimeError: It wants statistics of several processes.
     """
     if is_frozen(child):
         frozen: _Tensors = (child.weight, child.bias, child.running_mean, child.running_var, None)
@@ -117,10 +118,10 @@ def read(child: Any, where: str) -> ChildState:
     tensors = _tensors(child)
     _, _, mean, var, _ = tensors
     use_batch = child.training or (mean is None and var is None)
-    if use_batch and isinstance(child, nn.SyncBatchNorm):
-        _refuse_several_processes(child, where)
     update = child.training and child.track_running_stats and mean is not None
-    return _state(tensors, child.momentum, child.eps, use_batch, update, child.num_features, where)
+    state = _state(tensors, child.momentum, child.eps, use_batch, update, child.num_features, where)
+    # As torch's: eval exchanges nothing, without running statistics neither.
+    return state._replace(group=_group(child)) if child.training and isinstance(child, nn.SyncBatchNorm) else state
 
 
 def _tensors(child: Any) -> _Tensors:
@@ -162,15 +163,12 @@ def refuse_shards(state: ChildState, x: Tensor, where: str) -> None:
         )
 
 
-def _refuse_several_processes(child: nn.SyncBatchNorm, where: str) -> None:
+def _group(child: nn.SyncBatchNorm) -> dist.ProcessGroup | None:
+    """Return the child's process group, by default all processes; None where there are not several."""
     if not (dist.is_available() and dist.is_initialized()):
-        return
+        return None
     group = child.process_group or dist.group.WORLD
-    if dist.get_world_size(group) > 1:
-        raise RuntimeError(
-            f"{where}: statistics synchronized over several processes are not in this version of calibnorm; "
-            "keep plain BatchNorm children (no SyncBatchNorm conversion), and each process uses its own batch"
-        )
+    return group if group is not None and dist.get_world_size(group) > 1 else None
 
 
 def factor(state: ChildState) -> float | Tensor:

@@ -258,6 +258,7 @@ class CalibratedNorm(BatchNormOwner):
             relu=relu,
             num_batches_tracked=state.num_batches_tracked,
             extra=self._extra_statistics() if self._extra else (),
+            group=state.group,
         )
 
     def _extra_statistics(self) -> tuple[Statistics, ...]:

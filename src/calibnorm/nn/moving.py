@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from calibnorm.methods import Method
 from calibnorm.ops import Statistics, update_running
 from calibnorm.ops.statistics import reduction_of
+from calibnorm.ops.synchronized import Synchronized
 
 
 def join(running: Statistics, extra: Sequence[Statistics]) -> Statistics:
@@ -32,6 +34,7 @@ def move(
     extra: Sequence[Statistics],
     momentum: float | Tensor,
     batches: Tensor | None,
+    synchronized: Synchronized | None = None,
 ) -> None:
     """Move every buffer, in place, towards the statistics that ``method`` found in x, and count the batch.
 
@@ -39,11 +42,10 @@ def move(
     ``momentum=None`` averages over batches, those of a batch weigh together as one.
     """
     n, channels = x.shape[:2]
-    pixels = x.numel() // (n * channels)
-    reduction = reduction_of(method)
+    reduction = synchronized or reduction_of(method)
     assert reduction is not None
-    shares = reduction.shares(statistics, n)
-    for i, (mean, var, instances) in enumerate(shares, 1):
+    shares = reduction.shares(statistics, n, math.prod(x.shape[2:]))
+    for i, (mean, var, instances, values) in enumerate(shares, 1):
         weight = momentum
         if isinstance(momentum, Tensor) and len(shares) > 1:
             weight = momentum / (len(shares) * (1.0 - momentum) + i * momentum)
@@ -53,4 +55,4 @@ def move(
             update_running(extra_mean, extra_var, mean[..., part], var[..., part], weight, instances)
             at = part.stop
         own = mean[..., :channels], var[..., :channels]
-        update_running(*running, *own, weight, instances * pixels, batches if i == len(shares) else None)
+        update_running(*running, *own, weight, values, batches if i == len(shares) else None)

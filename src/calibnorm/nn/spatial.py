@@ -17,6 +17,7 @@ from calibnorm.methods.base import safe_sqrt
 from calibnorm.ops import Call, Statistics, Step
 from calibnorm.ops import normalize as three_steps
 from calibnorm.ops.reference import accumulation_dtype
+from calibnorm.ops.synchronized import Synchronized
 
 
 def normalize(
@@ -26,6 +27,7 @@ def normalize(
     statistics: Statistics | None,
     eps: float,
     noise: Noise | None,
+    synchronized: Synchronized | None = None,
 ) -> tuple[Tensor, Statistics]:
     """Return y and the statistics of the centre-calibrated feature; arguments as :func:`calibnorm.nn.apply.apply`'s."""
     dtype = accumulation_dtype(x.dtype)
@@ -41,7 +43,7 @@ def normalize(
     if not method.spatial_scale:
         names |= {"weight", "bias"}
     inner = {name: tensor for name, tensor in tensors.items() if name in names}
-    step = Step(within, tuple(inner), eps, noise)
+    step = Step(within, tuple(inner), eps, noise, synchronized)
     y, used = three_steps(x_cm, Call(step, statistics, tuple(inner.values())))
     if method.spatial_scale:
         k_s = _over_channels(y, method.scale_stat)

@@ -1,4 +1,4 @@
-"""The three steps of a layer, and their gradient: the library's only autograd.Function.
+"""The three steps of a layer, and their gradient: the library's only autograd.Function over pixels.
 
 The backward pass has the forward's shape. With S1 and S2 the sums over pixels of dy and of ``dy * (x - m)``,
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from calibnorm._checks import Noise
 from calibnorm.methods import Batch, Instance, Method
-from calibnorm.ops.statistics import Statistics, reduction_of
+from calibnorm.ops.statistics import Reduction, Statistics, reduction_of
+from calibnorm.ops.synchronized import Synchronized
 
 
 class Step(NamedTuple):
@@ -19,6 +20,13 @@ class Step(NamedTuple):
     names: tuple[str, ...]
     eps: float
     noise: Noise | None
+    synchronized: Synchronized | None = None
+    """How the statistics of several processes are taken, or None for those of this one alone."""
+
+    @property
+    def reduction(self) -> Reduction | None:
+        """How the statistics of a batch are taken; None where none enter the method."""
+        return self.synchronized or reduction_of(self.method)
 
     def instance(self, m: Tensor, v: Tensor, tensors: tuple[Tensor, ...]) -> tuple[Instance, dict[str, Tensor]]:
         """Return what every instance brings by itself, and the tensors by name in the moments' dtype."""
@@ -27,7 +35,7 @@ class Step(NamedTuple):
 
     def reduce(self, x: Instance) -> Statistics:
         """Return the statistics of this batch, as the method takes them; without elements where it takes none."""
-        reduction = reduction_of(self.method)
+        reduction = self.reduction
         return (x.m.new_empty(0), x.m.new_empty(0)) if reduction is None else reduction.forward(x.M, x.V)
 
     def finish(self, x: Instance, statistics: Statistics, params: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -89,7 +97,7 @@ def pull_back(
     # Wide before they are leaves: the two parts of a gradient below may cancel, and are rounded when they are one.
     wide = (t.detach().to(m.dtype) for t in (m, v, *call.tensors))
     leaves = [t.requires_grad_(want) for t, want in zip(wide, needed, strict=True)]
-    reduction = reduction_of(call.step.method) if call.statistics is None else None
+    reduction = call.step.reduction if call.statistics is None else None
     with torch.enable_grad():
         x, params = call.step.instance(leaves[0], leaves[1], tuple(leaves[2:]))
         entering = [t for t in (x.M, x.V) if t.requires_grad] if reduction is not None else []

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from calibnorm.ops.coefficients import Call, Step, pull_back
-from calibnorm.ops.reference import Rectified
+from calibnorm.ops.reference import Rectified, coefficient_dtype
 from calibnorm.ops.statistics import Statistics
 
 
@@ -89,9 +89,10 @@ class Composed:
     def forward(self, x: Tensor, call: Call) -> Normalized:
         """Return y, the moments and the statistics used."""
         with torch.no_grad(), without_autocast(x):
-            m, v = self.passes.moments(x)
+            m, v = self._moments(x)
             scale, shift, statistics = call.coefficients(m, v)
-            y = self.passes.affine(x, m, scale, shift, call.residual, call.relu)
+            empty = x.numel() == 0
+            y = torch.empty_like(x) if empty else self.passes.affine(x, m, scale, shift, call.residual, call.relu)
             # One pixel a plane: the moments are as many numbers as x has, and in a wider dtype.
             return Normalized(y, None if pixels(x) == 1 else torch.stack((m, v)), statistics)
 
@@ -101,7 +102,9 @@ class Composed:
             return self._backward(dy, x, moments, call, wanted)
 
     def _backward(self, dy: Tensor, x: Tensor, moments: Tensor | None, call: Call, wanted: Wanted) -> Gradients:
-        m, v = self.passes.moments(x) if moments is None else moments.unbind()
+        m, v = self._moments(x) if moments is None else moments.unbind()
+        if x.numel() == 0:
+            return _of_nothing(dy, x, (m, v), call, wanted)
         rectified, shift = None, None
         if call.relu:
             scale, shift, _ = call.coefficients(m, v)
@@ -117,6 +120,19 @@ class Composed:
             dy, shift = masked, None
         dx = self.passes.gradient_apply(dy, x, m, found.scale, found.slope, found.offset, shift)
         return Gradients(dx, d_residual, found.tensors)
+
+    def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if x.numel():
+            return self.passes.moments(x)
+        none = x.new_zeros((0, x.shape[1]), dtype=coefficient_dtype(x))
+        return none, none
+
+
+def _of_nothing(dy: Tensor, x: Tensor, moments: tuple[Tensor, Tensor], call: Call, wanted: Wanted) -> Gradients:
+    """Return the gradients of an input without elements, which other processes wait for where they share statistics."""
+    asked = (wanted.x, *wanted.tensors)
+    found = pull_back(call, *moments, moments, 1, asked)
+    return Gradients(torch.zeros_like(x) if wanted.x else None, dy if wanted.residual else None, found.tensors)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:

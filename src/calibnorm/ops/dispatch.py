@@ -46,7 +46,8 @@ class Backend:
 
     def three_steps(self, step: Step) -> ThreeSteps:
         """Return what runs a layer: the fused implementation where there is one for the step, else the composed one."""
-        return self.fused if self.fused is not None and self.fused.takes(step) else self.composed
+        alone = step.synchronized is None  # a fused layer has nowhere to exchange statistics
+        return self.fused if self.fused is not None and alone and self.fused.takes(step) else self.composed
 
 
 class BackendStatus(NamedTuple):

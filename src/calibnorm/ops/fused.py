@@ -117,7 +117,7 @@ def _step(
     found: tuple[int, ...] = _NONE,
 ) -> bytes:
     """Return the ``cn_coefficient_job``: statistics go to ``batch``, gradients of learnable tensors to ``found``."""
-    method, names, eps, noise = call.step
+    method, names, eps, noise, _ = call.step
     kind = kind_of(method)
     assert kind is not None
     n, c = x.shape[:2]

@@ -19,7 +19,10 @@ class Share(NamedTuple):
 
     mean: Tensor
     var: Tensor
-    instances: int
+    instances: int | Tensor
+    """How many they are; a number in a tensor where processes share statistics, as below."""
+    values: int | Tensor
+    """Values of a channel that they are statistics of."""
 
 
 class Reduction(Protocol):
@@ -37,7 +40,7 @@ class Reduction(Protocol):
         """Return dM and dV, (N, C), from dE and dVar; ``mean`` is the E that forward found."""
         ...
 
-    def shares(self, statistics: Statistics, instances: int) -> list[Share]:
+    def shares(self, statistics: Statistics, instances: int, pixels: int) -> list[Share]:
         """Return the statistics of everything that was normalized by itself, each (C,), in the batch's order."""
         ...
 
@@ -56,9 +59,9 @@ class WholeBatch:
         d_var = d_var / n
         return d_mean / n + 2.0 * (mean_NC - mean) * d_var, d_var.expand_as(mean_NC)
 
-    def shares(self, statistics: Statistics, instances: int) -> list[Share]:
+    def shares(self, statistics: Statistics, instances: int, pixels: int) -> list[Share]:
         """Return the one."""
-        return [Share(*statistics, instances)]
+        return [Share(*statistics, instances, instances * pixels)]
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,12 @@ class GhostBatches:
         dm, dv = (torch.cat([pair[i] for pair in each]) for i in (0, 1))
         return dm, dv
 
-    def shares(self, statistics: Statistics, instances: int) -> list[Share]:
+    def shares(self, statistics: Statistics, instances: int, pixels: int) -> list[Share]:
         """Return those of the ghost batches."""
         mean, var = statistics
         firsts = range(0, instances, self.size)
-        return [Share(mean[i], var[i], min(self.size, instances - i)) for i in firsts]
+        sizes = [min(self.size, instances - i) for i in firsts]
+        return [Share(mean[i], var[i], n, n * pixels) for i, n in zip(firsts, sizes, strict=True)]
 
 
 def reduction_of(method: Method) -> Reduction | None:
