@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -49,9 +50,9 @@ class _Grouped(Method):
         """Return False: every instance stands by itself."""
         return False
 
+    @abstractmethod
     def groups_of(self, channels: int) -> int:
         """Return the number of groups that this many channels form."""
-        raise NotImplementedError
 
     def own_values(self, channels: int, pixels: int) -> int:
         """Return the values of a group."""
