@@ -181,7 +181,9 @@ def _gate(layer: CalibratedNorm, part: Any) -> AverageGate:
             wide = torch.promote_types(wide, tensor.dtype)
         device = None if like is None else like.device
         start = torch.zeros(layer.num_features, dtype=wide, device=device) if mean is None else mean.to(wide)
-        gate, moved = layer.method.mean_gate({name: g.detach().to(wide) for name, g in gates.items()}, start)
+        given = {**gates, **{name: p for name in ("weight", "bias") if (p := getattr(part, name)) is not None}}
+        tensors = {name: tensor.detach().to(wide) for name, tensor in given.items()}
+        gate, moved = layer.method.mean_gate(tensors, start, _steady_noise(layer))
         uncalibrated = None if mean is None else moved
     return AverageGate(gate if like is None else gate.to(like.device), uncalibrated)
 

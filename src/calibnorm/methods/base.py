@@ -203,8 +203,14 @@ class Method(ABC):
         """Return the (C,) gate with which plain BatchNorm computes the same for every input, or None: by default."""
         return None
 
-    def mean_gate(self, p: Params, running_mean: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the (C,) gate at an average input, and the running mean of the uncalibrated feature."""
+    def mean_gate(self, p: Params, running_mean: Tensor, noise: Noise = (1.0, 0.0)) -> tuple[Tensor, Tensor]:
+        """Return the (C,) gate at an average input, and the running mean of the uncalibrated feature.
+
+        Args:
+            p: The method's parameters, and the BatchNorm's ``weight`` and ``bias`` where it has them.
+            running_mean: (C,).
+            noise: (N_a, N_b) of the standardized feature.
+        """
         return torch.ones_like(running_mean), running_mean
 
     def initial_gate(self, num_features: int) -> Tensor | None:

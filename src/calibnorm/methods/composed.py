@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from calibnorm._checks import Noise
 from calibnorm.methods.base import Batch, Instance, Method, Parameter, Params
 
 
@@ -114,8 +115,8 @@ class Composed(Method):
         """Return None: a gate of base multiplies before beta, and one of outer may multiply beta too."""
         return None
 
-    def mean_gate(self, p: Params, running_mean: Tensor) -> tuple[Tensor, Tensor]:
+    def mean_gate(self, p: Params, running_mean: Tensor, noise: Noise = (1.0, 0.0)) -> tuple[Tensor, Tensor]:
         """Return the product of both gates at an average input, and the mean before either centering."""
-        base_gate, between = self.base.mean_gate(p, running_mean)
-        outer_gate, mean = self.outer.mean_gate(p, between)
+        base_gate, between = self.base.mean_gate(p, running_mean, noise)
+        outer_gate, mean = self.outer.mean_gate(p, between, noise)
         return base_gate * outer_gate, mean

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from calibnorm import _checks
+from calibnorm._checks import Noise
 from calibnorm.methods.activations import GATES
 from calibnorm.methods.base import Instance, Method, Parameter, Params
 from calibnorm.methods.bottleneck import bottleneck, bottleneck_parameters, check_reduction
@@ -90,6 +91,6 @@ class IEBN(Method):
             return None
         return GATES[self.activation](p["gate_bias"].detach())
 
-    def mean_gate(self, p: Params, running_mean: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gate at m = running mean, and that running mean."""
+    def mean_gate(self, p: Params, running_mean: Tensor, noise: Noise = (1.0, 0.0)) -> tuple[Tensor, Tensor]:
+        """Return the gate at m = running mean, which noise does not reach, and that running mean."""
         return self.gate(running_mean[None], p)[0], running_mean

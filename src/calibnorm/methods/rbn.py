@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from calibnorm import _checks
+from calibnorm._checks import Noise
 from calibnorm.methods.activations import RESTRICTIONS
 from calibnorm.methods.base import Instance, Method, Parameter, Params, safe_sqrt
 
@@ -124,15 +125,15 @@ class RBN(Method):
             return None
         return self.restricted(p["scale_bias"].detach())
 
-    def mean_gate(self, p: Params, running_mean: Tensor) -> tuple[Tensor, Tensor]:
+    def mean_gate(self, p: Params, running_mean: Tensor, noise: Noise = (1.0, 0.0)) -> tuple[Tensor, Tensor]:
         """Return the gate at an average K_s, and the running mean with the centering calibration taken out.
 
-        A standardized plane has mean 0 and standard deviation 1 on average. The running mean is exact for the mean
-        statistic where 1 + w_m is not 0; other statistics leave it as it is.
+        A standardized plane has mean 0 and standard deviation 1 on average, N_b and ``|N_a|`` after noise. The running
+        mean is exact for the mean statistic where 1 + w_m is not 0; other statistics leave it as it is.
         """
         gate = torch.ones_like(running_mean)
         if self.scaling:
-            average = 0.0 if self.scale_stat.endswith("mean") else 1.0
+            average = noise[1] if self.scale_stat.endswith("mean") else abs(noise[0])
             gate = self.restricted(average * p["scale_weight"] + p["scale_bias"])
         if self.centering and self.center_stat == "mean":
             factor = 1.0 + p["center_weight"]

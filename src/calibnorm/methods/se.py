@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from calibnorm import _checks
+from calibnorm._checks import Noise
 from calibnorm.methods.base import Batch, Instance, Method, Parameter, Params
 from calibnorm.methods.bottleneck import bottleneck, bottleneck_parameters, check_reduction
 
@@ -73,7 +74,9 @@ class SE(Method):
         d = self.gate(b, p)
         return d * a, d * b
 
-    def mean_gate(self, p: Params, running_mean: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gate at an average input: with z = beta after BN, with m = the running mean alone."""
-        z = running_mean if self.alone else p.get("bias", torch.zeros_like(running_mean))
+    def mean_gate(self, p: Params, running_mean: Tensor, noise: Noise = (1.0, 0.0)) -> tuple[Tensor, Tensor]:
+        """Return the gate of an average input: alone with m = the running mean, after BN with z = gamma N_b + beta."""
+        z = running_mean
+        if not self.alone:
+            z = p.get("weight", torch.ones_like(z)) * noise[1] + p.get("bias", torch.zeros_like(z))
         return self.gate(z[None], p)[0], running_mean
