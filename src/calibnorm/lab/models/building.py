@@ -7,6 +7,7 @@ import re
 from torch import nn
 
 import calibnorm as cn
+from calibnorm.conversion.selection import in_shortcut
 from calibnorm.lab.errors import UsageError
 from calibnorm.lab.models.norms import Norm, parse_norm
 from calibnorm.lab.models.resnet import ResNet
@@ -62,9 +63,12 @@ def build(
         numbers = int(stages.removeprefix("stage"))
     depth = (int(match[1]) - 2) // 9
     model: nn.Module = ResNet((depth,) * 3, 16, num_classes, in_channels)
-    if noise is None and norm == Norm("bn"):
+    if noise is None and norm.method == "bn" and not norm.layer_options:
         return model
+    skip = norm.skip if any(in_shortcut(model, path) for path, _ in model.named_modules()) else None
     try:
-        return cn.convert(model, norm.method, stages=numbers, noise=noise, noise_in=noise_in, **norm.options)
+        return cn.convert(
+            model, norm.method, stages=numbers, skip=skip, noise=noise, noise_in=noise_in, **norm.layer_options
+        )
     except (TypeError, ValueError) as error:
         raise UsageError(f"norm {norm}: {error}") from None
