@@ -30,6 +30,8 @@ _ELSEWHERE = {
 # GitHub), and only so do the counts of their Table 1 come out for ResNeXt-29 on CIFAR-100 and for ResNet-50 and
 # ResNeXt-50 on ImageNet. The paper's text says that all are replaced.
 _SKIPS = {"iebn": "shortcut"}
+# Whether SE has biases is the network's to say unless the text does: what the text says is kept, the default too.
+_BY_NETWORK = ("biases",)
 _SKIP_VALUES = {"shortcut": "shortcut", "none": None}
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _OVER = re.compile(r"(?P<method>[A-Za-z_]\w*)(?:\((?P<options>.*)\))?")
@@ -68,7 +70,8 @@ class Norm:
             raise UsageError(f"norm {self.method}: {error}") from None
         defaults = _defaults(self.method)
         plain = {name: _plain(given[name]) for name in known if name in given}
-        object.__setattr__(self, "options", {name: v for name, v in plain.items() if v != _plain(defaults[name])})
+        kept = {n: value for n, value in plain.items() if n in _BY_NETWORK or value != _plain(defaults[n])}
+        object.__setattr__(self, "options", kept)
 
     @property
     def skip(self) -> str | None:
