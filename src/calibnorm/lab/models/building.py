@@ -35,8 +35,8 @@ def build(
         norm: A :class:`Norm` or its text, such as ``"iebn:init=(0,1)"``; ``"bn"`` leaves ``nn.BatchNorm2d``.
         noise: The IEBN paper's constant noise attack (N_a, N_b) on every BatchNorm, converted or not.
         noise_in: ``"always"``, or ``"train"`` for training alone.
-        stages: ``"all"``, or the one stage to convert, such as ``"stage1"``, as in RBN's Table 4; what lies in no stage,
-            the stem's norm say, then stays plain.
+        stages: ``"all"``, or the one stage to convert, such as ``"stage1"``, as in RBN's Table 4; what lies in no
+            stage, the stem's norm say, then stays plain.
         in_channels: Of the images.
 
     Raises:
@@ -58,14 +58,14 @@ def build(
     try:
         _checks.noise(noise, noise_in)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"noise {noise!r}: {error}") from None
+        raise UsageError(str(error)) from error
     model = network.make(num_classes, in_channels)
     try:
         return placing.place(
             model, network, norm, stage, {} if noise is None else {"noise": noise, "noise_in": noise_in}
         )
     except (TypeError, ValueError) as error:
-        raise UsageError(f"norm {norm}: {name} cannot have it: {error}") from None
+        raise UsageError(f"norm {norm}: {name} cannot have it: {error}") from error
 
 
 def _stage(name: str, network: networks.Network, stages: object) -> int | None:

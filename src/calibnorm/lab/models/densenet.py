@@ -42,13 +42,16 @@ class DenseNet(nn.Module):
         super().__init__()
         channels = 2 * growth
         self.conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
-        for block in (1, 2, 3):
-            dense = [DenseLayer(channels + layer * growth, growth) for layer in range(layers)]
-            self.add_module(f"denseblock{block}", nn.Sequential(*dense))
-            channels += layers * growth
-            if block < 3:
-                self.add_module(f"transition{block}", transition(channels, channels // 2))
-                channels //= 2
+        self.denseblock1 = dense_block(channels, growth, layers)
+        channels += layers * growth
+        self.transition1 = transition(channels, channels // 2)
+        channels //= 2
+        self.denseblock2 = dense_block(channels, growth, layers)
+        channels += layers * growth
+        self.transition2 = transition(channels, channels // 2)
+        channels //= 2
+        self.denseblock3 = dense_block(channels, growth, layers)
+        channels += layers * growth
         self.norm = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
         self.fc = nn.Linear(channels, classes)
@@ -60,6 +63,11 @@ class DenseNet(nn.Module):
         x = self.denseblock3(self.transition2(self.denseblock2(x)))
         logits: Tensor = self.fc(self.relu(self.norm(x)).mean((2, 3)))
         return logits
+
+
+def dense_block(inputs: int, growth: int, layers: int) -> nn.Sequential:
+    """Return layers each of which takes what all before it put out."""
+    return nn.Sequential(*(DenseLayer(inputs + layer * growth, growth) for layer in range(layers)))
 
 
 def transition(inputs: int, outputs: int) -> nn.Sequential:

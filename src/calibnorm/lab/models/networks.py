@@ -113,6 +113,18 @@ def find(name: object) -> Network:
     raise UsageError(f"model {name}: is not known; choose from {', '.join(names())}, or {', '.join(PATTERNS)}")
 
 
+def image_size(name: str) -> int:
+    """Return the pixels a side of the images that a network is made for.
+
+    Raises:
+        UsageError: There is no such network.
+
+    >>> image_size("preresnet29"), image_size("resnet50")
+    (32, 224)
+    """
+    return find(name).image_size
+
+
 def _resnet(depth: int) -> Network:
     return _small(lambda classes, inputs: ResNet((depth,) * 3, 16, classes, inputs))
 

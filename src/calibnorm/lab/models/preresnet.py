@@ -52,18 +52,12 @@ class PreResNet(nn.Module):
     def __init__(self, depth: int, classes: int, in_channels: int = 3) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
-        inputs = 16
-        for number in range(3):
-            width = 16 << number
-            blocks = [
-                PreActivation(inputs if block == 0 else EXPANSION * width, width, 2 if block == 0 and number else 1)
-                for block in range(depth)
-            ]
-            self.add_module(f"layer{number + 1}", nn.Sequential(*blocks))
-            inputs = EXPANSION * width
-        self.bn = nn.BatchNorm2d(inputs)
+        self.layer1 = stage(16, 16, depth, 1)
+        self.layer2 = stage(64, 32, depth, 2)
+        self.layer3 = stage(128, 64, depth, 2)
+        self.bn = nn.BatchNorm2d(256)
         self.relu = nn.ReLU(inplace=True)
-        self.fc = nn.Linear(inputs, classes)
+        self.fc = nn.Linear(256, classes)
         initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,3 +65,9 @@ class PreResNet(nn.Module):
         x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
         logits: Tensor = self.fc(self.relu(self.bn(x)).mean((2, 3)))
         return logits
+
+
+def stage(inputs: int, width: int, depth: int, stride: int) -> nn.Sequential:
+    """Return the blocks of a stage; the first has its stride."""
+    first = PreActivation(inputs, width, stride)
+    return nn.Sequential(first, *(PreActivation(EXPANSION * width, width, 1) for _ in range(depth - 1)))
