@@ -12,6 +12,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import calibnorm as cn
 from calibnorm.lab import models
 from calibnorm.lab.models.densenet import DenseNet
 from calibnorm.lab.models.resnet import ResNet
@@ -160,4 +161,20 @@ def test_one_graph_in_channels_last(name: str, norm: str) -> None:
     for net in (model, compiled):
         y = net(x)
         found.append([y, *torch.autograd.grad(y.square().sum(), [*net.parameters()])])
+    assert all(error(a, b) <= ORACLE for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize(("norm", "noise"), [("iebn", None), ("se", (0.8, 0.5))])
+@pytest.mark.parametrize(
+    ("name", "relus"), [("resnet11", 10), ("preresnet11", 10), ("densenet10_k4", 9), ("resnext11_2x8d", 10)]
+)
+def test_fused_it_is_the_same_network(name: str, relus: int, norm: str, noise: tuple[float, float] | None) -> None:
+    """cn.fuse takes every ReLU of the networks into the norm before it."""
+    torch.manual_seed(0)
+    model = models.build(name, num_classes=5, norm=norm, noise=noise).double()
+    said: list[str] = []
+    fused = cn.fuse(copy.deepcopy(model), report=said.append)
+    assert said[0].count(", fused: ") == relus
+    x = images(8, dtype=torch.float64)
+    found = [[net(x), *torch.autograd.grad(net(x).sum(), [*net.parameters()])] for net in (model, fused)]
     assert all(error(a, b) <= ORACLE for a, b in zip(*found, strict=True))
