@@ -199,23 +199,21 @@ class _FolderFeed(Feed):
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         self._order.epoch, self._order.start = epoch, start
-        iterator = self._iterator()
-        while True:
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                if "DataLoader" not in str(error):
-                    raise
-                self.close()
+        try:
+            for batch in self._iterator():
+                if isinstance(batch, Damaged):
+                    reason = f"no picture that can be read ({batch.reason})"
+                    raise UsageError(f"{batch.path}: {reason}; replace or remove it")
+                images, labels = (part.to(self._device, non_blocking=True) for part in batch)
+                yield standardize(images, self._mean, self._std), labels
+        except GeneratorExit:  # the rest is not wanted; the workers stay for the next epoch
+            raise
+        except BaseException as error:
+            self.close()
+            if isinstance(error, RuntimeError) and "DataLoader" in str(error):
                 reason = str(error).splitlines()[0].rstrip(".")
                 raise WorkerError(f"{reason}; too little memory? Try fewer workers or smaller batches") from None
-            if isinstance(batch, Damaged):
-                self.close()
-                raise UsageError(f"{batch.path}: no picture that can be read ({batch.reason}); replace or remove it")
-            images, labels = (part.to(self._device, non_blocking=True) for part in batch)
-            yield standardize(images, self._mean, self._std), labels
+            raise
 
     def _iterator(self) -> Iterator[Any]:
         """Return an iterator over the loader; its worker processes are kept for the next one."""
