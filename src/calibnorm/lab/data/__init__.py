@@ -1,0 +1,27 @@
+"""Image sets: where they are found on disk, and the batches made of them.
+
+Small sets live whole, as bytes, on the device that trains; batches are cut and standardized there.
+"""
+
+from calibnorm.lab.data.feed import Augment, Feed
+from calibnorm.lab.data.folders import FolderFeeds, WorkerError, imagenet
+from calibnorm.lab.data.image_set import ImageSet, Split, shrink
+from calibnorm.lab.data.memory import test_feed, train_feed
+from calibnorm.lab.data.sets import Info, info, load, names
+
+__all__ = [
+    "Augment",
+    "Feed",
+    "FolderFeeds",
+    "ImageSet",
+    "Info",
+    "Split",
+    "WorkerError",
+    "imagenet",
+    "info",
+    "load",
+    "names",
+    "shrink",
+    "test_feed",
+    "train_feed",
+]

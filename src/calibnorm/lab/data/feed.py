@@ -1,0 +1,105 @@
+"""What every feed is, and which images of an epoch's batches belong to which process."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Literal
+
+from torch import Tensor
+
+from calibnorm.lab.errors import UsageError
+
+Augment = Literal["crop_flip", "crop", "none"]
+AUGMENTS = ("crop_flip", "crop", "none")
+
+
+class Feed(ABC):
+    """One epoch's batches: images (B, C, H, W) in float32, standardized, and labels (B,) in int64, on the device.
+
+    An epoch can be stopped after any batch and gone on with: what ``state_dict`` returned there, loaded into a new feed
+    made with the same arguments, gives exactly the batches that were still to come.
+
+    Attributes:
+        classes: Outputs that a network needs to be trained with these labels.
+        channels: Of the images.
+    """
+
+    def __init__(self, classes: int, channels: int) -> None:
+        self.classes = classes
+        self.channels = channels
+        self._epoch = 0
+        self._next_batch = 0
+        self._start = 0  # where the next iteration begins: not 0 only after load_state_dict
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+
+    @abstractmethod
+    def batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield an epoch's batches from number ``start`` on."""
+
+    def close(self) -> None:  # noqa: B027 (most feeds hold nothing to give back)
+        """End worker processes, where the feed has any; an iteration after that starts new ones."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; another one than before starts at its first batch."""
+        if epoch != self._epoch:
+            self._epoch, self._next_batch, self._start = epoch, 0, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the epoch and the number of its batches that were handed out.
+
+        A consumer that fetches ahead has worked on fewer: it must put its own count into ``next_batch``.
+        """
+        return {"epoch": self._epoch, "next_batch": self._next_batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next iteration begin where the state was taken; iterations after that are whole.
+
+        Raises:
+            ValueError: The state is of an epoch with more batches.
+        """
+        if not 0 <= state["next_batch"] <= len(self):
+            raise ValueError(f"next_batch={state['next_batch']}: an epoch of this feed has {len(self)} batches")
+        self._epoch, self._next_batch = state["epoch"], state["next_batch"]
+        self._start = self._next_batch
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        start, self._start = self._start, 0
+        self._next_batch = start
+        for batch in self.batches(self._epoch, start):
+            self._next_batch += 1
+            yield batch
+
+
+def check_shares(name: str, images_a_batch: int, available: int, world: int) -> None:
+    """Refuse a batch that is larger than the set, or that the processes cannot share equally.
+
+    Args:
+        name: The option in the message.
+        images_a_batch: Its value.
+        available: Images in the set.
+        world: Processes.
+
+    Raises:
+        UsageError: It cannot be used.
+    """
+    if not 0 < images_a_batch <= available:
+        raise UsageError(f"{name}={images_a_batch}: choose between 1 and the {available} training images")
+    if images_a_batch % world:
+        raise UsageError(f"{name}={images_a_batch}: {world} processes cannot share it equally; choose a multiple")
+
+
+def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    """Refuse a word that is not among the known ones."""
+    if value not in known:
+        raise UsageError(f"{name}={value}: unknown; choose one of {', '.join(known)}")
+
+
+def share(batch: int, images_a_batch: int, rank: int, world: int) -> slice:
+    """Return where, in an epoch's order, a process finds its images of a batch."""
+    mine = images_a_batch // world
+    first = batch * images_a_batch + rank * mine
+    return slice(first, first + mine)

@@ -1,0 +1,93 @@
+"""The sets by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from calibnorm.lab.data import cifar, digits, mnist
+from calibnorm.lab.data.image_set import ImageSet, Split, check, make, subset
+from calibnorm.lab.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Info:
+    """What is known of a set without reading it.
+
+    Args:
+        classes: Number of labels.
+        channels: 1 (gray) or 3 (red, green, blue).
+        size: Pixels a side of the images that a network gets.
+        folder: Whether it is a folder of pictures that worker processes read
+            (:func:`calibnorm.lab.data.imagenet`), not tensors in memory (:func:`load`).
+    """
+
+    classes: int
+    channels: int
+    size: int
+    folder: bool = False
+
+
+Reader = Callable[[Path], tuple[Split, Split]]
+
+_SETS: dict[str, tuple[Info, Reader | None]] = {
+    "digits": (Info(10, 1, 8), digits.read),
+    "mnist": (Info(10, 1, 28), mnist.read_mnist),
+    "fashion_mnist": (Info(10, 1, 28), mnist.read_fashion_mnist),
+    "cifar10": (Info(10, 3, 32), cifar.read_cifar10),
+    "cifar100": (Info(100, 3, 32), cifar.read_cifar100),
+    "imagenet": (Info(1000, 3, 224, folder=True), None),
+}
+
+
+def names() -> tuple[str, ...]:
+    """Return the sets there are."""
+    return tuple(_SETS)
+
+
+def info(name: str) -> Info:
+    """Return what is known of a set without reading it.
+
+    Raises:
+        UsageError: No set of that name.
+    """
+    if name not in _SETS:
+        raise UsageError(f"data={name}: unknown; choose one of {', '.join(_SETS)}")
+    return _SETS[name][0]
+
+
+def load(name: str, root: Path, *, train_images: int | None = None, subset_seed: int = 0) -> ImageSet:
+    """Read a set into memory.
+
+    Nothing is ever downloaded, and no file is unpickled before its checksum is known to be the original's.
+
+    Args:
+        name: One of :func:`names`.
+        root: The folder that holds the sets, as torchvision's ``root``.
+        train_images: Only so many training images, as many of each class as there are (the first classes get one more
+            where it does not divide); None for all. A smaller number is a part of a larger one.
+        subset_seed: Chooses which, together with ``train_images`` alone.
+
+    Returns:
+        The set, with the mean and standard deviation of the training images that were chosen.
+
+    Raises:
+        UsageError: No such set, a missing, damaged or changed file, images or labels that are not what the set's are,
+            or more images asked for than there are.
+    """
+    facts, read = info(name), _SETS[name][1]
+    if read is None:
+        raise UsageError(f"data={name}: its pictures do not fit into memory; calibnorm.lab.data.imagenet reads them")
+    try:
+        train, test = read(Path(root))
+    except OSError as error:  # a folder that must not be looked into
+        raise UsageError(f"data={name}: {error.filename}: {error.strerror}") from None
+    if train_images is not None:
+        check(f"data={name}: the training images", train, facts.classes)
+        train = subset(train, facts.classes, train_images, subset_seed)
+    images = make(name, train, test, facts.classes)
+    if (images.channels, images.size) != (facts.channels, facts.size):
+        found, expected = (f"{x.channels} x {x.size} x {x.size}" for x in (images, facts))
+        raise UsageError(f"data={name}: images of {found} instead of {expected}; put the original files there")
+    return images
