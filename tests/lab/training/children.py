@@ -169,3 +169,17 @@ def rank(number: int, world: int, port: int, args: list[str]) -> int:
         TORCHELASTIC_RUN_ID="test",
     )
     return command(args)
+
+
+def command_stopped_in_test(args: list[str]) -> int:
+    """Run `calibnorm ARGS`, and be told to end while the first epoch is tested."""
+    from calibnorm.lab.training.trainee import Trainee
+
+    before = Trainee.before_tests
+
+    def told(self: Trainee) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        before(self)
+
+    with mock.patch.object(Trainee, "before_tests", told):
+        return command(args)

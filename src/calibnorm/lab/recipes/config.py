@@ -140,7 +140,9 @@ class Recipe:
         known = {f.name: f for f in dataclasses.fields(cls)}
         if unknown := sorted(settings.keys() - known):
             raise UsageError(f"config.json: {unknown[0]} is no setting of a recipe; it was written by another version")
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()
+        }
         try:
             return cls(**values)
         except TypeError as error:

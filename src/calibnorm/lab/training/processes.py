@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision
-from lightning.fabric.plugins.environments import TorchElasticEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from calibnorm.lab.errors import RunFailed, UsageError
 from calibnorm.lab.recipes import Precision
@@ -73,13 +73,13 @@ def _check_precision(kind: str, precision: Precision) -> None:
         raise UsageError("--precision bfloat16: this GPU has no such arithmetic; use float16 or float32")
 
 
-def _arithmetic(kind: str, precision: Precision) -> dict[str, object]:
+def _arithmetic(kind: str, precision: Precision) -> dict[str, Any]:
     """Return Fabric's keyword for mixed precision; the scaler of float16's gradients is Fabric's."""
     if precision == "float32":
         return {"precision": "32-true"}
     if precision == "bfloat16":
         return {"precision": "bf16-mixed"}
-    return {"plugins": [MixedPrecision("16-mixed", kind, torch.amp.GradScaler(kind))]}  # type: ignore[attr-defined]
+    return {"plugins": [MixedPrecision("16-mixed", kind, torch.amp.GradScaler(kind))]}
 
 
 def _counts(machine: Machine) -> tuple[int, int]:
