@@ -89,12 +89,13 @@ def main(args: Sequence[str]) -> int:
     Raises:
         UsageError: The input cannot be used, in process 0.
     """
-    if not args or args[0] in ("-h", "--help", "--list"):
+    if args and args[0] in ("-h", "--help", "--list"):
         print(listing())
         return 0
-    name, *rest = args
-    if name.startswith("-"):
-        raise UsageError(f"train {name}: a recipe comes first, such as {PROGRAM} digits-tiny ({PROGRAM} --list)")
+    name, *rest = args or [""]
+    if not name or name.startswith("-"):
+        call = " ".join(["train", name]).strip()
+        raise UsageError(f"{call}: a recipe comes first, such as {PROGRAM} digits-tiny ({PROGRAM} --list)")
     command = tyro.cli(
         _Command,
         prog=f"{PROGRAM} {name}",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -48,15 +50,28 @@ def start(machine: Machine, precision: Precision) -> Fabric:
     devices, nodes = _counts(machine)
     if kind == "cuda" and devices > torch.cuda.device_count():
         raise UsageError(f"--devices {devices}: there are {torch.cuda.device_count()} GPUs here")
-    fabric = Fabric(
-        accelerator=kind,
-        devices=devices,
-        num_nodes=nodes,
-        strategy="ddp" if devices * nodes > 1 else "auto",
-        **_arithmetic(kind, precision),
-    )
-    fabric.launch()
+    with _quiet():
+        fabric = Fabric(
+            accelerator=kind,
+            devices=devices,
+            num_nodes=nodes,
+            strategy="ddp" if devices * nodes > 1 else "auto",
+            **_arithmetic(kind, precision),
+        )
+        fabric.launch()
     return fabric
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let Lightning say no more than its warnings: every process would introduce itself."""
+    logger = logging.getLogger("lightning.fabric")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _accelerator(wanted: Accelerator) -> Literal["cpu", "cuda"]:
