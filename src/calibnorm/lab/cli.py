@@ -49,9 +49,17 @@ def bench(
     return run(what)
 
 
+def train() -> None:
+    """Train a recipe into a folder, resumable: the papers' settings, or small ones for a CPU.
+
+    `calibnorm train --list` lists the recipes, `calibnorm train RECIPE --help` a recipe's settings.
+    """
+
+
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "demo": demo,
     "bench": bench,
+    "train": train,
 }
 
 
@@ -69,6 +77,11 @@ def main(args: Sequence[str]) -> int:
         print(f"calibnorm {version('calibnorm')}")
         return 0
     try:
+        if list(args[:1]) == ["train"]:
+            # Its options depend on the recipe, which is its first word.
+            from calibnorm.lab.training.command import main as train_main
+
+            return train_main(args[1:])
         status: int | None = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="calibnorm",

@@ -1,0 +1,125 @@
+"""Checkpoints that are whole or absent, and that know when a byte of them has changed.
+
+The digest of the content is in the file's name, so that one rename publishes both: torch.load alone accepts most files
+in which a bit has flipped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from calibnorm.lab.errors import UsageError
+
+KEPT = 2
+"""The newest one, and the one before it, for the case that the newest is found damaged."""
+_NAME = re.compile(r"step-(\d{9})-([0-9a-f]{32})\.pt")
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        folder: Where they lie; made when the first is saved.
+        warn: Called with a sentence for every damaged file that is passed over.
+    """
+
+    folder: Path
+    warn: Callable[[str], object]
+
+    def save(self, content: dict[str, Any], step: int) -> Path:
+        """Write a checkpoint, then remove all but the newest two.
+
+        Raises:
+            OSError: The disk is full, or the like; the checkpoints of before are whole.
+        """
+        data = dumped(content)
+        path = self.folder / f"step-{step:09d}-{digest(data)}.pt"
+        write_whole(path, data)
+        for old in self.paths()[:-KEPT]:
+            old.unlink()
+        return path
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the content of the newest checkpoint that is whole; None where there is none.
+
+        Damaged ones are put aside under another name.
+
+        Raises:
+            UsageError: A file holds more than tensors, numbers and texts, which running code might come from.
+        """
+        for path in reversed(self.paths()):
+            data = path.read_bytes()
+            match = _NAME.fullmatch(path.name)
+            if match is not None and digest(data) == match[2]:
+                return _loaded(path, data)
+            path.rename(path.with_name(f"{path.name}.damaged"))
+            self.warn(f"{path.name} is damaged (its content is not what was written); going on from the one before")
+        return None
+
+    def paths(self) -> list[Path]:
+        """Return the checkpoints, the newest last."""
+        return sorted(path for path in self.folder.glob("step-*.pt") if _NAME.fullmatch(path.name))
+
+
+def _loaded(path: Path, data: bytes) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise UsageError(
+            f"{path}: is no checkpoint of calibnorm, as it holds more than tensors, numbers and texts; nothing of it "
+            "was run; remove it"
+        ) from error
+    return content
+
+
+def dumped(content: dict[str, Any]) -> bytes:
+    """Return the bytes of torch.save."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def digest(data: bytes) -> str:
+    """Return the first 32 hexadecimal digits of the SHA-256."""
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def clear(folder: Path) -> None:
+    """Remove what a killed process left half written. Only for the process that owns the folder."""
+    for path in folder.glob(".*"):
+        if re.fullmatch(r"\..+\.\d+", path.name):
+            path.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that, whatever happens, its old content is there or its new one, and nothing between.
+
+    Beside its place, to the disk, then renamed; the rename, too, to the disk.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,146 @@
+"""The batches that a recipe asks for, checked against its network before anything is trained."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+from lightning.fabric import Fabric
+from torch import nn
+
+from calibnorm.lab import data, models
+from calibnorm.lab.errors import UsageError
+from calibnorm.lab.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Feeds, and what a network must fit.
+
+    Args:
+        train: Batches to learn from.
+        test: Batches of the test images.
+    """
+
+    train: data.Feed
+    test: data.Feed
+
+    @property
+    def classes(self) -> int:
+        """Scores that the network must give; mixed sets count together."""
+        return self.train.classes
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return self.train.channels
+
+    def close(self) -> None:
+        """End the worker processes of folder sets."""
+        self.train.close()
+        self.test.close()
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse what can be refused without reading an image or building a network.
+
+    Raises:
+        UsageError: A text that names no norm or no data set, or sizes that do not fit the data set.
+    """
+    models.parse_norm(recipe.norm)
+    info = data.info(recipe.data)
+    if recipe.compile:
+        check_compiler()
+    if recipe.mix is not None and (info.folder or data.info(recipe.mix).folder):
+        raise UsageError(f"--mix {recipe.mix}: sets in memory can be mixed, not folders of pictures")
+
+
+def check_compiler() -> None:
+    """Compile something small: seconds, where a whole network takes minutes to find out.
+
+    Raises:
+        UsageError: It does not work here.
+    """
+    try:
+        torch.compile(lambda x: (x + 1).sin())(torch.ones(8))
+    except Exception as error:  # whatever the compiler's many parts raise
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"--compile: torch.compile does not work here: {reason}") from error
+
+
+def load(recipe: Recipe, data_root: Path, fabric: Fabric, workers: int | None = None) -> Inputs:
+    """Return a process's feeds.
+
+    Args:
+        recipe: The settings.
+        data_root: Where data sets lie.
+        fabric: Device and processes.
+        workers: Processes that read pictures, for folder sets.
+
+    Raises:
+        UsageError: Images are missing, or the batches cannot be made of them.
+    """
+    info = data.info(recipe.data)
+    place = Place(device=fabric.device, rank=fabric.global_rank, world=fabric.world_size)
+    if info.folder:
+        feeds = data.imagenet(
+            data_root,
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            augment=recipe.augment,
+            size=recipe.image_size or info.size,
+            train_images=recipe.train_images,
+            workers=workers,
+            **place,
+        )
+        return Inputs(feeds.train, feeds.test)
+    images = _image_set(recipe, recipe.data, data_root, recipe.train_images)
+    train = data.train_feed(
+        images,
+        batch_size=recipe.images_a_step,
+        seed=recipe.seed,
+        augment=recipe.augment,
+        mix=None if recipe.mix is None else _image_set(recipe, recipe.mix, data_root, None),
+        mix_main=recipe.mix_main,
+        mix_others=recipe.mix_others,
+        **place,
+    )
+    return Inputs(train, data.test_feed(images, batch_size=recipe.images_a_step, **place))
+
+
+class Place(TypedDict):
+    """What all feeds of a process are told."""
+
+    device: torch.device
+    rank: int
+    world: int
+
+
+def _image_set(recipe: Recipe, name: str, data_root: Path, train_images: int | None) -> data.ImageSet:
+    images = data.load(name, data_root, train_images=train_images)
+    return images if recipe.image_size is None else data.shrink(images, recipe.image_size)
+
+
+def try_out(recipe: Recipe, network: nn.Module, inputs: Inputs) -> None:
+    """Send a few images through a copy of the network, as training will.
+
+    Raises:
+        UsageError: It does not take them, or its scores are not those of the classes.
+    """
+    images, labels = next(iter(inputs.test))
+    count = min(2, recipe.batch_size, len(images))
+    shape = " x ".join(map(str, images.shape[1:]))
+    try:
+        scores = copy.deepcopy(network).train()(images[:count].to(next(network.parameters()).device))
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(
+            f"--model {recipe.model}: does not take images of {shape} ({recipe.data}): {reason}"
+        ) from error
+    if not isinstance(scores, torch.Tensor) or scores.shape != (count, inputs.classes):
+        raise UsageError(f"--model {recipe.model}: gives no scores of {inputs.classes} classes for {recipe.data}")
+    if int(labels.min()) < 0 or int(labels.max()) >= inputs.classes:
+        raise UsageError(f"--data {recipe.data}: a label {int(labels.max())} is not among {inputs.classes} classes")
