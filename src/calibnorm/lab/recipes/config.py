@@ -1,0 +1,142 @@
+"""The settings of one training run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from calibnorm.lab.errors import UsageError
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run: a network with a norm, the images, and how it is trained.
+
+    Two runs of equal recipes on the same kind of machine give the same numbers: every random number comes from `seed`.
+    """
+
+    model: str
+    """Network, such as resnet164, preresnet164, densenet100_k12, resnext29_8x64d; any depth, such as resnet56."""
+    data: str
+    """Images: digits, fashion_mnist, mnist, cifar10, cifar100, imagenet."""
+    epochs: int
+    """Passes over the training images."""
+    norm: str = "bn"
+    """Normalization, options behind a colon: iebn, bn:gamma_init=0.269, rbn:scale_stat=std."""
+    noise: tuple[float, float] | None = None
+    """Constant noise attack (N_a, N_b): standardized features x become N_a * x + N_b in every BatchNorm."""
+    noise_in: Literal["always", "train"] = "always"
+    """Whether the attack stays on at test time; the paper does not say."""
+    stages: str = "all"
+    """Where the norm replaces BatchNorm: all, or one stage such as stage1."""
+    seed: int = 0
+    """What initial weights, the order of images, crops and flips come from."""
+    train_images: int | None = None
+    """Train on so many images, balanced over the classes, the same for every seed; all by default."""
+    image_size: int | None = None
+    """Pixels a side, by averaging squares of pixels; the data set's own size by default."""
+    augment: Literal["none", "crop", "crop_flip"] = "none"
+    """Random crops after 4 pixels of padding, and horizontal flips."""
+    mix: str | None = None
+    """The other data set of the mix-datasets attack: mnist or fashion_mnist."""
+    mix_main: int = 100
+    """Images of the data set itself in a mixed batch."""
+    mix_others: int = 240
+    """Images of the other data set in a mixed batch: 120 k."""
+    test_every: int = 1
+    """Test after every so many epochs, and always after the last."""
+    batch_size: int = 128
+    """Images a step, over all processes."""
+    learning_rate: float = 0.1
+    """Its peak, reached at once or after the warm-up."""
+    momentum: float = 0.9
+    """Of SGD."""
+    nesterov: bool = False
+    """Nesterov's momentum."""
+    weight_decay: float = 1e-4
+    """L2 penalty."""
+    decay_gates: bool = False
+    """Whether the penalty also falls on the gates (as in the papers' own runs)."""
+    schedule: Literal["step", "cosine"] = "step"
+    """How the learning rate falls: by `gamma` after each of the `milestones`, or to 0 along a half cosine, step by step."""
+    milestones: tuple[int, ...] = ()
+    """Epochs after which the learning rate falls."""
+    gamma: float = 0.1
+    """Factor of each fall."""
+    warmup_epochs: int = 0
+    """Epochs in which the learning rate rises linearly from 0, step by step."""
+    label_smoothing: float = 0.0
+    """Share of a label that is spread over all classes."""
+    clip_norm: float | None = None
+    """Largest norm of the gradient."""
+    ema: float | None = None
+    """Decay of an exponential moving average of the weights, which is tested in place of the weights."""
+    precision: Precision = "float32"
+    """Arithmetic: bfloat16 and float16 are mixed precision, with float32 weights."""
+    channels_last: bool = False
+    """Memory layout of images and weights."""
+    compile: bool = False
+    """Train the network through torch.compile."""
+    sync_statistics: bool = True
+    """Batch statistics over all processes; alone, a process has them by itself."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no run can mean."""
+        positive = ("epochs", "test_every", "batch_size", "mix_main", "mix_others")
+        for name in positive:
+            value = getattr(self, name)
+            if value < 1:
+                raise UsageError(f"--{option(name)} {value}: must be at least 1")
+        if self.seed < 0:
+            raise UsageError(f"--seed {self.seed}: must not be negative")
+        if self.train_images is not None and self.train_images < self.batch_size:
+            raise UsageError(f"--train-images {self.train_images}: fewer than one batch of {self.batch_size}")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise UsageError(f"--learning-rate {self.learning_rate}: must be a positive number")
+        for name in ("momentum", "label_smoothing"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise UsageError(f"--{option(name)} {value}: must be at least 0 and less than 1")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise UsageError(f"--weight-decay {self.weight_decay}: must be 0 or a positive number")
+        if not 0 < self.gamma <= 1:
+            raise UsageError(f"--gamma {self.gamma}: must be more than 0 and at most 1")
+        if list(self.milestones) != sorted(set(self.milestones)) or any(m < 1 for m in self.milestones):
+            raise UsageError(f"--milestones {' '.join(map(str, self.milestones))}: must be rising epochs from 1")
+        if not 0 <= self.warmup_epochs < self.epochs:
+            raise UsageError(f"--warmup-epochs {self.warmup_epochs}: must be at least 0 and less than --epochs")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise UsageError(f"--clip-norm {self.clip_norm}: must be a positive number")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise UsageError(f"--ema {self.ema}: must be between 0 and 1, such as 0.999")
+        if self.mix is not None and self.mix == self.data:
+            raise UsageError(f"--mix {self.mix}: is the data set itself; name another")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `config.json` holds; `from_dict` reads it back."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> Recipe:
+        """Return the recipe of a `config.json`.
+
+        Raises:
+            UsageError: A setting that recipes do not have, or one that is missing.
+        """
+        known = {f.name: f for f in dataclasses.fields(cls)}
+        if unknown := sorted(settings.keys() - known):
+            raise UsageError(f"config.json: {unknown[0]} is no setting of a recipe; it was written by another version")
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise UsageError(f"config.json: {error}") from error
+
+
+def option(name: str) -> str:
+    """Return a field's name as the command line writes it."""
+    return name.replace("_", "-")
