@@ -177,25 +177,25 @@ def check_folder(grid: Grid) -> None:
     """
     for run in grid.runs():
         path = run.folder / CONFIG
-        before = read_json(path)
-        if before is None:
-            if path.exists():
-                raise UsageError(f"{path}: cannot be read; remove the folder {run.folder}")
+        if not path.exists():
             continue
-        now = run.recipe.to_dict()
-        for key in sorted(now.keys() | before.keys()):
-            if now.get(key) != before.get(key):
+        content = read_json(path)
+        if content is None:
+            raise UsageError(f"{path}: cannot be read; remove the folder {run.folder}")
+        before, now = Recipe.from_dict(content).to_dict(), run.recipe.to_dict()
+        for key, value in now.items():
+            if value != before[key]:
                 raise UsageError(
-                    f"--{key.replace('_', '-')} {_said(now.get(key))}: {run.folder} was trained with "
-                    f"{_said(before.get(key))}; choose another --name, or remove that folder"
+                    f"--{key.replace('_', '-')} {said(value)}: {run.folder} was trained with {said(before[key])}; "
+                    "choose another folder, or remove that one"
                 )
 
 
-def _said(value: Any) -> str:
+def said(value: Any) -> str:
     """Return a setting as the command line would say it."""
     if value is None:
         return "none"
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -16,7 +16,8 @@ from calibnorm.lab.experiments.outcomes import curve
 from calibnorm.lab.experiments.summary import Line
 from calibnorm.lab.pictures import save, tidy
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart, and two more; marks and dashes where colour is missing.
+# Okabe and Ito's colours, which colour-blind readers can tell apart, and a few more; marks and dashes where there is no
+# colour.
 COLORS = {"bn": "#000000", "se": "#009E73", "iebn": "#D55E00", "rbn": "#0072B2"}
 OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F", "#B8A900", "#9467BD")
 MARKERS = "so^vDPX*<>hp"
@@ -74,7 +75,11 @@ def draw_curves(grid: Grid, path: Path) -> bool:
     handles = {line.get_label(): line for axes in panels.flat for line in axes.get_lines()}
     shown = [column for column in style if column in handles]
     figure.legend(
-        [handles[column] for column in shown], shown, loc="outside upper center", ncols=min(5, len(shown)), frameon=False
+        [handles[column] for column in shown],
+        shown,
+        loc="outside upper center",
+        ncols=min(5, len(shown)),
+        frameon=False,
     )
     save(figure, path)
     return True
@@ -113,7 +118,7 @@ def finish(axes: Axes) -> None:
 
 
 def draw_finals(grid: Grid, lines: Sequence[Line], path: Path) -> None:
-    """Draw the accuracy after the last epoch of every run, and the mean with its 95 % interval, a panel a row.
+    """Draw the accuracy after the last epoch of every run, and the mean with its 95 % interval (from three seeds), a panel a row.
 
     Thin lines connect the runs of a seed. A run that did not finish is a cross at the bottom.
     """
@@ -144,13 +149,16 @@ def draw_panel(axes: Axes, lines: Sequence[Line], seeds: Sequence[int], style: d
         axes.scatter([x] * len(values), values, color=look["color"], marker=look["marker"], s=26, alpha=0.75, zorder=3)
         if values:
             beside = x + 0.24
-            if line.interval is not None:
-                # Two or three seeds give intervals that may leave the scale; what is beyond the values stays outside.
+            if line.interval is not None and len(values) > 2:  # that of two values is 18 times their distance wide
                 axes.plot([beside] * 2, [line.interval.low, line.interval.high], color=look["color"], linewidth=1.2)
             axes.plot([beside], [line.mean], color=look["color"], marker="_", markersize=9, markeredgewidth=2)
         if line.failed:
             axes.annotate(
-                f"✕ {line.failed} failed", (x, 0.02), xycoords=("data", "axes fraction"), ha="center", fontsize="x-small"
+                f"✕ {line.failed} failed",
+                (x, 0.02),
+                xycoords=("data", "axes fraction"),
+                ha="center",
+                fontsize="x-small",
             )
     finished = [value for line in lines for value in line.accuracies.values()]
     if finished:
@@ -159,5 +167,3 @@ def draw_panel(axes: Axes, lines: Sequence[Line], seeds: Sequence[int], style: d
     axes.set_xticks(range(len(lines)), [line.cell.column for line in lines], rotation=30, ha="right", fontsize="small")
     axes.set_xlim(-0.5, len(lines) - 0.4)
     tidy(axes)
-
-

@@ -238,9 +238,7 @@ def train_one(run: Run, settings: Settings) -> Outcome:
             try:
                 from calibnorm.lab import training  # Lightning: seconds
 
-                training.train(
-                    run.recipe, run.folder, data_root=settings.data_root, accelerator=settings.accelerator
-                )
+                training.train(run.recipe, run.folder, data_root=settings.data_root, accelerator=settings.accelerator)
             except Exception as error:
                 traceback.print_exc()
                 return Outcome("failed", message=f"{type(error).__name__}: {error}".splitlines()[0])
