@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -18,14 +16,24 @@ from calibnorm.lab.errors import UsageError
 from calibnorm.lab.experiments import plots, texts
 from calibnorm.lab.experiments.checks import check
 from calibnorm.lab.experiments.config import NOT_OVERRIDDEN, CompareConfig, overridden
-from calibnorm.lab.experiments.grid import Cell, Grid, check_folder, check_name, conditions, read_json, said, slug
+from calibnorm.lab.experiments.grid import (
+    Cell,
+    Grid,
+    check_folder,
+    check_name,
+    conditions,
+    read_note,
+    said,
+    slug,
+    write_note,
+    write_text,
+)
 from calibnorm.lab.experiments.outcomes import Outcome
-from calibnorm.lab.experiments.progress import complaints, train_grid
-from calibnorm.lab.experiments.summary import Line, summarize, write_results, write_summary, write_text
+from calibnorm.lab.experiments.progress import complaints, stopped, train_grid
+from calibnorm.lab.experiments.summary import Line, summarize, write_results, write_summary
 from calibnorm.lab.recipes import Recipe
 
 COMMAND = "calibnorm compare"
-NOTE = "comparison.json"
 HEADER = ("norm", "accuracy (%)", "95 % interval", "minus {}", "better in", "failed", "each seed")
 
 
@@ -45,15 +53,11 @@ def run(config: CompareConfig, console: Console | None = None) -> int:
     console, start = console or Console(), time.perf_counter()
     recipe, grid = plan(config)
     check((cell.recipe for cell in grid.cells), config.data_root)
-    claim(grid, recipe, config.recipe)
+    write_note(grid.root, {"command": COMMAND, "recipe": config.recipe, "settings": shared(recipe)})
     try:
         failed = train_grid(grid, config, console)
     except KeyboardInterrupt:
-        print(
-            f"\ncalibnorm: stopped by Ctrl-C; {grid.root} keeps what is done, and the same command goes on from there",
-            file=sys.stderr,
-        )
-        return 130
+        return stopped(grid)
     report = Report(config, recipe, grid, outcomes(grid, failed), complaints(grid, failed), time.perf_counter() - start)
     report.write()
     report.show(console)
@@ -77,7 +81,7 @@ def plan(config: CompareConfig) -> tuple[Recipe, Grid]:
         for norm in norms
     ]
     grid = Grid(root, cells, range(config.seeds), {cell.row: norms[0] for cell in cells})
-    check_root(grid, recipe)
+    check_root(root, recipe)
     check_folder(grid)
     return recipe, grid
 
@@ -87,42 +91,22 @@ def shared(recipe: Recipe) -> dict[str, Any]:
     return {key: value for key, value in recipe.to_dict().items() if key not in NOT_OVERRIDDEN}
 
 
-def check_root(grid: Grid, recipe: Recipe) -> None:
+def check_root(root: Path, recipe: Recipe) -> None:
     """Refuse a folder of something else, or of a comparison with other settings, though none of its runs be asked for.
 
     Raises:
         UsageError: It is one; the text names the setting.
     """
-    if grid.root.exists() and not grid.root.is_dir():
-        raise UsageError(f"--out {grid.root}: is a file; choose another folder")
-    if not grid.root.exists() or not any(not entry.name.startswith(".") for entry in grid.root.iterdir()):
+    note = read_note(root, COMMAND)
+    if note is None:
         return
-    note = read_json(grid.root / NOTE)
-    if note is None or note.get("command") != COMMAND:
-        raise UsageError(
-            f"--name {grid.root.name}: {grid.root} holds what `{COMMAND}` did not write; choose another name"
-        )
     before, now = shared(Recipe.from_dict(note["settings"])), shared(recipe)
     for key, value in now.items():
         if value != before[key]:
             raise UsageError(
-                f"--{key.replace('_', '-')} {said(value)}: {grid.root} was begun with {said(before[key])}; "
-                "choose another --name, or remove that folder"
+                f"--{key.replace('_', '-')} {said(value)}: {root} was begun with {said(before[key])}; choose another "
+                "--name, or remove that folder"
             )
-
-
-def claim(grid: Grid, recipe: Recipe, name: str) -> None:
-    """Make the folder, with a note of what all its runs share.
-
-    Raises:
-        UsageError: It cannot be written.
-    """
-    try:
-        grid.root.mkdir(parents=True, exist_ok=True)
-        content = {"command": COMMAND, "recipe": name, "settings": shared(recipe)}
-        write_text(grid.root / NOTE, json.dumps(content, indent=2) + "\n")
-    except OSError as error:
-        raise UsageError(f"--out {grid.root}: cannot be written ({error.strerror}); choose another folder") from error
 
 
 def outcomes(grid: Grid, failed: Mapping[Path, Outcome]) -> list[Line]:

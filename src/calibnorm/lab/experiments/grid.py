@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +14,7 @@ from typing import Any
 from calibnorm.lab.errors import UsageError
 from calibnorm.lab.recipes import Recipe
 
-CONFIG = "config.json"
+CONFIG, NOTE = "config.json", "grid.json"
 _PLAIN = re.compile(r"[A-Za-z0-9][\w.=,+-]*")
 
 
@@ -144,7 +146,7 @@ def parse_noise(text: str) -> tuple[float, float] | None:
         n_a, n_b = map(float, text.split(","))
     except ValueError:
         raise UsageError(f"--noise {text}: must be none or two numbers such as 0.8,0.5") from None
-    if not abs(n_a) + abs(n_b) < float("inf") or n_a == 0:
+    if not (math.isfinite(n_a) and math.isfinite(n_b)) or n_a == 0:
         raise UsageError(f"--noise {text}: needs two finite numbers, the first not 0")
     return n_a, n_b
 
@@ -189,6 +191,44 @@ def check_folder(grid: Grid) -> None:
                     f"--{key.replace('_', '-')} {said(value)}: {run.folder} was trained with {said(before[key])}; "
                     "choose another folder, or remove that one"
                 )
+
+
+def read_note(root: Path, command: str) -> dict[str, Any] | None:
+    """Return what a command noted in its folder; None for a folder that is missing or empty.
+
+    Raises:
+        UsageError: The folder holds what the command did not write.
+    """
+    try:
+        names = [entry.name for entry in root.iterdir() if not entry.name.startswith(".")]
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError(f"--out {root}: is no folder that can be read ({error.strerror}); choose another") from error
+    note = read_json(root / NOTE)
+    if names and (note is None or note.get("command") != command):
+        raise UsageError(f"--out {root}: holds what `{command}` did not write; choose another folder or name")
+    return note
+
+
+def write_note(root: Path, note: dict[str, Any]) -> None:
+    """Make the folder, with a note of what is in it.
+
+    Raises:
+        UsageError: It cannot be written.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        write_text(root / NOTE, json.dumps(note, indent=2) + "\n")
+    except OSError as error:
+        raise UsageError(f"--out {root}: cannot be written ({error.strerror}); choose another folder") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole: another command may be writing the same one."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
 
 
 def said(value: Any) -> str:

@@ -118,9 +118,9 @@ def finish(axes: Axes) -> None:
 
 
 def draw_finals(grid: Grid, lines: Sequence[Line], path: Path) -> None:
-    """Draw the accuracy after the last epoch of every run, and the mean with its 95 % interval (from three seeds), a panel a row.
+    """Draw the accuracy after the last epoch of every run, a panel a row.
 
-    Thin lines connect the runs of a seed. A run that did not finish is a cross at the bottom.
+    Beside the runs their mean, with its 95 % interval from three seeds on. Thin lines connect the runs of a seed. A run that did not finish is a cross at the bottom.
     """
     rows, style = grid.rows, styles(grid.columns())
     widest = max(len(grid.columns(row)) for row in rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -45,3 +46,12 @@ def complaints(grid: Grid, failed: Mapping[Path, Outcome]) -> list[str]:
             log = f" (log: {run.log})" if run.log.exists() else ""
             said.append(f"{place} {found.state}: {found.message}{log}")
     return said
+
+
+def stopped(grid: Grid) -> int:
+    """Say what Ctrl-C left, and return the exit status."""
+    print(
+        f"\ncalibnorm: stopped by Ctrl-C; {grid.root} keeps what is done, and the same command goes on from there",
+        file=sys.stderr,
+    )
+    return 130

@@ -17,6 +17,8 @@ from calibnorm.lab.experiments.summary import Line
 from calibnorm.lab.recipes import Recipe
 
 NOTHING = "–"
+WHOLE = ("accuracy (%)", "our accuracy (%)", "our error (%)", "paper", "paper's", "failed", "norm")
+"""Columns that are never broken into lines."""
 WORDS = {"diverged": "NaN", "failed": "error", "missing": NOTHING}
 
 
@@ -89,11 +91,11 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1
 
 
 def show(console: Console, title: str, header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> None:
-    """Print a table; its last column may be broken into lines where the screen is narrow."""
+    """Print a table; where the screen is narrow, intervals, names and lists are broken into lines, numbers are not."""
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for number, column in enumerate(header):
-        justify: Literal["left", "right"] = "left" if number < left or number == len(header) - 1 else "right"
-        table.add_column(column, justify=justify, no_wrap=number < len(header) - 1)
+        justify: Literal["left", "right"] = "left" if number < left else "right"
+        table.add_column(column, justify=justify, no_wrap=column in WHOLE, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table, "")
