@@ -172,7 +172,7 @@ class Report:
         return [
             line.cell.column,
             texts.spread(line.mean, line.std),
-            texts.difference(line),
+            texts.difference(line, least=3),
             f"{failed} of {len(line.outcomes)}" if failed else "0",
             texts.each(line),
         ]

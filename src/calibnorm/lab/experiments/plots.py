@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from calibnorm.lab.experiments import statistics
 from calibnorm.lab.experiments.grid import Grid
@@ -41,6 +41,16 @@ def styles(columns: Sequence[str]) -> dict[str, Style]:
     }
 
 
+def shape(panels: int) -> tuple[int, int]:
+    """Return how many panels stand side by side, and in how many rows, the rows as equal as they can be.
+
+    >>> shape(3), shape(4), shape(6), shape(9)
+    ((3, 1), (4, 1), (3, 2), (3, 3))
+    """
+    deep = math.ceil(panels / ACROSS)
+    return math.ceil(panels / deep), deep
+
+
 def draw_curves(grid: Grid, path: Path) -> bool:
     """Draw test error and training loss over epochs, a pair of panels a row of the grid.
 
@@ -53,10 +63,9 @@ def draw_curves(grid: Grid, path: Path) -> bool:
     if not any(epochs for of in curves.values() for epochs in of):
         return False
     rows, style = grid.rows, styles(grid.columns())
-    across = min(ACROSS, len(rows))
-    deep = math.ceil(len(rows) / across)
+    across, deep = shape(len(rows))
     figure = Figure(figsize=(1.2 + 3.5 * across, 0.9 + 4.4 * deep), layout="constrained")
-    panels = figure.subplots(2 * deep, across, squeeze=False)
+    panels = figure.subplots(2 * deep, across, sharey="row", squeeze=False)
     for number, row in enumerate(rows):
         column_of = number % across
         above, below = panels[2 * (number // across)][column_of], panels[2 * (number // across) + 1][column_of]
@@ -69,8 +78,8 @@ def draw_curves(grid: Grid, path: Path) -> bool:
         if column_of == 0:
             above.set_ylabel("test error (%)")
             below.set_ylabel("training loss")
-    for axes in panels.flat:
-        finish(axes)
+    for line_of_panels in panels:
+        finish(line_of_panels)
     figure.align_ylabels()
     handles = {line.get_label(): line for axes in panels.flat for line in axes.get_lines()}
     shown = [column for column in style if column in handles]
@@ -102,30 +111,32 @@ def draw_band(axes: Axes, runs: Sequence[Sequence[tuple[int, float]]], style: St
     axes.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
-def finish(axes: Axes) -> None:
-    """Choose the scale: logarithmic where the values spread over more than a factor of three."""
-    values = [float(y) for line in axes.get_lines() for y in line.get_ydata()]  # type: ignore[union-attr]
-    if not values:
-        axes.set_axis_off()
-        return
-    if min(values) > 0 and max(values) > 3 * min(values):
-        axes.set_yscale("log")
-        axes.yaxis.set_minor_formatter("{x:g}")
-        axes.tick_params(axis="y", which="minor", labelsize="x-small")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    tidy(axes)
+def finish(panels: Sequence[Axes]) -> None:
+    """Choose the common scale of panels: logarithmic where the values spread over more than a factor of three."""
+    values = [float(y) for axes in panels for line in axes.get_lines() for y in line.get_ydata()]  # type: ignore[union-attr]
+    logarithmic = bool(values) and min(values) > 0 and max(values) > 3 * min(values)
+    for axes in panels:
+        if not axes.get_lines():
+            axes.set_axis_off()
+            continue
+        if logarithmic:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        tidy(axes)
 
 
 def draw_finals(grid: Grid, lines: Sequence[Line], path: Path) -> None:
     """Draw the accuracy after the last epoch of every run, a panel a row.
 
-    Beside the runs their mean, with its 95 % interval from three seeds on. Thin lines connect the runs of a seed. A run that did not finish is a cross at the bottom.
+    Beside the runs their mean, with its 95 % interval from three seeds on. Thin lines connect the runs of a seed. Runs
+    that did not finish are counted at the bottom.
     """
     rows, style = grid.rows, styles(grid.columns())
     widest = max(len(grid.columns(row)) for row in rows)
-    across = min(ACROSS, len(rows))
-    deep = math.ceil(len(rows) / across)
+    across, deep = shape(len(rows))
     size = (1.0 + across * max(2.6, 0.55 * widest + 0.8), 0.4 + 3.6 * deep)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(deep, across, squeeze=False)

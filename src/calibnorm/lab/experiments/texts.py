@@ -17,7 +17,7 @@ from calibnorm.lab.experiments.summary import Line
 from calibnorm.lab.recipes import Recipe
 
 NOTHING = "–"
-WHOLE = ("accuracy (%)", "our accuracy (%)", "our error (%)", "paper", "paper's", "failed", "norm")
+WHOLE = ("accuracy (%)", "ours (%)", "paper (%)", "paper", "failed", "norm")
 """Columns that are never broken into lines."""
 WORDS = {"diverged": "NaN", "failed": "error", "missing": NOTHING}
 
@@ -45,12 +45,18 @@ def between(interval: Interval | None, signed: bool = False) -> str:
     return f"[{interval.low:{sign}.2f}, {interval.high:{sign}.2f}]"
 
 
-def difference(line: Line, factor: int = 1) -> str:
-    """Return the mean difference from the baseline and its interval; ``factor`` -1 turns accuracies into errors."""
+def difference(line: Line, factor: int = 1, least: int = 2) -> str:
+    """Return the mean difference from the baseline and its interval.
+
+    Args:
+        line: The cell.
+        factor: -1 turns a difference of accuracies into one of errors.
+        least: The interval is left out for fewer seeds: that of two seeds is nine times as wide as they are apart.
+    """
     of = line.against
     if of is None or not of.differences:
         return NOTHING
-    interval = of.interval
+    interval = of.interval if len(of.differences) >= least else None
     if interval is not None and factor < 0:
         interval = Interval(-interval.high, -interval.low)
     return f"{factor * of.mean:+.2f}" + (f" {between(interval, signed=True)}" if interval else "")

@@ -70,11 +70,9 @@ class TableReport:
 
     def header(self) -> list[str]:
         """Return the table's columns."""
-        what = "error (%)" if self.factor < 0 else "accuracy (%)"
-        base = self.table.baseline
-        return ["", "", f"our {what}", "paper", f"our minus {base}", "paper's", "failed"]
+        return ["", self.table.measure, "ours (%)", "paper (%)", f"minus {self.table.baseline}", "paper", "failed"]
 
-    def cells(self, line: Line, previous: Line | None) -> list[str]:
+    def cells(self, line: Line, previous: Line | None, least: int) -> list[str]:
         """Return a line of the table; a row's name stands in its first line alone."""
         p, gap = self.entry(line).printed, self.printed_difference(line)
         failed = line.failed + line.at_chance
@@ -83,14 +81,14 @@ class TableReport:
             line.cell.column,
             self.ours(line),
             texts.NOTHING if p is None else texts.spread(p.value, p.std),
-            texts.difference(line, self.factor),
+            texts.difference(line, self.factor, least),
             texts.NOTHING if gap is None else f"{gap:+.2f}",
             f"{failed} of {len(line.outcomes)}" if failed else "0",
         ]
 
-    def rows(self) -> list[list[str]]:
-        """Return all lines as text."""
-        return [self.cells(line, before) for line, before in zip(self.lines, [None, *self.lines], strict=False)]
+    def rows(self, least: int = 2) -> list[list[str]]:
+        """Return all lines as text; intervals of fewer seeds than ``least`` are left out."""
+        return [self.cells(line, before, least) for line, before in zip(self.lines, [None, *self.lines], strict=False)]
 
     def verdict(self) -> str:
         """Return in a sentence how often our differences have the paper's sign."""
@@ -251,7 +249,7 @@ class TableReport:
     def show(self, console: Console) -> None:
         """Print the table, what it means, and where the rest is."""
         console.print()
-        texts.show(console, self.title(), self.header(), self.rows(), left=2)
+        texts.show(console, self.title(), self.header(), self.rows(least=3), left=2)
         console.print(self.verdict(), highlight=False)
         for sentence in self.limits():
             console.print(f"- {sentence}", highlight=False)
