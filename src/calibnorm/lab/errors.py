@@ -8,3 +8,26 @@ class UsageError(Exception):
 
     No ValueError: tyro catches those of a subcommand's settings and draws a box around them.
     """
+
+
+class RunFailed(Exception):
+    """A run that cannot go on, by no mistake in its settings: the disk is full, the loss is NaN.
+
+    The command prints the message in one line and exits with status 1; what was saved before stays.
+    """
+
+
+class Stopped(Exception):
+    """A run that a signal ended after it saved where it was; exit status 128 + the signal's number.
+
+    Args:
+        number: Of the signal.
+        message: Where it stopped.
+    """
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(number, message)
+        self.number, self.message = number, message
+
+    def __str__(self) -> str:
+        return self.message

@@ -1,9 +1,9 @@
 """Recipes: what a run trains, on what, and how. A recipe is a Python function that returns a typed `Recipe`.
 
-Read in this order: config, papers, study.
+Read in this order: config, iebn, rbn, small, named.
 """
 
-from calibnorm.lab.recipes.config import Recipe
-from calibnorm.lab.recipes.named import RECIPES, recipe
+from calibnorm.lab.recipes.config import Precision, Recipe
+from calibnorm.lab.recipes.named import RECIPES, recipe, summary
 
-__all__ = ["RECIPES", "Recipe", "recipe"]
+__all__ = ["RECIPES", "Precision", "Recipe", "recipe", "summary"]

@@ -50,7 +50,7 @@ class Recipe:
     test_every: int = 1
     """Test after every so many epochs, and always after the last."""
     batch_size: int = 128
-    """Images a step, over all processes."""
+    """Images a step, over all processes; with --mix it is --mix-main and --mix-others that count."""
     learning_rate: float = 0.1
     """Its peak, reached at once or after the warm-up."""
     momentum: float = 0.9
@@ -62,9 +62,9 @@ class Recipe:
     decay_gates: bool = False
     """Whether the penalty also falls on the gates (as in the papers' own runs)."""
     schedule: Literal["step", "cosine"] = "step"
-    """How the learning rate falls: by `gamma` after each of the `milestones`, or to 0 along a half cosine, step by step."""
+    """How the learning rate falls: by `gamma` after each of the `milestones`, or, step by step, to 0 along a cosine."""
     milestones: tuple[int, ...] = ()
-    """Epochs after which the learning rate falls."""
+    """Epochs after which the learning rate falls, with --schedule step; --milestones alone means none."""
     gamma: float = 0.1
     """Factor of each fall."""
     warmup_epochs: int = 0
@@ -107,6 +107,11 @@ class Recipe:
             raise UsageError(f"--gamma {self.gamma}: must be more than 0 and at most 1")
         if list(self.milestones) != sorted(set(self.milestones)) or any(m < 1 for m in self.milestones):
             raise UsageError(f"--milestones {' '.join(map(str, self.milestones))}: must be rising epochs from 1")
+        if self.schedule == "step" and self.milestones and self.milestones[-1] >= self.epochs:
+            raise UsageError(
+                f"--milestones {' '.join(map(str, self.milestones))}: {self.milestones[-1]} is never reached in "
+                f"--epochs {self.epochs}; give others, or none by --milestones alone"
+            )
         if not 0 <= self.warmup_epochs < self.epochs:
             raise UsageError(f"--warmup-epochs {self.warmup_epochs}: must be at least 0 and less than --epochs")
         if self.clip_norm is not None and not self.clip_norm > 0:
@@ -115,6 +120,11 @@ class Recipe:
             raise UsageError(f"--ema {self.ema}: must be between 0 and 1, such as 0.999")
         if self.mix is not None and self.mix == self.data:
             raise UsageError(f"--mix {self.mix}: is the data set itself; name another")
+
+    @property
+    def images_a_step(self) -> int:
+        """Images that a step trains on, over all processes."""
+        return self.batch_size if self.mix is None else self.mix_main + self.mix_others
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `config.json` holds; `from_dict` reads it back."""

@@ -1,7 +1,7 @@
 """Checkpoints that are whole or absent, and that know when a byte of them has changed.
 
-The digest of the content is in the file's name, so that one rename publishes both: torch.load alone accepts most files in
-which a bit has flipped.
+The digest of the content is in the file's name, so that one rename publishes both: torch.load alone accepts most files
+in which a bit has flipped.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import pickle
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from calibnorm.lab.errors import UsageError
 
 KEPT = 2
 """The newest one, and the one before it, for the case that the newest is found damaged."""
@@ -35,10 +38,12 @@ class Checkpoints:
     warn: Callable[[str], object]
 
     def save(self, content: dict[str, Any], step: int) -> Path:
-        """Write a checkpoint, then remove all but the newest two."""
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        data = buffer.getvalue()
+        """Write a checkpoint, then remove all but the newest two.
+
+        Raises:
+            OSError: The disk is full, or the like; the checkpoints of before are whole.
+        """
+        data = dumped(content)
         path = self.folder / f"step-{step:09d}-{digest(data)}.pt"
         write_whole(path, data)
         for old in self.paths()[:-KEPT]:
@@ -46,19 +51,48 @@ class Checkpoints:
         return path
 
     def load(self) -> dict[str, Any] | None:
-        """Return the content of the newest checkpoint that is whole; None where there is none."""
+        """Return the content of the newest checkpoint that is whole; None where there is none.
+
+        Damaged ones are put aside under another name.
+
+        Raises:
+            UsageError: A file holds more than tensors, numbers and texts, which running code might come from.
+        """
         for path in reversed(self.paths()):
             data = path.read_bytes()
             match = _NAME.fullmatch(path.name)
             if match is not None and digest(data) == match[2]:
-                content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-                return content
+                return _loaded(path, data)
+            path.rename(path.with_name(f"{path.name}.damaged"))
             self.warn(f"{path.name} is damaged (its content is not what was written); going on from the one before")
         return None
+
+    def clear(self) -> None:
+        """Remove what a killed process left half written. Only for the process that owns the folder."""
+        for path in self.folder.glob(".step-*"):
+            path.unlink(missing_ok=True)
 
     def paths(self) -> list[Path]:
         """Return the checkpoints, the newest last."""
         return sorted(path for path in self.folder.glob("step-*.pt") if _NAME.fullmatch(path.name))
+
+
+def _loaded(path: Path, data: bytes) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise UsageError(
+            f"{path}: is no checkpoint of calibnorm, as it holds more than tensors, numbers and texts; nothing of it "
+            "was run; remove it"
+        ) from error
+    return content
+
+
+def dumped(content: dict[str, Any]) -> bytes:
+    """Return the bytes of torch.save."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
 
 
 def digest(data: bytes) -> str:

@@ -1,27 +1,54 @@
-"""A run's folder: config, environment, metrics, checkpoints, result."""
+"""A run's folder: config, environment, metrics, checkpoints, weights, result."""
 
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from calibnorm.lab.errors import UsageError
+from calibnorm.lab.errors import RunFailed, UsageError
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training.checkpoints import write_whole
+from calibnorm.lab.training.clock import Timing
 from calibnorm.lab.training.state import Row
 
-CONFIG, RESULT, METRICS, ENVIRONMENT, CHECKPOINTS = (
+CONFIG, RESULT, METRICS, TIMING, ENVIRONMENT, CHECKPOINTS = (
     "config.json",
     "result.json",
     "metrics.csv",
+    "timing.csv",
     "environment.json",
     "checkpoints",
 )
+BEST, LAST, LOCK = "best.pt", "last.pt", ".lock"
+
+OVERRIDABLE = frozenset(
+    {
+        "epochs",
+        "test_every",
+        "learning_rate",
+        "momentum",
+        "nesterov",
+        "weight_decay",
+        "schedule",
+        "milestones",
+        "gamma",
+        "warmup_epochs",
+        "label_smoothing",
+        "clip_norm",
+        "channels_last",
+        "compile",
+        "sync_statistics",
+    }
+)
+"""Settings that may change under way. With others, what the checkpoint holds would be of another network or other data."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +59,7 @@ class Result:
         test_accuracy: Top-1 on the test images after the last epoch, percent.
         test_top5: Top-5 likewise.
         best_test_accuracy: The highest of all epochs: chosen on the test images, so it flatters.
-        best_epoch: The epoch of it, from 1.
+        best_epoch: The epoch of it, from 1; 0 where no epoch had a finite test loss.
         train_loss: Mean of the last epoch.
         parameters: Learnable numbers of the network.
         epochs: Passes over the training images.
@@ -48,6 +75,19 @@ class Result:
     epochs: int
     seconds: float
 
+    def __str__(self) -> str:
+        """Say it in a line."""
+        return (
+            f"test accuracy {self.test_accuracy:.2f} % after {self.epochs} epochs "
+            f"(the best was {self.best_test_accuracy:.2f} % after {self.best_epoch})"
+        )
+
+
+def best_row(rows: Sequence[Row]) -> Row | None:
+    """Return the first row with the highest test accuracy; an untested epoch or a test loss of NaN is never it."""
+    finite = [row for row in rows if math.isfinite(row.test_loss)]
+    return max(finite, key=lambda row: row.test_accuracy, default=None)
+
 
 def read_result(folder: Path) -> Result | None:
     """Return the result of a finished run, or None."""
@@ -55,24 +95,93 @@ def read_result(folder: Path) -> Result | None:
     return Result(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
-def claim(folder: Path, recipe: Recipe) -> None:
-    """Write the recipe into a new folder, or compare it with the one that the folder holds.
+def check(folder: Path, recipe: Recipe, override: Sequence[str] = ()) -> dict[str, Any] | None:
+    """Compare a recipe with what a folder holds.
+
+    Returns:
+        The settings of the run in the folder, None where there is none.
 
     Raises:
-        UsageError: The folder holds a run of another recipe, or something else.
+        UsageError: The folder holds something else, or a run of another recipe, but for what is named in `override`.
     """
+    for name in override:
+        if name not in OVERRIDABLE:
+            raise UsageError(f"--override {name}: cannot change in a run; choose from {', '.join(sorted(OVERRIDABLE))}")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {folder}: is a file; name a folder")
     path = folder / CONFIG
     if not path.exists():
-        if folder.exists() and any(folder.iterdir()):
-            raise UsageError(f"{folder}: is not empty and holds no run; choose another folder")
-        write_json(path, recipe.to_dict())
-        return
-    before, now = json.loads(path.read_text(encoding="utf-8")), recipe.to_dict()
-    if changed := [key for key in now if now[key] != before.get(key)]:
-        key = changed[0]
+        if folder.exists() and any(entry.name != LOCK for entry in folder.iterdir()):
+            raise UsageError(f"--out {folder}: is not empty and holds no run; choose another folder")
+        return None
+    try:
+        before = Recipe.from_dict(json.loads(path.read_text(encoding="utf-8"))).to_dict()
+    except ValueError as error:
+        raise UsageError(f"{path}: is damaged ({error}); choose another folder") from error
+    now = recipe.to_dict()
+    changed = [name for name in now if now[name] != before[name]]
+    if other := [name for name in changed if name not in override]:
+        name = other[0]
+        change = f" To change it under way: --override {name}." if name in OVERRIDABLE else ""
         raise UsageError(
-            f"{folder}: holds a run with {key} {before.get(key)}, not {now[key]}; choose another folder, or remove it"
+            f"--out {folder}: holds a run with {name} {before[name]}, not {now[name]}; choose another folder.{change}"
         )
+    return before
+
+
+def claim(folder: Path, recipe: Recipe, override: Sequence[str] = ()) -> None:
+    """Write the recipe into a folder; note what has changed where it holds a run.
+
+    Raises:
+        UsageError: As `check`.
+    """
+    before, now = check(folder, recipe, override), recipe.to_dict()
+    if before is None:
+        write_json(folder / CONFIG, now)
+    elif changed := {name: [before[name], now[name]] for name in now if before[name] != now[name]}:
+        notes = folder / "overrides.json"
+        past = json.loads(notes.read_text(encoding="utf-8"))["changes"] if notes.exists() else []
+        write_json(notes, {"changes": [*past, changed]})
+        (folder / RESULT).unlink(missing_ok=True)  # of the settings of before
+        write_json(folder / CONFIG, now)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make a folder and keep other processes from training in it.
+
+    Raises:
+        UsageError: The folder cannot be written, or another process trains in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("w")
+    except OSError as error:
+        raise UsageError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"--out {folder}: another process is training in it; wait, or choose another") from None
+        except OSError:
+            pass  # a disk without locks, such as some of several machines
+        yield
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Say in one line when a file cannot be written; what was there before is whole.
+
+    Raises:
+        RunFailed: In place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunFailed(
+            f"{error.filename or folder}: cannot be written ({error.strerror}); the checkpoint of before is whole: "
+            "make room, and start the same command again"
+        ) from error
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -80,10 +189,10 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_whole(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def write_metrics(path: Path, rows: Sequence[Row]) -> None:
-    """Write metrics.csv anew: a resumed run's is that of an undisturbed one."""
+def write_rows(path: Path, kind: type[Row] | type[Timing], rows: Sequence[Row] | Sequence[Timing]) -> None:
+    """Write a CSV anew, a line an epoch: a resumed run's metrics.csv is that of an undisturbed one."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(f.name for f in fields(Row))
+    writer.writerow(f.name for f in fields(kind))
     writer.writerows(asdict(row).values() for row in rows)
     write_whole(path, text.getvalue().encode())

@@ -8,161 +8,189 @@ from __future__ import annotations
 
 import math
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
-from torch import nn
 
-import calibnorm as cn
-from calibnorm.lab import data, models
-from calibnorm.lab.data.shrinking import shrink
-from calibnorm.lab.environment import describe_environment
+from calibnorm.lab.errors import RunFailed, Stopped
 from calibnorm.lab.recipes import Recipe
-from calibnorm.lab.training import folder as folders
-from calibnorm.lab.training.checkpoints import Checkpoints
-from calibnorm.lab.training.folder import Result
+from calibnorm.lab.training.clock import Timing, make_clock
+from calibnorm.lab.training.inputs import Inputs
+from calibnorm.lab.training.processes import largest, summed
 from calibnorm.lab.training.schedule import learning_rate
 from calibnorm.lab.training.seeds import derive
-from calibnorm.lab.training.state import Progress, Row, Sums, cross_entropy
+from calibnorm.lab.training.state import LossWatch, Progress, Row, Sums, cross_entropy
+from calibnorm.lab.training.trainee import Trainee
+from calibnorm.lab.training.watching import Watcher
 
+LOOK_EVERY = 50
+"""Steps between two looks at what is only known after a wait: losses on a GPU, the signals of other processes."""
 
-def train(recipe: Recipe, folder: Path, *, data_root: Path, accelerator: str = "auto") -> Result:
-    """Train a recipe into a folder; go on where the folder holds an unfinished run of it.
+NEVER = 1 << 40
+"""No run has so many steps."""
 
-    Args:
-        recipe: The settings.
-        folder: For the run; made where it is missing.
-        data_root: Where data sets lie.
-        accelerator: "cpu", "cuda" or "auto".
-
-    Returns:
-        The result, that of before where the run is finished already.
-
-    Raises:
-        UsageError: The folder holds something else, the data are missing, or a setting cannot be used.
-    """
-    images = data.load(recipe.data, data_root, train_images=recipe.train_images)
-    if recipe.image_size is not None:
-        images = shrink(images, recipe.image_size)
-    folders.claim(folder, recipe)
-    if (done := folders.read_result(folder)) is not None:
-        return done
-    folders.write_json(folder / folders.ENVIRONMENT, describe_environment())
-    fabric = Fabric(accelerator=accelerator, devices=1)
-    run = Run(recipe, fabric, images, Checkpoints(folder / folders.CHECKPOINTS, fabric.print))
-    run.restore()
-    start = time.perf_counter() - run.seconds
-    while run.progress.epoch < recipe.epochs:
-        run.epoch()
-        run.seconds = time.perf_counter() - start
-        run.save()
-        folders.write_metrics(folder / folders.METRICS, run.progress.rows)
-    result = run.result()
-    folders.write_json(folder / folders.RESULT, vars(result))
-    return result
+Save = Callable[[dict[str, Any], int], object]
 
 
 class Run:
-    """A run on its way."""
+    """A run on its way.
 
-    def __init__(self, recipe: Recipe, fabric: Fabric, images: data.ImageSet, checkpoints: Checkpoints) -> None:
-        self.recipe, self.fabric, self.checkpoints = recipe, fabric, checkpoints
-        common = {"batch_size": recipe.batch_size, "device": fabric.device}
-        self.train_feed = data.train_feed(images, seed=recipe.seed, augment=recipe.augment, **common)
-        self.test_feed = data.test_feed(images, **common)
-        self.bare = build(recipe, images)
-        self.parameters = sum(p.numel() for p in self.bare.parameters())
-        groups = cn.param_groups(self.bare, recipe.weight_decay, decay_gates=recipe.decay_gates)
-        optimizer = torch.optim.SGD(groups, recipe.learning_rate, recipe.momentum, nesterov=recipe.nesterov)
-        self.network, self.optimizer = fabric.setup(self.bare, optimizer)
+    Args:
+        recipe: The settings.
+        fabric: Device, processes and precision.
+        inputs: The feeds.
+        trainee: The network.
+        save: Takes a checkpoint's content, in process 0, and its step.
+        watcher: Sees what happens.
+        stop: Returns the number of the signal that ends the run, or 0.
+        checkpoint_minutes: Between two checkpoints inside an epoch.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        fabric: Fabric,
+        inputs: Inputs,
+        trainee: Trainee,
+        save: Save,
+        watcher: Watcher,
+        stop: Callable[[], int],
+        checkpoint_minutes: float,
+    ) -> None:
+        self.recipe, self.fabric, self.inputs, self.trainee = recipe, fabric, inputs, trainee
+        self.watcher = watcher
+        self._save, self._stop, self._minutes = save, stop, checkpoint_minutes
         self.progress = Progress()
-        self.seconds = 0.0
+        self.sums = Sums(fabric.device)
+        self._losses = LossWatch(fabric.device)
+        self._clock = make_clock(fabric.device, len(inputs.train))
+        self._seconds, self._started, self._saved = 0.0, time.monotonic(), time.monotonic()
 
-    def epoch(self) -> None:
-        """Train through the feed once, then test."""
-        recipe, sums = self.recipe, Sums(self.fabric.device)
-        self.train_feed.set_epoch(self.progress.epoch)
-        self.network.train()
-        rate = 0.0
-        for images, labels in self.train_feed:
-            torch.manual_seed(derive(recipe.seed, "step", self.progress.step))
-            rate = learning_rate(recipe, self.progress.step, len(self.train_feed))
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            logits = self.network(images)
-            loss = cross_entropy(logits, labels, recipe.label_smoothing)
-            self.fabric.backward(loss)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            sums.add(loss.detach(), logits.detach(), labels)
-            self.progress.step += 1
-        self.progress.epoch += 1
-        number = self.progress.epoch
-        tested = number % recipe.test_every == 0 or number == recipe.epochs
-        figures = self.test() if tested else (math.nan, math.nan, math.nan)
-        train_loss, train_accuracy, _ = sums.means()
-        self.progress.rows.append(Row(number, train_loss, train_accuracy, *figures, rate))
+    @property
+    def seconds(self) -> float:
+        """Time in the loop, over all resumptions."""
+        return self._seconds + time.monotonic() - self._started
 
-    def test(self) -> tuple[float, float, float]:
+    def epoch(self) -> Row:
+        """Train through the feed once, or through what is left of it, then test."""
+        progress, feed, start = self.progress, self.inputs.train, time.perf_counter()
+        feed.set_epoch(progress.epoch)
+        batches = len(feed)
+        done = progress.step - progress.epoch * batches
+        self.watcher.begin(progress.epoch + 1, self.recipe.epochs, batches, done)
+        self._train(batches)
+        seconds, steps = time.perf_counter() - start, batches - done
+        tested = (progress.epoch + 1) % self.recipe.test_every == 0 or progress.epoch + 1 == self.recipe.epochs
+        figures = self._test() if tested else (math.nan, math.nan, math.nan)
+        train_loss, train_accuracy, _ = Sums.means_of(summed(self.fabric, self.sums.totals))
+        rate = learning_rate(self.recipe, progress.step - 1, batches)
+        progress.epoch += 1
+        row = Row(progress.epoch, train_loss, train_accuracy, *figures, rate)
+        progress.rows.append(row)
+        timing = None
+        if (medians := self._clock.medians()) is not None:
+            per_second = steps * self.recipe.images_a_step / seconds
+            timing = Timing(progress.epoch, *medians, per_second)
+            progress.timings.append(timing)
+        self.sums = Sums(self.fabric.device)
+        self.watcher.epoch(row, timing, time.perf_counter() - start)
+        return row
+
+    def _train(self, batches: int) -> None:
+        recipe, progress, trainee, clock = self.recipe, self.progress, self.trainee, self._clock
+        trainee.network.train()
+        feed = iter(self.inputs.train)
+        while True:
+            clock.begin()
+            batch = next(feed, None)
+            if batch is None:
+                return
+            clock.mark()
+            images, labels = batch
+            torch.manual_seed(derive(recipe.seed, "step", progress.step))
+            trainee.set_rate(learning_rate(recipe, progress.step, batches))
+            loss, logits = trainee.step(images, labels, clock)
+            self.sums.add(loss, logits, labels)
+            progress.step += 1
+            self._losses.see(loss, progress.step)
+            clock.mark()
+            self.watcher.step(progress.step - progress.epoch * batches, self.sums.means)
+            self._between_steps()
+
+    def _between_steps(self) -> None:
+        """Stop, or save, where it is time: all processes do the same, and so they look together and seldom."""
+        look = self.progress.step % LOOK_EVERY == 0
+        if self.fabric.world_size > 1 and not look:
+            return
+        due = time.monotonic() - self._saved >= 60 * self._minutes
+        wait = look or due or self.fabric.device.type == "cpu"
+        bad = self._losses.first_bad() if wait else 0
+        stop, save, early = largest(self.fabric, self._stop(), int(due), earliness(bad))
+        if early:
+            raise self._diverged(earliness(early))
+        if save or stop:
+            self.save()
+        if stop:
+            raise self._stopped(stop)
+
+    def _test(self) -> tuple[float, float, float]:
         """Return loss, top-1 and top-5 accuracy on the test images."""
         sums = Sums(self.fabric.device)
-        self.network.eval()
+        self.trainee.before_tests()
         with torch.no_grad():
-            for images, labels in self.test_feed:
-                logits = self.network(images)
+            for images, labels in self.inputs.test:
+                logits = self.trainee.scores(images)
                 sums.add(cross_entropy(logits, labels), logits, labels)
-        return sums.means()
+                if self.fabric.world_size == 1 and (stop := self._stop()):
+                    self.save()
+                    raise self._stopped(stop)
+        return Sums.means_of(summed(self.fabric, sums.totals))
 
     def save(self) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint.
+
+        Raises:
+            RunFailed: There is a number in it that is none, or it cannot be written.
+        """
+        bad = self._losses.first_bad() or (0 if self.trainee.finite() else self.progress.step)
+        (early,) = largest(self.fabric, earliness(bad))
+        if early:
+            raise self._diverged(earliness(early))
+        under_way = self.progress.step > self.progress.epoch * len(self.inputs.train)
         content = {
-            "network": self.bare.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            **self.trainee.state_dict(),
             "progress": self.progress.state_dict(),
             "seconds": self.seconds,
+            "feed": self.inputs.train.state_dict() if under_way else None,
+            "sums": summed(self.fabric, self.sums.totals).tolist(),
         }
-        self.checkpoints.save(content, self.progress.step)
+        self._save(content, self.progress.step)
+        self._saved = time.monotonic()
 
-    def restore(self) -> None:
-        """Go to the newest whole checkpoint, if there is one."""
-        content: dict[str, Any] | None = self.checkpoints.load()
-        if content is not None:
-            self.bare.load_state_dict(content["network"])
-            self.optimizer.load_state_dict(content["optimizer"])
-            self.progress = Progress.from_state_dict(content["progress"])
-            self.seconds = content["seconds"]
+    def restore(self, content: dict[str, Any]) -> None:
+        """Go to where a checkpoint was written."""
+        self.trainee.load_state_dict(content)
+        self.progress = Progress.from_state_dict(content["progress"])
+        self._seconds, self._started = content["seconds"], time.monotonic()
+        if content["feed"] is not None:
+            self.inputs.train.load_state_dict(content["feed"])
+        if self.fabric.is_global_zero:  # the sums of all processes
+            self.sums.totals += self.sums.totals.new_tensor(content["sums"])
 
-    def result(self) -> Result:
-        """Return the figures of a finished run."""
-        rows = self.progress.rows
-        best, last = (
-            max((row for row in rows if row.test_accuracy == row.test_accuracy), key=lambda row: row.test_accuracy),
-            rows[-1],
-        )
-        return Result(
-            last.test_accuracy,
-            last.test_top5,
-            best.test_accuracy,
-            best.epoch,
-            last.train_loss,
-            self.parameters,
-            self.recipe.epochs,
-            self.seconds,
+    def _diverged(self, step: int) -> RunFailed:
+        epoch = (step - 1) // len(self.inputs.train) + 1
+        return RunFailed(
+            f"the loss or a weight is NaN or infinite at step {step} (epoch {epoch}); the checkpoint of before is "
+            "kept; the same settings come here again: try a smaller --learning-rate, --warmup-epochs, or --clip-norm"
         )
 
+    def _stopped(self, number: int) -> Stopped:
+        epoch, batches = self.progress.epoch, len(self.inputs.train)
+        return Stopped(number, f"stopped in epoch {epoch + 1} after {self.progress.step - epoch * batches} steps of it")
 
-def build(recipe: Recipe, images: data.ImageSet) -> nn.Module:
-    """Return the recipe's network with initial weights that the seed alone determines, equal for all norms."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(recipe.seed, "weights"))
-        return models.build(
-            recipe.model,
-            num_classes=images.classes,
-            norm=recipe.norm,
-            noise=recipe.noise,
-            noise_in=recipe.noise_in,
-            stages=recipe.stages,
-            in_channels=images.channels,
-        )
+
+def earliness(step: int) -> int:
+    """Return a number that is larger for an earlier step, and 0 for step 0, which is none; its own inverse."""
+    return NEVER - step if step else 0

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from calibnorm.lab.training.clock import Timing
+
 
 @dataclass(frozen=True)
 class Row:
@@ -51,9 +53,34 @@ class Sums:
             self.totals += torch.stack([loss.double() * images, top[:, 0].double().sum(), top.double().sum(), images])
 
     def means(self) -> tuple[float, float, float]:
-        """Return the mean loss and the top-1 and top-5 accuracy in percent."""
-        loss, top1, top5, images = self.totals.tolist()
+        """Return the mean loss and the top-1 and top-5 accuracy in percent; waits for the device."""
+        return self.means_of(self.totals)
+
+    @staticmethod
+    def means_of(totals: Tensor) -> tuple[float, float, float]:
+        """Return what `means` does, of sums that may be those of several processes."""
+        loss, top1, top5, images = totals.tolist()
         return loss / images, 100 * top1 / images, 100 * top5 / images
+
+
+class LossWatch:
+    """Remembers the first step whose loss was no number, on the device, so that a GPU's steps need not wait.
+
+    Args:
+        device: Where the losses are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._first = torch.zeros((), dtype=torch.int64, device=device)
+
+    def see(self, loss: Tensor, step: int) -> None:
+        """Look at the loss of a step, from 1."""
+        bad = ~loss.isfinite() & (self._first == 0)
+        self._first += bad * step
+
+    def first_bad(self) -> int:
+        """Return the step, 0 where all losses were finite; waits for the device."""
+        return int(self._first)
 
 
 @dataclass
@@ -64,20 +91,28 @@ class Progress:
         epoch: From 0: the one that is going on.
         step: Steps done since the start.
         rows: The figures of the epochs that are done.
+        timings: What their steps took.
     """
 
     epoch: int = 0
     step: int = 0
     rows: list[Row] = field(default_factory=list)
+    timings: list[Timing] = field(default_factory=list)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint holds."""
-        return {"epoch": self.epoch, "step": self.step, "rows": [asdict(row) for row in self.rows]}
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "rows": [asdict(row) for row in self.rows],
+            "timings": [asdict(timing) for timing in self.timings],
+        }
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> Progress:
         """Return what `state_dict` gave."""
-        return cls(state["epoch"], state["step"], [Row(**row) for row in state["rows"]])
+        rows, timings = [Row(**row) for row in state["rows"]], [Timing(**timing) for timing in state["timings"]]
+        return cls(state["epoch"], state["step"], rows, timings)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:

@@ -1,0 +1,55 @@
+"""The recipes of the IEBN paper (Liang et al., AAAI 2020, arXiv 1908.04008), Tables 6 and 7.
+
+SGD with momentum 0.9, and a weight decay that falls on every parameter, gates included. CIFAR images are padded by 4
+pixels, cropped and flipped; ImageNet's are cropped to 224 pixels and flipped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from calibnorm.lab.recipes.config import Recipe
+
+Cifar = Literal["cifar10", "cifar100"]
+
+
+def resnet164(data: Cifar) -> Recipe:
+    """ResNet-164, Table 6: 180 epochs of batches of 128, learning rate 0.1, a tenth after 81 and 122."""
+    return Recipe(
+        model="resnet164",
+        data=data,
+        norm="iebn",
+        epochs=180,
+        batch_size=128,
+        learning_rate=0.1,
+        momentum=0.9,
+        weight_decay=1e-4,
+        decay_gates=True,
+        schedule="step",
+        milestones=(81, 122),
+        gamma=0.1,
+        augment="crop_flip",
+    )
+
+
+def preresnet164(data: Cifar) -> Recipe:
+    """PreResNet-164, Table 6: as ResNet-164, but 164 epochs."""
+    return replace(resnet164(data), model="preresnet164", epochs=164)
+
+
+def resnext29(data: Cifar) -> Recipe:
+    """ResNeXt-29 8x64d, Table 6: 300 epochs, a tenth after 150 and 225, weight decay 5e-4."""
+    return replace(resnet164(data), model="resnext29_8x64d", epochs=300, milestones=(150, 225), weight_decay=5e-4)
+
+
+def densenet100(data: Cifar) -> Recipe:
+    """DenseNet-100-12 (bottlenecks, compression 0.5), Table 6: 300 epochs of batches of 64, a tenth after 150 and 225."""
+    return replace(resnet164(data), model="densenet100_k12", epochs=300, batch_size=64, milestones=(150, 225))
+
+
+def imagenet(model: str) -> Recipe:
+    """ImageNet, Table 7: 120 epochs of batches of 256, learning rate 0.1, a tenth after 30, 60 and 90."""
+    return replace(
+        resnet164("cifar100"), model=model, data="imagenet", epochs=120, batch_size=256, milestones=(30, 60, 90)
+    )

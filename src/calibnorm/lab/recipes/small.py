@@ -1,0 +1,41 @@
+"""Recipes of no paper, for a CPU. Gates are free of weight decay, as `calibnorm.param_groups` leaves them."""
+
+from __future__ import annotations
+
+from calibnorm.lab.recipes.config import Recipe
+
+
+def digits_tiny() -> Recipe:
+    """ResNet-11 on scikit-learn's digits: seconds, nothing to download."""
+    return Recipe(model="resnet11", data="digits", norm="iebn", epochs=3, batch_size=64, schedule="cosine")
+
+
+def fashion_small() -> Recipe:
+    """ResNet-20 on the whole of FashionMNIST, ten epochs: about an hour on one CPU core, minutes on a GPU."""
+    return Recipe(
+        model="resnet20",
+        data="fashion_mnist",
+        norm="iebn",
+        epochs=10,
+        augment="crop_flip",
+        schedule="cosine",
+        warmup_epochs=1,
+    )
+
+
+def fashion_study() -> Recipe:
+    """FashionMNIST at half its size, a deep ResNet, two or three minutes a run on one CPU core: the study's.
+
+    Depth was bought with pixels and images: 5000 training images of 14 x 14. The rest is the usual recipe of a CIFAR
+    ResNet with a cosine and batches of 64; nothing was tuned for any norm.
+    """
+    return Recipe(
+        model="resnet83",
+        data="fashion_mnist",
+        train_images=5000,
+        image_size=14,
+        epochs=6,
+        test_every=3,
+        batch_size=64,
+        schedule="cosine",
+    )

@@ -1,0 +1,39 @@
+"""Signals that end a run: noted when they come, obeyed between two steps."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Interruption:
+    """Notes SIGINT and SIGTERM inside a ``with`` block; called, it returns the signal's number, or 0.
+
+    A second Ctrl-C raises KeyboardInterrupt where the program is. A signal that was ignored before (a shell's
+    background jobs ignore SIGINT) stays ignored.
+    """
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __call__(self) -> int:
+        return self._number
+
+    def __enter__(self) -> Interruption:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._number and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._number = number

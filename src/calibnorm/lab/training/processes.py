@@ -1,0 +1,134 @@
+"""Devices and processes: what Fabric is started with, and what the processes of a run agree on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import torch
+import torch.distributed as dist
+from lightning.fabric import Fabric
+from lightning.fabric.plugins import MixedPrecision
+from lightning.fabric.plugins.environments import TorchElasticEnvironment
+
+from calibnorm.lab.errors import RunFailed, UsageError
+from calibnorm.lab.recipes import Precision
+
+T = TypeVar("T")
+Accelerator = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a run trains.
+
+    Args:
+        accelerator: "auto" is a GPU where there is one.
+        devices: Processes on this machine, one a device; under torchrun what torchrun says, else 1 by default.
+        num_nodes: Machines; under torchrun what torchrun says, else 1 by default.
+    """
+
+    accelerator: Accelerator = "auto"
+    devices: int | None = None
+    num_nodes: int | None = None
+
+
+def start(machine: Machine, precision: Precision) -> Fabric:
+    """Return Fabric with its processes found or, without torchrun, started.
+
+    Without torchrun the other processes run the same command line again, so only a command may ask for several.
+
+    Raises:
+        UsageError: There is no such device, there are fewer than asked for, or they have not that precision.
+    """
+    kind = _accelerator(machine.accelerator)
+    _check_precision(kind, precision)
+    devices, nodes = _counts(machine)
+    if kind == "cuda" and devices > torch.cuda.device_count():
+        raise UsageError(f"--devices {devices}: there are {torch.cuda.device_count()} GPUs here")
+    fabric = Fabric(
+        accelerator=kind,
+        devices=devices,
+        num_nodes=nodes,
+        strategy="ddp" if devices * nodes > 1 else "auto",
+        **_arithmetic(kind, precision),
+    )
+    fabric.launch()
+    return fabric
+
+
+def _accelerator(wanted: Accelerator) -> Literal["cpu", "cuda"]:
+    gpu = torch.cuda.is_available()
+    if wanted == "cuda" and not gpu:
+        raise UsageError("--accelerator cuda: torch sees no GPU here; use --accelerator cpu")
+    return "cuda" if gpu and wanted != "cpu" else "cpu"
+
+
+def _check_precision(kind: str, precision: Precision) -> None:
+    if kind == "cpu" and precision == "float16":
+        raise UsageError("--precision float16: needs a GPU; on a CPU use bfloat16 or float32")
+    if kind == "cuda" and precision == "bfloat16" and not torch.cuda.is_bf16_supported():
+        raise UsageError("--precision bfloat16: this GPU has no such arithmetic; use float16 or float32")
+
+
+def _arithmetic(kind: str, precision: Precision) -> dict[str, object]:
+    """Return Fabric's keyword for mixed precision; the scaler of float16's gradients is Fabric's."""
+    if precision == "float32":
+        return {"precision": "32-true"}
+    if precision == "bfloat16":
+        return {"precision": "bf16-mixed"}
+    return {"plugins": [MixedPrecision("16-mixed", kind, torch.amp.GradScaler(kind))]}  # type: ignore[attr-defined]
+
+
+def _counts(machine: Machine) -> tuple[int, int]:
+    for name, value in (("devices", machine.devices), ("num-nodes", machine.num_nodes)):
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} {value}: must be at least 1")
+    if not TorchElasticEnvironment.detect():
+        if (machine.num_nodes or 1) > 1:
+            raise UsageError(f"--num-nodes {machine.num_nodes}: start the command with torchrun on every machine")
+        return machine.devices or 1, 1
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    nodes = int(os.environ["WORLD_SIZE"]) // local
+    for name, value, told in (("devices", machine.devices, local), ("num-nodes", machine.num_nodes, nodes)):
+        if value is not None and value != told:
+            raise UsageError(f"--{name} {value}: torchrun started {told}; leave the option away")
+    return local, nodes
+
+
+def on_first(fabric: Fabric, work: Callable[[], T]) -> T:
+    """Return what ``work`` returns in process 0, in all; an error of it is raised in all of them.
+
+    Only process 0 touches a run's folder: the machines need not share a disk.
+    """
+    value: T | None = None
+    error: Exception | None = None
+    if fabric.is_global_zero:
+        try:
+            value = work()
+        except (UsageError, RunFailed) as caught:
+            error = caught
+    if fabric.world_size > 1:
+        value, error = fabric.broadcast((value, error))
+    if error is not None:
+        raise error
+    return value  # type: ignore[return-value]  # work returned it
+
+
+def largest(fabric: Fabric, *values: int) -> tuple[int, ...]:
+    """Return the largest of every value over the processes, so that all of them do the same."""
+    if fabric.world_size == 1:
+        return values
+    together = torch.tensor(values, dtype=torch.int64, device=fabric.device)
+    dist.all_reduce(together, dist.ReduceOp.MAX)
+    return tuple(together.tolist())
+
+
+def summed(fabric: Fabric, values: torch.Tensor) -> torch.Tensor:
+    """Return the sum over the processes; the argument stays as it is."""
+    if fabric.world_size > 1:
+        values = values.clone()
+        dist.all_reduce(values, dist.ReduceOp.SUM)
+    return values

@@ -1,0 +1,192 @@
+"""`train`: a recipe, a folder, and everything between the two in its order."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from lightning.fabric import Fabric
+
+from calibnorm.lab.environment import describe_environment, package_version
+from calibnorm.lab.recipes import Recipe
+from calibnorm.lab.training import folder as folders
+from calibnorm.lab.training import inputs, processes
+from calibnorm.lab.training.checkpoints import Checkpoints, dumped, write_whole
+from calibnorm.lab.training.clock import Timing
+from calibnorm.lab.training.folder import Result
+from calibnorm.lab.training.loop import Run
+from calibnorm.lab.training.processes import Accelerator, Machine, on_first
+from calibnorm.lab.training.state import Row
+from calibnorm.lab.training.trainee import Trainee, build
+from calibnorm.lab.training.watching import Watcher
+
+T = TypeVar("T")
+
+CHECKPOINT_MINUTES = 10.0
+
+
+def train(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    data_root: Path,
+    accelerator: Accelerator = "auto",
+    devices: int | None = None,
+    num_nodes: int | None = None,
+    override: Sequence[str] = (),
+    checkpoint_minutes: float = CHECKPOINT_MINUTES,
+    watcher: Watcher | None = None,
+    stop: Callable[[], int] = int,
+) -> Result:
+    """Train a recipe into a folder; go on where the folder holds an unfinished run of it.
+
+    However often the run is killed and started again, by equal arguments on an equal machine, its weights and its
+    metrics.csv are bit for bit those of a run that nobody disturbed.
+
+    Args:
+        recipe: The settings.
+        folder: For the run; made where it is missing.
+        data_root: Where data sets lie.
+        accelerator: "cpu", "cuda" or "auto", a GPU where there is one.
+        devices: Processes on this machine; more than one only from a command line that they can run again, or torchrun.
+        num_nodes: Machines, with torchrun.
+        override: Settings that may differ from those of the run in the folder.
+        checkpoint_minutes: Between two checkpoints inside an epoch; there is one after each epoch anyway.
+        watcher: Sees what happens; nothing is shown by default.
+        stop: Asked after each step for the number of a signal that ends the run, 0 for none; the run then saves.
+
+    Returns:
+        The result, that of before where the run is finished already.
+
+    Raises:
+        UsageError: Before any training: the folder holds something else, data are missing, a setting cannot be used.
+        RunFailed: The loss is NaN, or a checkpoint cannot be written; the one of before is kept.
+        Stopped: `stop` said so, and the run was saved.
+    """
+    watcher = watcher or Watcher()
+    inputs.check(recipe)
+    fabric = processes.start(Machine(accelerator, devices, num_nodes), recipe.precision)
+    watcher = watcher if fabric.is_global_zero else Watcher()
+    before = on_first(fabric, lambda: folders.check(folder, recipe, override))
+    done = on_first(fabric, lambda: folders.read_result(folder))
+    if done is not None and before == recipe.to_dict():
+        return done
+    feeds = inputs.load(recipe, data_root, fabric)
+    network = build(recipe, feeds.classes, feeds.channels)
+    inputs.try_out(recipe, network, feeds)
+    with contextlib.ExitStack() as stack:
+        stack.callback(watcher.close)
+        stack.callback(feeds.close)
+        stack.enter_context(_repeatable(fabric.device))
+        trainee = Trainee(recipe, fabric, network)
+        on_first(fabric, lambda: stack.enter_context(folders.locked(folder)) and None)
+        files = Files(folder, recipe, fabric, trainee, watcher)
+        content = files.open(override)
+        run = Run(recipe, fabric, feeds, trainee, files.checkpoint, watcher, stop, checkpoint_minutes)
+        if content is not None:
+            run.restore(content)
+            files.tables(run.progress.rows, run.progress.timings)
+            watcher.say(f"{folder}: going on after step {run.progress.step}")
+        while run.progress.epoch < recipe.epochs:
+            row = run.epoch()
+            files.weights(run.progress.rows, row)
+            run.save()
+            files.tables(run.progress.rows, run.progress.timings)
+        return files.finish(run)
+
+
+class Files:
+    """What a run leaves in its folder; only process 0 writes, and an error of it is raised in all."""
+
+    def __init__(self, folder: Path, recipe: Recipe, fabric: Fabric, trainee: Trainee, watcher: Watcher) -> None:
+        self.folder, self.recipe, self.fabric, self.trainee = folder, recipe, fabric, trainee
+        self.checkpoints = Checkpoints(folder / folders.CHECKPOINTS, watcher.say)
+
+    def open(self, override: Sequence[str]) -> dict[str, Any] | None:
+        """Claim the folder; return the newest checkpoint's content."""
+
+        def work() -> dict[str, Any] | None:
+            folders.claim(self.folder, self.recipe, override)
+            self.checkpoints.clear()
+            environment = describe_environment() | {
+                "lightning": package_version("lightning"),
+                "device": str(self.fabric.device),
+                "processes": self.fabric.world_size,
+                "threads": torch.get_num_threads(),
+            }
+            folders.write_json(self.folder / folders.ENVIRONMENT, environment)
+            return self.checkpoints.load()
+
+        return self._first(work)
+
+    def checkpoint(self, content: dict[str, Any], step: int) -> None:
+        """Write a checkpoint."""
+        self._first(lambda: self.checkpoints.save(content, step) and None)
+
+    def weights(self, rows: Sequence[Row], row: Row) -> None:
+        """Write the weights as they were tested, for people: the last ones, and the best ones where these are."""
+
+        def work() -> None:
+            content = {
+                "recipe": self.recipe.to_dict(),
+                "epoch": row.epoch,
+                "test_accuracy": row.test_accuracy,
+                "network": self.trainee.tested.state_dict(),
+            }
+            data = dumped(content)
+            write_whole(self.folder / folders.LAST, data)
+            if folders.best_row(rows) is row:
+                write_whole(self.folder / folders.BEST, data)
+
+        self._first(work)
+
+    def tables(self, rows: Sequence[Row], timings: Sequence[Timing]) -> None:
+        """Write metrics.csv and timing.csv."""
+
+        def work() -> None:
+            folders.write_rows(self.folder / folders.METRICS, Row, rows)
+            folders.write_rows(self.folder / folders.TIMING, Timing, timings)
+
+        self._first(work)
+
+    def finish(self, run: Run) -> Result:
+        """Write result.json, which marks the run as finished."""
+        rows = run.progress.rows
+        last, best = rows[-1], folders.best_row(rows)
+        result = Result(
+            test_accuracy=last.test_accuracy,
+            test_top5=last.test_top5,
+            best_test_accuracy=float("nan") if best is None else best.test_accuracy,
+            best_epoch=0 if best is None else best.epoch,
+            train_loss=last.train_loss,
+            parameters=self.trainee.parameters,
+            epochs=self.recipe.epochs,
+            seconds=run.seconds,
+        )
+        self._first(lambda: folders.write_json(self.folder / folders.RESULT, vars(result)))
+        return result
+
+    def _first(self, work: Callable[[], T]) -> T:
+        def guarded() -> T:
+            with folders.writing(self.folder):
+                return work()
+
+        return on_first(self.fabric, guarded)
+
+
+@contextlib.contextmanager
+def _repeatable(device: torch.device) -> Iterator[None]:
+    """Let cuDNN choose algorithms that add in one order, while a run on a GPU goes on."""
+    if device.type != "cuda":
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before

@@ -1,0 +1,144 @@
+"""A network in training: a recipe's options made into a module, an optimizer and their step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import calibnorm as cn
+from calibnorm.lab import models
+from calibnorm.lab.recipes import Recipe
+from calibnorm.lab.training.clock import Clock
+from calibnorm.lab.training.seeds import derive
+from calibnorm.lab.training.state import cross_entropy
+from calibnorm.nn import CalibratedNorm
+
+
+def build(recipe: Recipe, classes: int, channels: int) -> nn.Module:
+    """Return the recipe's network with initial weights that the seed alone determines, equal for all norms."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(recipe.seed, "weights"))
+        return models.build(
+            recipe.model,
+            num_classes=classes,
+            norm=recipe.norm,
+            noise=recipe.noise,
+            noise_in=recipe.noise_in,
+            stages=recipe.stages,
+            in_channels=channels,
+        )
+
+
+class Trainee:
+    """A network, its optimizer, and what a checkpoint must hold of both.
+
+    Args:
+        recipe: The settings.
+        fabric: Device, processes and precision.
+        bare: The network as `build` returned it; trained in place.
+    """
+
+    def __init__(self, recipe: Recipe, fabric: Fabric, bare: nn.Module) -> None:
+        self.recipe, self.fabric, self.bare = recipe, fabric, bare
+        self.parameters = sum(p.numel() for p in bare.parameters())
+        self.synchronized = fabric.world_size > 1 and recipe.sync_statistics
+        if self.synchronized and fabric.device.type == "cpu":
+            synchronizable(bare)
+        if recipe.channels_last:
+            bare.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        groups = cn.param_groups(bare, recipe.weight_decay, decay_gates=recipe.decay_gates)
+        optimizer = torch.optim.SGD(groups, recipe.learning_rate, recipe.momentum, nesterov=recipe.nesterov)
+        # Fabric takes the compilation off, wraps for its processes, and compiles again.
+        module = torch.compile(bare) if recipe.compile else bare
+        self.network, self.optimizer = fabric.setup(module, optimizer)
+        if self.synchronized:
+            # After the wrapping: DDP refuses SyncBatchNorm on a CPU, though ours runs there (docs/distributed.md).
+            nn.SyncBatchNorm.convert_sync_batchnorm(bare)
+        self.average = None
+        if recipe.ema is not None:
+            average = get_ema_multi_avg_fn(recipe.ema)
+            self.average = AveragedModel(bare, multi_avg_fn=average, use_buffers=True)
+
+    def set_rate(self, rate: float) -> None:
+        """Set the learning rate of the next step."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def step(self, images: Tensor, labels: Tensor, clock: Clock) -> tuple[Tensor, Tensor]:
+        """Update the weights by a batch; return its loss () and scores (B, classes), without history."""
+        recipe = self.recipe
+        logits = self.network(self._laid_out(images))
+        loss = cross_entropy(logits, labels, recipe.label_smoothing)
+        clock.mark()
+        self.fabric.backward(loss)
+        clock.mark()
+        if recipe.clip_norm is not None:
+            # A gradient that overflows in float16 is no error: the scaler passes over that step.
+            self.fabric.clip_gradients(
+                self.network, self.optimizer, max_norm=recipe.clip_norm, error_if_nonfinite=False
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update_parameters(self.bare)
+        return loss.detach(), logits.detach()
+
+    def before_tests(self) -> None:
+        """Switch to evaluation; processes that keep their own statistics get the mean of all."""
+        if self.fabric.world_size > 1 and not self.synchronized:
+            cn.average_statistics(self.bare)
+        self.network.eval()
+        self.tested.eval()
+
+    @property
+    def tested(self) -> nn.Module:
+        """The network that is tested: the average of the weights where there is one."""
+        return self.bare if self.average is None else self.average.module
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Return the tested network's scores (B, classes); never compiled, as the last batch has another size."""
+        with self.fabric.autocast():
+            logits: Tensor = self.tested(self._laid_out(images))
+        return logits
+
+    def _laid_out(self, images: Tensor) -> Tensor:
+        return images.contiguous(memory_format=torch.channels_last) if self.recipe.channels_last else images
+
+    def finite(self) -> bool:
+        """Return whether every weight, statistic and momentum is a number."""
+        tensors = [t for t in self.bare.state_dict().values() if t.is_floating_point()]
+        tensors += [v for state in self.optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
+        return bool(torch.stack([t.isfinite().all() for t in tensors]).all())  # one wait for the device
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint holds."""
+        return {
+            "network": self.bare.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.fabric.strategy.precision.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to what `state_dict` returned; the optimizer's settings stay those of the recipe."""
+        self.bare.load_state_dict(state["network"])
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(own)
+        self.fabric.strategy.precision.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+
+
+def synchronizable(network: nn.Module) -> None:
+    """Make the plain BatchNorm layers of a network ours: torch's SyncBatchNorm does not run on a CPU."""
+    owned = {
+        id(child) for module in network.modules() if isinstance(module, CalibratedNorm) for child in module.modules()
+    }
+    if any(isinstance(m, nn.BatchNorm2d) and id(m) not in owned for m in network.modules()):
+        cn.convert(network, "bn")
