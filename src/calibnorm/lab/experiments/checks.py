@@ -23,6 +23,10 @@ def check(recipes: Iterable[Recipe], data_root: Path) -> None:
     networks = {replace(r, seed=0, epochs=r.warmup_epochs + 1, milestones=()): r for r in recipes}
     for recipe in networks:
         info = data.info(recipe.data)
+        if recipe.image_size is not None:
+            from calibnorm.lab.training import inputs  # Lightning: seconds
+
+            inputs.check(recipe)
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             models.build(
                 recipe.model,

@@ -109,7 +109,7 @@ class Common:
 class CompareConfig(Common):
     """The settings of `calibnorm compare`."""
 
-    recipe: tyro.conf.Positional[str] = "study-fashion"
+    recipe: tyro.conf.Positional[str] = "digits-tiny"
     """Recipe that all runs share; `calibnorm train --help` lists them."""
     norms: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NORM ...")] = ("bn", "se", "iebn", "rbn")
     """What to compare, options behind a colon: bn:gamma_init=0.269. The others are compared with the first."""

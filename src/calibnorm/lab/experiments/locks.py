@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-try:
-    import fcntl
-except ImportError:  # no such locks on Windows: one `calibnorm compare` at a time there
-    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
@@ -32,8 +28,6 @@ def exclusive(path: Path) -> Iterator[bool]:
 
 
 def _lock(handle: int) -> bool:
-    if fcntl is None:
-        return True
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -57,8 +57,6 @@ def outcome(run: Run) -> Outcome:
     """Return what the run's folder says; "missing" where it neither finished nor diverged."""
     result = read_json(run.folder / RESULT)
     if result is not None:
-        if not math.isfinite(result["train_loss"]):
-            return Outcome("diverged", message="its training loss is not a number")
         return Outcome(
             "finished",
             result["test_accuracy"],

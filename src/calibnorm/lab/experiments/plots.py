@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
@@ -113,7 +114,7 @@ def draw_band(axes: Axes, runs: Sequence[Sequence[tuple[int, float]]], style: St
 
 def finish(panels: Sequence[Axes]) -> None:
     """Choose the common scale of panels: logarithmic where the values spread over more than a factor of three."""
-    values = [float(y) for axes in panels for line in axes.get_lines() for y in line.get_ydata()]  # type: ignore[union-attr]
+    values = [float(y) for axes in panels for line in axes.get_lines() for y in np.asarray(line.get_ydata())]
     logarithmic = bool(values) and min(values) > 0 and max(values) > 3 * min(values)
     for axes in panels:
         if not axes.get_lines():

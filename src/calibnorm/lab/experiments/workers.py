@@ -6,6 +6,7 @@ numbers however many of them there are. Several commands may work on one folder:
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -20,13 +21,16 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import FrameType
+from typing import Literal
 
 import torch
 
-from calibnorm.lab.experiments.grid import Run
+from calibnorm.lab.errors import Diverged, RunFailed, Stopped, UsageError
+from calibnorm.lab.experiments.grid import Run, write_text
 from calibnorm.lab.experiments.locks import exclusive
 from calibnorm.lab.experiments.outcomes import Outcome, outcome
 
+Accelerator = Literal["auto", "cpu", "cuda"]
 POLL_S = 0.5
 """How often progress is told where nothing else happens."""
 RETRY_S = 1.0
@@ -46,7 +50,7 @@ class Settings:
     """
 
     data_root: Path
-    accelerator: str = "auto"
+    accelerator: Accelerator = "auto"
 
 
 class Worker:
@@ -235,14 +239,39 @@ def train_one(run: Run, settings: Settings) -> Outcome:
         if (before := outcome(run)).state != "missing":
             return before
         with output_to(run.log):
-            try:
-                from calibnorm.lab import training  # Lightning: seconds
+            return trained(run, settings)
 
-                training.train(run.recipe, run.folder, data_root=settings.data_root, accelerator=settings.accelerator)
-            except Exception as error:
-                traceback.print_exc()
-                return Outcome("failed", message=f"{type(error).__name__}: {error}".splitlines()[0])
-        return outcome(run)
+
+def trained(run: Run, settings: Settings) -> Outcome:
+    """Train a run and return how it ended."""
+    # Lightning: seconds, which the first run of a process waits for.
+    from calibnorm.lab.training import train
+    from calibnorm.lab.training.interruption import Interruption
+    from calibnorm.lab.training.watching import Lines
+
+    try:
+        with Interruption() as stop:
+            train(
+                run.recipe,
+                run.folder,
+                data_root=settings.data_root,
+                accelerator=settings.accelerator,
+                watcher=Lines(),
+                stop=stop,
+            )
+    except Stopped as stopped:
+        print(stopped)
+        raise SystemExit(128 + stopped.number) from None
+    except Diverged as error:
+        print(error)
+        write_text(run.failure, json.dumps({"state": "diverged", "message": str(error)}) + "\n")
+    except (RunFailed, UsageError) as error:
+        print(error)
+        return Outcome("failed", message=str(error))
+    except Exception as error:
+        traceback.print_exc()
+        return Outcome("failed", message=f"{type(error).__name__}: {error}".splitlines()[0])
+    return outcome(run)
 
 
 @contextmanager

@@ -245,7 +245,7 @@ def rbn_4(name: str) -> Table:
         entries(),
         "none",
         'The paper says "CIFAR" and gives no recipe. Its figures fit CIFAR-100; the ResNeXt-29 is taken to be the one '
-        "of 8 groups of 64, and the recipes are IEBN's for CIFAR.",
+        "of 8 groups of 64, and the recipe is a usual one for these networks (calibnorm.lab.recipes.rbn.cifar).",
     )
 
 

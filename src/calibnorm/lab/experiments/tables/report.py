@@ -201,8 +201,8 @@ class TableReport:
         better = "less is better" if self.factor < 0 else "more is better"
         axes.set_xlabel(f"{self.table.measure} minus that of {self.table.baseline}, points ({better})")
         tidy(axes)
-        handles = {h.get_label(): h for h in axes.collections if not str(h.get_label()).startswith("_")}
-        figure.legend(handles.values(), handles, loc="outside upper center", ncols=2, frameon=False)
+        handles = {str(h.get_label()): h for h in axes.collections if not str(h.get_label()).startswith("_")}
+        figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=2, frameon=False)
         save(figure, path)
         return True
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from calibnorm.lab import models
-from calibnorm.lab.experiments import published
+from calibnorm.lab import models, recipes
 from calibnorm.lab.experiments.config import Scale
 from calibnorm.lab.experiments.tables.definitions import Entry, Paper, Table
 from calibnorm.lab.recipes import Recipe
@@ -116,42 +115,5 @@ def recipe(table: Table, entry: Entry, scale: Scale) -> Recipe | str:
 
 
 def of_paper(paper: Paper, entry: Entry) -> Recipe:
-    """Return the recipe that the paper prints for a network (IEBN's Tables 6 and 7; RBN, Section 4.1).
-
-    Weight decay falls on everything there, the gates too.
-    """
-    imagenet = entry.data == "imagenet"
-    if imagenet:
-        printed = published.recipe(paper, "mobilenet_v2" if entry.model == "mobilenet_v2" else "imagenet_resnets")
-    else:
-        printed = published.recipe("iebn", entry.model if entry.model != "resnet50_32" else "resnet164")
-    return Recipe(
-        model=entry.model,
-        data=entry.data,
-        epochs=printed["epochs"],
-        batch_size=printed["batch"],
-        learning_rate=printed["lr"],
-        weight_decay=float(printed["weight_decay"]),
-        decay_gates=True,
-        augment="crop_flip",
-        **schedule(printed["schedule"], printed["epochs"]),
-    )
-
-
-def schedule(printed: str | list[int], epochs: int) -> dict[str, Any]:
-    """Return the settings of a learning rate's fall as published.yaml writes it.
-
-    >>> schedule([81, 122], 180)
-    {'schedule': 'step', 'milestones': (81, 122)}
-    >>> schedule("x0.1 every 30 epochs", 100)
-    {'schedule': 'step', 'milestones': (30, 60, 90)}
-    >>> schedule("cosine, 5 warm-up epochs", 200)
-    {'schedule': 'cosine', 'warmup_epochs': 5}
-    """
-    if isinstance(printed, list):
-        return {"schedule": "step", "milestones": tuple(printed)}
-    words = printed.split()
-    if words[0] == "x0.1":
-        every = int(words[2])
-        return {"schedule": "step", "milestones": tuple(range(every, epochs, every))}
-    return {"schedule": "cosine", "warmup_epochs": int(words[1])}
+    """Return the recipe that the paper gives for a network (IEBN's Tables 6 and 7; RBN, Section 4.1)."""
+    return recipes.recipe(f"{paper}-{entry.model}-{entry.data}")
