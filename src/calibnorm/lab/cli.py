@@ -50,6 +50,13 @@ def bench(
     return run(what)
 
 
+def train() -> None:
+    """Train a recipe into a folder, resumable: the papers' settings, or small ones for a CPU.
+
+    `calibnorm train --list` lists the recipes, `calibnorm train RECIPE --help` a recipe's settings.
+    """
+
+
 def compare(config: Annotated[CompareConfig, tyro.conf.arg(name="")]) -> int:
     """Train norms side by side: each with the same seeds, without and with noise attacks.
 
@@ -77,6 +84,7 @@ def table(config: Annotated[TableConfig, tyro.conf.arg(name="")]) -> int:
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "demo": demo,
     "bench": bench,
+    "train": train,
     "compare": compare,
     "table": table,
 }
@@ -96,6 +104,11 @@ def main(args: Sequence[str]) -> int:
         print(f"calibnorm {version('calibnorm')}")
         return 0
     try:
+        if list(args[:1]) == ["train"]:
+            # Its options depend on the recipe, which is its first word.
+            from calibnorm.lab.training.command import main as train_main
+
+            return train_main(args[1:])
         status: int | None = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="calibnorm",

@@ -44,7 +44,7 @@ def resnext29(data: Cifar) -> Recipe:
 
 
 def densenet100(data: Cifar) -> Recipe:
-    """DenseNet-100-12 (bottlenecks, compression 0.5), Table 6: 300 epochs of batches of 64, a tenth after 150 and 225."""
+    """DenseNet-100-12 (BC, compression 0.5), Table 6: 300 epochs of batches of 64, a tenth after 150 and 225."""
     return replace(resnet164(data), model="densenet100_k12", epochs=300, batch_size=64, milestones=(150, 225))
 
 

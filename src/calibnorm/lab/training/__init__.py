@@ -4,7 +4,25 @@ Read in this order: seeds, schedule, state, trainee, loop, checkpoints, folder, 
 clock, interruption, watching; command is the command line.
 """
 
-from calibnorm.lab.training.folder import Result
-from calibnorm.lab.training.running import train
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from calibnorm.lab.training.folder import Result
+    from calibnorm.lab.training.running import train
 
 __all__ = ["Result", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import when asked for: Lightning takes seconds, and `calibnorm train --help` passes through here."""
+    if name == "train":
+        from calibnorm.lab.training.running import train
+
+        return train
+    if name == "Result":
+        from calibnorm.lab.training.folder import Result
+
+        return Result
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

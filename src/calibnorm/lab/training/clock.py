@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -70,7 +71,7 @@ class HostClock:
         """See `Clock`."""
         self._marks.append(time.perf_counter())
         if len(self._marks) == len(PHASES) + 1:
-            self._steps.append([1e3 * (b - a) for a, b in zip(self._marks, self._marks[1:], strict=False)])
+            self._steps.append([1e3 * (b - a) for a, b in pairwise(self._marks)])
 
     def medians(self) -> tuple[float, ...] | None:
         """See `Clock`."""
@@ -115,7 +116,7 @@ class EventClock:
         steps, self._steps = self._steps, []
         if steps:
             steps[-1][-1].synchronize()
-        return _medians([[a.elapsed_time(b) for a, b in zip(s, s[1:], strict=False)] for s in steps])
+        return _medians([[a.elapsed_time(b) for a, b in pairwise(s)] for s in steps])
 
 
 def make_clock(device: torch.device, steps: int) -> Clock:

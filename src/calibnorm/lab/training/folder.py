@@ -48,7 +48,7 @@ OVERRIDABLE = frozenset(
         "sync_statistics",
     }
 )
-"""Settings that may change under way. With others, what the checkpoint holds would be of another network or other data."""
+"""Settings that may change under way; with others, the checkpoint would be of another network or of other data."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,21 @@ def read_result(folder: Path) -> Result | None:
     return Result(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
+def finished(folder: Path, recipe: Recipe) -> Result | None:
+    """Return the result of a folder that holds a finished run of just this recipe, or None."""
+    result = read_result(folder)
+    return result if result is not None and _settings(folder) == recipe.to_dict() else None
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """Return what config.json holds; a setting that an older version had not has its default."""
+    path = folder / CONFIG
+    try:
+        return Recipe.from_dict(json.loads(path.read_text(encoding="utf-8"))).to_dict()
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{path}: is damaged ({error}); choose another folder") from error
+
+
 def check(folder: Path, recipe: Recipe, override: Sequence[str] = ()) -> dict[str, Any] | None:
     """Compare a recipe with what a folder holds.
 
@@ -114,11 +129,7 @@ def check(folder: Path, recipe: Recipe, override: Sequence[str] = ()) -> dict[st
         if folder.exists() and any(entry.name != LOCK for entry in folder.iterdir()):
             raise UsageError(f"--out {folder}: is not empty and holds no run; choose another folder")
         return None
-    try:
-        before = Recipe.from_dict(json.loads(path.read_text(encoding="utf-8"))).to_dict()
-    except ValueError as error:
-        raise UsageError(f"{path}: is damaged ({error}); choose another folder") from error
-    now = recipe.to_dict()
+    before, now = _settings(folder), recipe.to_dict()
     changed = [name for name in now if now[name] != before[name]]
     if other := [name for name in changed if name not in override]:
         name = other[0]

@@ -19,6 +19,7 @@ class Interruption:
         self._before: dict[signal.Signals, Any] = {}
 
     def __call__(self) -> int:
+        """Return the number of the signal that came, 0 for none."""
         return self._number
 
     def __enter__(self) -> Interruption:

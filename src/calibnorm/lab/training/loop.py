@@ -66,7 +66,8 @@ class Run:
         self.sums = Sums(fabric.device)
         self._losses = LossWatch(fabric.device)
         self._clock = make_clock(fabric.device, len(inputs.train))
-        self._seconds, self._started, self._saved = 0.0, time.monotonic(), time.monotonic()
+        self._seconds, self._started = 0.0, time.monotonic()
+        self._saved, self._saved_step = time.monotonic(), 0
 
     @property
     def seconds(self) -> float:
@@ -168,13 +169,14 @@ class Run:
             "sums": summed(self.fabric, self.sums.totals).tolist(),
         }
         self._save(content, self.progress.step)
-        self._saved = time.monotonic()
+        self._saved, self._saved_step = time.monotonic(), self.progress.step
 
     def restore(self, content: dict[str, Any]) -> None:
         """Go to where a checkpoint was written."""
         self.trainee.load_state_dict(content)
         self.progress = Progress.from_state_dict(content["progress"])
         self._seconds, self._started = content["seconds"], time.monotonic()
+        self._saved_step = self.progress.step
         if content["feed"] is not None:
             self.inputs.train.load_state_dict(content["feed"])
         if self.fabric.is_global_zero:  # the sums of all processes
@@ -182,9 +184,10 @@ class Run:
 
     def _diverged(self, step: int) -> Diverged:
         epoch = (step - 1) // len(self.inputs.train) + 1
+        kept = f"the checkpoint of step {self._saved_step} is kept" if self._saved_step else "nothing was saved before"
         return Diverged(
-            f"the loss or a weight is NaN or infinite at step {step} (epoch {epoch}); the checkpoint of before is "
-            "kept; the same settings come here again: try a smaller --learning-rate, --warmup-epochs, or --clip-norm"
+            f"the loss or a weight is NaN or infinite at step {step} (epoch {epoch}); {kept}; the same settings come "
+            "here again: try a smaller --learning-rate, --warmup-epochs, or --clip-norm"
         )
 
     def _stopped(self, number: int) -> Stopped:

@@ -70,10 +70,9 @@ def train(
     inputs.check(recipe)
     fabric = processes.start(Machine(accelerator, devices, num_nodes), recipe.precision)
     watcher = watcher if fabric.is_global_zero else Watcher()
-    before = on_first(fabric, lambda: folders.check(folder, recipe, override))
-    done = on_first(fabric, lambda: folders.read_result(folder))
-    if done is not None and before == recipe.to_dict():
+    if (done := on_first(fabric, lambda: folders.finished(folder, recipe))) is not None:
         return done
+    on_first(fabric, lambda: folders.check(folder, recipe, override))
     feeds = inputs.load(recipe, data_root, fabric)
     network = build(recipe, feeds.classes, feeds.channels)
     inputs.try_out(recipe, network, feeds)
