@@ -83,7 +83,8 @@ class Common:
     """What both commands have."""
 
     jobs: int | None = None
-    """Processes of one thread each; by default one a core, or one a GPU. The results do not depend on their number."""
+    """Processes of one thread each; by default one a core, or one a GPU; 0 trains in the command's own. The results do
+    not depend on their number."""
     data_root: Path = Path("data")
     """Folder of the data sets."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
@@ -91,8 +92,8 @@ class Common:
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
-        if self.jobs is not None and self.jobs < 1:
-            raise UsageError(f"--jobs {self.jobs}: must be at least 1")
+        if self.jobs is not None and self.jobs < 0:
+            raise UsageError(f"--jobs {self.jobs}: must not be negative")
 
     @property
     def processes(self) -> int:

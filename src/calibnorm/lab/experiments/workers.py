@@ -104,14 +104,16 @@ def train_all(
 
     Args:
         runs: What to train.
-        jobs: Processes.
+        jobs: Processes; 0 trains in this one.
         settings: For all of them.
-        on_progress: Called about twice a second.
+        on_progress: Called about twice a second; without processes, after each run.
 
     Returns:
         How the runs that failed did, by folder.
     """
     todo = [run for run in runs if outcome(run).state == "missing"]
+    if jobs == 0:
+        return train_here(todo, settings, on_progress)
     tried: dict[Path, float] = {}  # when a run was last found in another command's hands
     failed: dict[Path, Outcome] = {}
     gpus = visible_gpus(settings.accelerator)
@@ -132,7 +134,7 @@ def train_all(
                         elif not answer.finished:
                             failed[worker.run.folder] = answer
                         worker.run = None
-                        if not worker.process.is_alive():
+                        if todo and not worker.process.is_alive():
                             worker.pipe.close()
                             workers[number] = Worker(settings, worker.gpu)
                 on_progress()
@@ -141,6 +143,27 @@ def train_all(
         finally:
             stop(workers)
     on_progress()
+    return failed
+
+
+def train_here(
+    runs: Sequence[Run], settings: Settings, on_progress: Callable[[], object]
+) -> dict[Path, Outcome]:
+    """Train in this process, one run after the other: for a debugger, and where no process shall be started."""
+    failed = {}
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for run in runs:
+            try:
+                found = train_one(run, settings)
+            except SystemExit as stopped:
+                raise KeyboardInterrupt from stopped
+            if not found.finished:
+                failed[run.folder] = found
+            on_progress()
+    finally:
+        torch.set_num_threads(before)
     return failed
 
 
@@ -220,7 +243,10 @@ def work(pipe: Connection, settings: Settings, gpu: str | None) -> None:
             run = pipe.recv()
         except EOFError:
             return
-        pipe.send(train_one(run, settings))
+        run.log.parent.mkdir(parents=True, exist_ok=True)
+        with output_to(run.log):
+            answer = train_one(run, settings)
+        pipe.send(answer)
 
 
 def end_with_parent() -> None:
@@ -236,10 +262,8 @@ def train_one(run: Run, settings: Settings) -> Outcome:
     with exclusive(run.lock) as ours:
         if not ours:
             return BUSY
-        if (before := outcome(run)).state != "missing":
-            return before
-        with output_to(run.log):
-            return trained(run, settings)
+        before = outcome(run)
+        return trained(run, settings) if before.state == "missing" else before
 
 
 def trained(run: Run, settings: Settings) -> Outcome:
@@ -247,7 +271,7 @@ def trained(run: Run, settings: Settings) -> Outcome:
     # Lightning: seconds, which the first run of a process waits for.
     from calibnorm.lab.training import train
     from calibnorm.lab.training.interruption import Interruption
-    from calibnorm.lab.training.watching import Lines
+    from calibnorm.lab.training.watching import Lines, Watcher
 
     try:
         with Interruption() as stop:
@@ -256,7 +280,7 @@ def trained(run: Run, settings: Settings) -> Outcome:
                 run.folder,
                 data_root=settings.data_root,
                 accelerator=settings.accelerator,
-                watcher=Lines(),
+                watcher=Lines() if multiprocessing.parent_process() else Watcher(),
                 stop=stop,
             )
     except Stopped as stopped:
