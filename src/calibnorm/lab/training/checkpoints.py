@@ -67,11 +67,6 @@ class Checkpoints:
             self.warn(f"{path.name} is damaged (its content is not what was written); going on from the one before")
         return None
 
-    def clear(self) -> None:
-        """Remove what a killed process left half written. Only for the process that owns the folder."""
-        for path in self.folder.glob(".step-*"):
-            path.unlink(missing_ok=True)
-
     def paths(self) -> list[Path]:
         """Return the checkpoints, the newest last."""
         return sorted(path for path in self.folder.glob("step-*.pt") if _NAME.fullmatch(path.name))
@@ -98,6 +93,13 @@ def dumped(content: dict[str, Any]) -> bytes:
 def digest(data: bytes) -> str:
     """Return the first 32 hexadecimal digits of the SHA-256."""
     return hashlib.sha256(data).hexdigest()[:32]
+
+
+def clear(folder: Path) -> None:
+    """Remove what a killed process left half written. Only for the process that owns the folder."""
+    for path in folder.glob(".*"):
+        if re.fullmatch(r"\..+\.\d+", path.name):
+            path.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -50,6 +50,8 @@ class RunOptions:
     """Processes on this machine, each with a GPU of its own; 1 by default, under torchrun what torchrun says."""
     num_nodes: int | None = None
     """Machines, with torchrun on each."""
+    workers: int | None = None
+    """Processes that read the pictures of a folder set; one a core by default, at most 8, and 0 reads in this one."""
     override: tuple[str, ...] = ()
     """Settings that may differ from those of the unfinished run in the folder, such as learning_rate."""
     checkpoint_minutes: float = 10.0
@@ -136,6 +138,7 @@ def run(settings: Recipe, folder: Path, options: RunOptions) -> int:
                 accelerator=options.accelerator,
                 devices=options.devices,
                 num_nodes=options.num_nodes,
+                workers=options.workers,
                 override=options.override,
                 checkpoint_minutes=options.checkpoint_minutes,
                 watcher=_watcher(folder, options) if first_process() else None,

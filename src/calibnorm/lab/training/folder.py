@@ -126,7 +126,7 @@ def check(folder: Path, recipe: Recipe, override: Sequence[str] = ()) -> dict[st
         raise UsageError(f"--out {folder}: is a file; name a folder")
     path = folder / CONFIG
     if not path.exists():
-        if folder.exists() and any(entry.name != LOCK for entry in folder.iterdir()):
+        if folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
             raise UsageError(f"--out {folder}: is not empty and holds no run; choose another folder")
         return None
     before, now = _settings(folder), recipe.to_dict()

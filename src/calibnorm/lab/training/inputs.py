@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 from lightning.fabric import Fabric
 from torch import nn
 
 from calibnorm.lab import data, models
-from calibnorm.lab.data.shrinking import shrink, shrink_factor
 from calibnorm.lab.errors import UsageError
 from calibnorm.lab.recipes import Recipe
 
@@ -23,20 +23,25 @@ class Inputs:
     Args:
         train: Batches to learn from.
         test: Batches of the test images.
-        classes: Labels of the training batches.
-        channels: Of the images.
     """
 
     train: data.Feed
     test: data.Feed
-    classes: int
-    channels: int
+
+    @property
+    def classes(self) -> int:
+        """Scores that the network must give; mixed sets count together."""
+        return self.train.classes
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return self.train.channels
 
     def close(self) -> None:
         """End the worker processes of folder sets."""
-        for feed in (self.train, self.test):
-            if hasattr(feed, "close"):
-                feed.close()
+        self.train.close()
+        self.test.close()
 
 
 def check(recipe: Recipe) -> None:
@@ -47,30 +52,61 @@ def check(recipe: Recipe) -> None:
     """
     models.parse_norm(recipe.norm)
     info = data.info(recipe.data)
-    if recipe.image_size is not None and not info.folder:
-        shrink_factor(recipe.data, info.size, recipe.image_size)
-    if recipe.mix is not None:
-        others = data.info(recipe.mix)
-        if info.folder or others.folder:
-            raise UsageError(f"--mix {recipe.mix}: mixes sets in memory, not folders of pictures")
+    if recipe.mix is not None and (info.folder or data.info(recipe.mix).folder):
+        raise UsageError(f"--mix {recipe.mix}: sets in memory can be mixed, not folders of pictures")
 
 
-def load(recipe: Recipe, data_root: Path, fabric: Fabric) -> Inputs:
+def load(recipe: Recipe, data_root: Path, fabric: Fabric, workers: int | None = None) -> Inputs:
     """Return a process's feeds.
+
+    Args:
+        recipe: The settings.
+        data_root: Where data sets lie.
+        fabric: Device and processes.
+        workers: Processes that read pictures, for folder sets.
 
     Raises:
         UsageError: Images are missing, or the batches cannot be made of them.
     """
+    info = data.info(recipe.data)
+    place = Place(device=fabric.device, rank=fabric.global_rank, world=fabric.world_size)
+    if info.folder:
+        feeds = data.imagenet(
+            data_root,
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            augment=recipe.augment,
+            size=recipe.image_size or info.size,
+            train_images=recipe.train_images,
+            workers=workers,
+            **place,
+        )
+        return Inputs(feeds.train, feeds.test)
     images = _image_set(recipe, recipe.data, data_root, recipe.train_images)
-    place = {"device": fabric.device, "rank": fabric.global_rank, "world": fabric.world_size}
-    train = data.train_feed(images, batch_size=recipe.batch_size, seed=recipe.seed, augment=recipe.augment, **place)
-    test = data.test_feed(images, batch_size=recipe.batch_size, **place)
-    return Inputs(train, test, images.classes, images.channels)
+    train = data.train_feed(
+        images,
+        batch_size=recipe.images_a_step,
+        seed=recipe.seed,
+        augment=recipe.augment,
+        mix=None if recipe.mix is None else _image_set(recipe, recipe.mix, data_root, None),
+        mix_main=recipe.mix_main,
+        mix_others=recipe.mix_others,
+        **place,
+    )
+    return Inputs(train, data.test_feed(images, batch_size=recipe.images_a_step, **place))
+
+
+class Place(TypedDict):
+    """What all feeds of a process are told."""
+
+    device: torch.device
+    rank: int
+    world: int
 
 
 def _image_set(recipe: Recipe, name: str, data_root: Path, train_images: int | None) -> data.ImageSet:
     images = data.load(name, data_root, train_images=train_images)
-    return images if recipe.image_size is None else shrink(images, recipe.image_size)
+    return images if recipe.image_size is None else data.shrink(images, recipe.image_size)
 
 
 def try_out(recipe: Recipe, network: nn.Module, inputs: Inputs) -> None:

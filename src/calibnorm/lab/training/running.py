@@ -14,7 +14,7 @@ from calibnorm.lab.environment import describe_environment, package_version
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training import folder as folders
 from calibnorm.lab.training import inputs, processes
-from calibnorm.lab.training.checkpoints import Checkpoints, dumped, write_whole
+from calibnorm.lab.training.checkpoints import Checkpoints, clear, dumped, write_whole
 from calibnorm.lab.training.clock import Timing
 from calibnorm.lab.training.folder import Result
 from calibnorm.lab.training.loop import Run
@@ -37,6 +37,7 @@ def train(
     devices: int | None = None,
     num_nodes: int | None = None,
     override: Sequence[str] = (),
+    workers: int | None = None,
     checkpoint_minutes: float = CHECKPOINT_MINUTES,
     watcher: Watcher | None = None,
     stop: Callable[[], int] = int,
@@ -54,6 +55,7 @@ def train(
         devices: Processes on this machine; more than one only from a command line that they can run again, or torchrun.
         num_nodes: Machines, with torchrun.
         override: Settings that may differ from those of the run in the folder.
+        workers: Processes that read a folder set's pictures, for each feed; one a core by default, at most 8.
         checkpoint_minutes: Between two checkpoints inside an epoch; there is one after each epoch anyway.
         watcher: Sees what happens; nothing is shown by default.
         stop: Asked after each step for the number of a signal that ends the run, 0 for none; the run then saves.
@@ -73,7 +75,7 @@ def train(
     if (done := on_first(fabric, lambda: folders.finished(folder, recipe))) is not None:
         return done
     on_first(fabric, lambda: folders.check(folder, recipe, override))
-    feeds = inputs.load(recipe, data_root, fabric)
+    feeds = inputs.load(recipe, data_root, fabric, workers)
     network = build(recipe, feeds.classes, feeds.channels)
     inputs.try_out(recipe, network, feeds)
     with contextlib.ExitStack() as stack:
@@ -109,7 +111,8 @@ class Files:
 
         def work() -> dict[str, Any] | None:
             folders.claim(self.folder, self.recipe, override)
-            self.checkpoints.clear()
+            for part in (self.folder, self.checkpoints.folder):
+                clear(part)
             environment = describe_environment() | {
                 "lightning": package_version("lightning"),
                 "device": str(self.fabric.device),

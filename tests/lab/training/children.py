@@ -1,0 +1,171 @@
+"""Runs in processes of their own, to be killed: forked from a server that has imported everything."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+PATIENCE = 120.0
+"""Seconds that a run may take, generous: a busy machine must not fail it."""
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["calibnorm.lab.training.running", "sklearn.datasets", "sklearn.model_selection"])
+
+
+def run(target: Callable[..., int], *arguments: Any, output: Path | None = None) -> int:
+    """Return the exit status of a function's own process; negative is a signal's number."""
+    process = _context.Process(target=_start, args=(target, arguments, output))
+    process.start()
+    process.join(PATIENCE)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        raise AssertionError(f"{target.__name__} did not end within {PATIENCE} seconds")
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def together(target: Callable[..., int], arguments: list[tuple[Any, ...]]) -> list[int | None]:
+    """Return the exit statuses of several processes that run at the same time."""
+    processes = [_context.Process(target=_start, args=(target, each, None)) for each in arguments]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(PATIENCE)
+        if process.is_alive():
+            process.kill()
+    return [process.exitcode for process in processes]
+
+
+def _start(target: Callable[..., int], arguments: tuple[Any, ...], output: Path | None) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may have been started with it ignored
+    if output is not None:
+        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+    status = target(*arguments)
+    sys.stdout.flush()
+    sys.exit(status)
+
+
+def train_and_die(settings: dict[str, Any], folder: Path, minutes: float, moment: str, number: int) -> int:
+    """Train, and be killed by SIGKILL the ``number``-th time that a moment comes."""
+    from calibnorm.lab.recipes import Recipe
+    from calibnorm.lab.training import train
+    from calibnorm.lab.training.watching import Watcher
+
+    seen = 0
+
+    def die_here() -> None:
+        nonlocal seen
+        seen += 1
+        if seen == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    class Steps(Watcher):
+        def step(self, done: int, figures: object) -> None:
+            if moment == "step":
+                die_here()
+
+    fsync, replace, unlink, opened = os.fsync, Path.replace, Path.unlink, Path.open
+
+    class Half:
+        """A file of which half has been written when the process dies."""
+
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def __enter__(self) -> Half:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self.file.close()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+        def write(self, data: bytes) -> int:
+            self.file.write(data[: len(data) // 2])
+            self.file.flush()
+            die_here()
+            return self.file.write(data[len(data) // 2 :])
+
+    def slow_open(path: Path, mode: str = "r", **options: Any) -> Any:
+        file = opened(path, mode, **options)
+        return Half(file) if path.name.startswith(".step") and mode == "wb" else file
+
+    def dying_replace(path: Path, target: Path) -> Path:
+        ours = path.name.startswith(".step")
+        if ours and moment == "before rename":
+            die_here()
+        done = replace(path, target)
+        if ours and moment == "after rename":
+            die_here()
+        return done
+
+    def dying_unlink(path: Path, missing_ok: bool = False) -> None:
+        if path.name.startswith("step") and moment == "before removal":
+            die_here()
+        unlink(path, missing_ok=missing_ok)
+
+    def dying_fsync(file: int) -> None:
+        if moment == "fsync":
+            die_here()
+        fsync(file)
+
+    with (
+        mock.patch.object(Path, "open", slow_open if moment == "half written" else opened),
+        mock.patch.object(Path, "replace", dying_replace),
+        mock.patch.object(Path, "unlink", dying_unlink),
+        mock.patch.object(os, "fsync", dying_fsync),
+    ):
+        train(
+            Recipe.from_dict(settings),
+            folder,
+            data_root=Path(),
+            accelerator="cpu",
+            checkpoint_minutes=minutes,
+            watcher=Steps(),
+        )
+    return 0
+
+
+def command(args: list[str], kill: tuple[int, int] | None = None) -> int:
+    """Run `calibnorm ARGS`; send the process itself a signal (number, after so many steps)."""
+    from calibnorm.lab import cli
+    from calibnorm.lab.training import watching
+
+    class Steps(watching.Lines):
+        count = 0
+
+        def step(self, done: int, figures: object) -> None:
+            Steps.count += 1
+            if kill is not None and Steps.count == kill[1]:
+                os.kill(os.getpid(), kill[0])
+
+    with mock.patch.object(watching, "Lines", Steps):
+        return cli.main(args)
+
+
+def rank(number: int, world: int, port: int, args: list[str]) -> int:
+    """Run `calibnorm ARGS` as torchrun starts a process."""
+    os.environ.update(
+        RANK=str(number),
+        LOCAL_RANK=str(number),
+        WORLD_SIZE=str(world),
+        LOCAL_WORLD_SIZE=str(world),
+        GROUP_RANK="0",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        TORCHELASTIC_RUN_ID="test",
+    )
+    return command(args)

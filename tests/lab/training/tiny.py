@@ -1,0 +1,88 @@
+"""Recipes of a second, and what two runs are compared by."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calibnorm.lab.recipes import Recipe
+from calibnorm.lab.training import Result, train
+from calibnorm.lab.training.checkpoints import Checkpoints
+from calibnorm.lab.training.watching import Watcher
+
+EPOCHS, STEPS = 2, 4
+"""Of a run, and of its epochs."""
+
+TINY = Recipe(
+    model="resnet11",
+    data="digits",
+    norm="iebn",
+    epochs=EPOCHS,
+    train_images=256,
+    batch_size=64,
+    learning_rate=0.05,
+    augment="crop",
+    schedule="cosine",
+)
+RICH = replace(
+    TINY, norm="rbn", noise=(0.8, 0.5), warmup_epochs=1, nesterov=True, label_smoothing=0.1, clip_norm=1.0, ema=0.5
+)
+"""Everything that a checkpoint has to remember."""
+
+
+def run(recipe: Recipe, folder: Path, **options: Any) -> Result:
+    """Train on the CPU."""
+    return train(recipe, folder, data_root=Path(), accelerator="cpu", **options)
+
+
+class Interrupting(Watcher):
+    """Raises KeyboardInterrupt after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def step(self, done: int, figures: object) -> None:
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+
+def state(folder: Path) -> dict[str, Any]:
+    """Return the newest checkpoint."""
+    content = Checkpoints(folder / "checkpoints", print).load()
+    assert content is not None
+    return content
+
+
+def assert_equal(ours: object, theirs: object, path: str = "") -> None:
+    """Compare bit for bit, whatever is nested in whatever."""
+    if isinstance(theirs, dict):
+        assert isinstance(ours, dict), path
+        assert list(ours) == list(theirs), path
+        for key in theirs:
+            assert_equal(ours[key], theirs[key], f"{path}.{key}")
+    elif isinstance(theirs, list | tuple):
+        assert isinstance(ours, list | tuple), path
+        assert len(ours) == len(theirs), path
+        for number, pair in enumerate(zip(ours, theirs, strict=True)):
+            assert_equal(*pair, f"{path}[{number}]")
+    elif isinstance(theirs, Tensor):
+        assert isinstance(ours, Tensor), path
+        assert torch.equal(ours, theirs), path
+    else:
+        assert ours == theirs or (ours != ours and theirs != theirs), path
+
+
+def assert_same_run(ours: Path, theirs: Path) -> None:
+    """Compare what two runs came to: metrics.csv, the weights, and everything else that is saved but times."""
+    assert (ours / "metrics.csv").read_bytes() == (theirs / "metrics.csv").read_bytes()
+    a, b = state(ours), state(theirs)
+    for content in (a, b):
+        del content["seconds"], content["progress"]["timings"]
+    assert_equal(a, b)
+    for name in ("best.pt", "last.pt"):
+        assert_equal(*(torch.load(folder / name, weights_only=True) for folder in (ours, theirs)))
