@@ -146,9 +146,7 @@ def train_all(
     return failed
 
 
-def train_here(
-    runs: Sequence[Run], settings: Settings, on_progress: Callable[[], object]
-) -> dict[Path, Outcome]:
+def train_here(runs: Sequence[Run], settings: Settings, on_progress: Callable[[], object]) -> dict[Path, Outcome]:
     """Train in this process, one run after the other: for a debugger, and where no process shall be started."""
     failed = {}
     before = torch.get_num_threads()
