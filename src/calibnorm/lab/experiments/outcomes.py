@@ -12,7 +12,7 @@ from typing import Literal
 from calibnorm.lab.experiments.grid import Run, read_json
 
 RESULT, METRICS = "result.json", "metrics.csv"
-State = Literal["finished", "diverged", "failed", "missing"]
+State = Literal["finished", "diverged", "failed", "missing", "busy"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Outcome:
 
     Args:
         state: "finished"; "diverged", its loss stopped being finite; "failed", an error or the end of its
-            process; "missing", it was not started or not finished.
+            process; "missing", it was not started or not finished; "busy", another command trains it.
         accuracy: Test accuracy after the last epoch in percent; NaN unless finished.
         best: The highest of all epochs, which flatters: it is chosen on the test images.
         top5: After the last epoch.

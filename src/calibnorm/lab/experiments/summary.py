@@ -60,7 +60,7 @@ class Line:
     @property
     def missing(self) -> int:
         """Runs that were not finished."""
-        return sum(o.state == "missing" for o in self.outcomes.values())
+        return sum(o.state in ("missing", "busy") for o in self.outcomes.values())
 
     @property
     def at_chance(self) -> int:

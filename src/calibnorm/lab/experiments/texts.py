@@ -19,7 +19,7 @@ from calibnorm.lab.recipes import Recipe
 NOTHING = "–"
 WHOLE = ("accuracy (%)", "ours (%)", "paper (%)", "paper", "failed", "norm")
 """Columns that are never broken into lines."""
-WORDS = {"diverged": "NaN", "failed": "error", "missing": NOTHING}
+WORDS = {"diverged": "NaN", "failed": "error", "missing": NOTHING, "busy": NOTHING}
 
 
 def spread(value: float, std: float | None) -> str:

@@ -37,7 +37,7 @@ RETRY_S = 1.0
 """How often a run that another command trains is looked at."""
 PATIENCE_S = 60
 """What a worker gets for its last checkpoint when it is told to end, before it is killed."""
-BUSY = Outcome("missing", message="another process trains it")
+BUSY = Outcome("busy", message="another command trains it")
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,11 @@ class Worker:
 
 
 def train_all(
-    runs: Sequence[Run], jobs: int, settings: Settings, on_progress: Callable[[], object] = lambda: None
+    runs: Sequence[Run],
+    jobs: int,
+    settings: Settings,
+    on_progress: Callable[[], object] = lambda: None,
+    failed: dict[Path, Outcome] | None = None,
 ) -> dict[Path, Outcome]:
     """Train every run that is neither finished nor known to diverge, in the order given.
 
@@ -107,6 +111,7 @@ def train_all(
         jobs: Processes; 0 trains in this one.
         settings: For all of them.
         on_progress: Called about twice a second; without processes, after each run.
+        failed: Takes up the runs that fail, for a caller that wants them though it interrupts.
 
     Returns:
         How the runs that failed did, by folder.
@@ -115,7 +120,7 @@ def train_all(
     if jobs == 0:
         return train_here(todo, settings, on_progress)
     tried: dict[Path, float] = {}  # when a run was last found in another command's hands
-    failed: dict[Path, Outcome] = {}
+    failed = {} if failed is None else failed
     gpus = visible_gpus(settings.accelerator)
     workers: list[Worker] = []
     with sigterm_raises():
@@ -128,7 +133,7 @@ def train_all(
                         if run is not None:
                             worker.start(run)
                     elif (answer := worker.answer()) is not None:
-                        if answer == BUSY:
+                        if answer.state == "busy":
                             tried[worker.run.folder] = time.monotonic()
                             todo.append(worker.run)
                         elif not answer.finished:
@@ -168,11 +173,11 @@ def train_here(runs: Sequence[Run], settings: Settings, on_progress: Callable[[]
 def next_run(todo: list[Run], tried: dict[Path, float]) -> Run | None:
     """Take the next run out of ``todo``; None where others train all that is left, and were asked just now.
 
-    Runs that others have finished in the meantime are taken out too.
+    Those that others train come last. Those that others have finished in the meantime are taken out too.
     """
-    for run in list(todo):
-        if time.monotonic() - tried.get(run.folder, -RETRY_S) < RETRY_S:
-            continue
+    for run in sorted(todo, key=lambda run: tried.get(run.folder, 0.0)):
+        if run.folder in tried and time.monotonic() - tried[run.folder] < RETRY_S:
+            return None
         todo.remove(run)
         if outcome(run).state == "missing":
             return run
