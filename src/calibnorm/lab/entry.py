@@ -6,7 +6,18 @@ import sys
 from importlib.util import find_spec
 
 # What the extra `lab` in pyproject.toml brings: import name and package.
-LAB_MODULES = {"matplotlib": "matplotlib", "numpy": "numpy", "rich": "rich", "sklearn": "scikit-learn", "tyro": "tyro"}
+LAB_MODULES = {
+    "lightning": "lightning",
+    "matplotlib": "matplotlib",
+    "numpy": "numpy",
+    "rich": "rich",
+    "sklearn": "scikit-learn",
+    "tensorboard": "tensorboard",
+    "timm": "timm",
+    "torchvision": "torchvision",
+    "tyro": "tyro",
+    "yaml": "pyyaml",
+}
 
 
 def missing_modules() -> list[str]:

@@ -31,9 +31,10 @@ def run(target: Callable[..., int], *arguments: Any, output: Path | None = None)
     return process.exitcode
 
 
-def together(target: Callable[..., int], arguments: list[tuple[Any, ...]]) -> list[int | None]:
+def together(target: Callable[..., int], arguments: list[tuple[Any, ...]], outputs: list[Path]) -> list[int | None]:
     """Return the exit statuses of several processes that run at the same time."""
-    processes = [_context.Process(target=_start, args=(target, each, None)) for each in arguments]
+    pairs = zip(arguments, outputs, strict=True)
+    processes = [_context.Process(target=_start, args=(target, each, output)) for each, output in pairs]
     for process in processes:
         process.start()
     for process in processes:
@@ -142,22 +143,25 @@ def train_and_die(settings: dict[str, Any], folder: Path, minutes: float, moment
 def command(args: list[str], kill: tuple[int, int] | None = None) -> int:
     """Run `calibnorm ARGS`; send the process itself a signal (number, after so many steps)."""
     from calibnorm.lab import cli
-    from calibnorm.lab.training import watching
+    from calibnorm.lab.training import trainee
 
-    class Steps(watching.Lines):
-        count = 0
+    step, count = trainee.Trainee.step, 0
 
-        def step(self, done: int, figures: object) -> None:
-            Steps.count += 1
-            if kill is not None and Steps.count == kill[1]:
-                os.kill(os.getpid(), kill[0])
+    def stepped(self: trainee.Trainee, *arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        if kill is not None and count == kill[1]:
+            os.kill(os.getpid(), kill[0])
+        return step(self, *arguments)
 
-    with mock.patch.object(watching, "Lines", Steps):
+    with mock.patch.object(trainee.Trainee, "step", stepped):
         return cli.main(args)
 
 
-def rank(number: int, world: int, port: int, args: list[str]) -> int:
-    """Run `calibnorm ARGS` as torchrun starts a process."""
+def rank(number: int, world: int, port: int, args: list[str], kill: tuple[int, int] | None = None) -> int:
+    """Run `calibnorm ARGS` as torchrun starts a process; signals are looked for after each step."""
+    from calibnorm.lab.training import loop
+
     os.environ.update(
         RANK=str(number),
         LOCAL_RANK=str(number),
@@ -168,4 +172,19 @@ def rank(number: int, world: int, port: int, args: list[str]) -> int:
         MASTER_PORT=str(port),
         TORCHELASTIC_RUN_ID="test",
     )
-    return command(args)
+    with mock.patch.object(loop, "LOOK_EVERY", 1):
+        return command(args, kill)
+
+
+def command_stopped_in_test(args: list[str]) -> int:
+    """Run `calibnorm ARGS`, and be told to end while the first epoch is tested."""
+    from calibnorm.lab.training.trainee import Trainee
+
+    before = Trainee.before_tests
+
+    def told(self: Trainee) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        before(self)
+
+    with mock.patch.object(Trainee, "before_tests", told):
+        return command(args)

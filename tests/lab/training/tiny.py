@@ -39,6 +39,18 @@ def run(recipe: Recipe, folder: Path, **options: Any) -> Result:
     return train(recipe, folder, data_root=Path(), accelerator="cpu", **options)
 
 
+def arguments(recipe: Recipe, folder: Path) -> list[str]:
+    """Return the command line that trains a recipe."""
+    given = ["train", "digits-tiny", "--out", str(folder), "--accelerator", "cpu", "--no-progress"]
+    for name, value in recipe.to_dict().items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            given.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            given += [f"--{option}", *map(str, value if isinstance(value, list) else [value])]
+    return given
+
+
 class Interrupting(Watcher):
     """Raises KeyboardInterrupt after so many steps."""
 

@@ -87,7 +87,7 @@ class Recipe:
     def __post_init__(self) -> None:
         """Refuse what no run can mean."""
         positive = ("epochs", "test_every", "batch_size", "mix_main", "mix_others")
-        for name in positive:
+        for name in (*positive, *(["image_size"] if self.image_size is not None else [])):
             value = getattr(self, name)
             if value < 1:
                 raise UsageError(f"--{option(name)} {value}: must be at least 1")
@@ -101,6 +101,10 @@ class Recipe:
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise UsageError(f"--{option(name)} {value}: must be at least 0 and less than 1")
+        if self.nesterov and self.momentum == 0:
+            raise UsageError("--nesterov: needs a --momentum")
+        if self.noise is not None and not all(map(math.isfinite, self.noise)):
+            raise UsageError(f"--noise {' '.join(map(str, self.noise))}: must be two numbers")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise UsageError(f"--weight-decay {self.weight_decay}: must be 0 or a positive number")
         if not 0 < self.gamma <= 1:
@@ -140,7 +144,9 @@ class Recipe:
         known = {f.name: f for f in dataclasses.fields(cls)}
         if unknown := sorted(settings.keys() - known):
             raise UsageError(f"config.json: {unknown[0]} is no setting of a recipe; it was written by another version")
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()
+        }
         try:
             return cls(**values)
         except TypeError as error:

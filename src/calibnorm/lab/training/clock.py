@@ -52,7 +52,7 @@ class Clock(Protocol):
     def mark(self) -> None:
         """End a phase; called after each of `PHASES`, in their order."""
 
-    def medians(self) -> tuple[float, ...] | None:
+    def medians(self) -> dict[str, float] | None:
         """Return the milliseconds of each phase since the last call; None where no step was timed."""
 
 
@@ -73,7 +73,7 @@ class HostClock:
         if len(self._marks) == len(PHASES) + 1:
             self._steps.append([1e3 * (b - a) for a, b in pairwise(self._marks)])
 
-    def medians(self) -> tuple[float, ...] | None:
+    def medians(self) -> dict[str, float] | None:
         """See `Clock`."""
         steps, self._steps = self._steps, []
         return _medians(steps)
@@ -107,11 +107,11 @@ class EventClock:
                 self._steps.append(self._marks)
 
     def _record(self) -> None:
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         self._marks.append(event)
 
-    def medians(self) -> tuple[float, ...] | None:
+    def medians(self) -> dict[str, float] | None:
         """See `Clock`."""
         steps, self._steps = self._steps, []
         if steps:
@@ -124,5 +124,8 @@ def make_clock(device: torch.device, steps: int) -> Clock:
     return EventClock(steps) if device.type == "cuda" else HostClock()
 
 
-def _medians(steps: list[list[float]]) -> tuple[float, ...] | None:
-    return tuple(statistics.median(phase) for phase in zip(*steps, strict=True)) if steps else None
+def _medians(steps: list[list[float]]) -> dict[str, float] | None:
+    if not steps:
+        return None
+    phases = zip(PHASES, zip(*steps, strict=True), strict=True)
+    return {f"{phase}_ms": statistics.median(times) for phase, times in phases}

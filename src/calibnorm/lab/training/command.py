@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -65,6 +65,8 @@ class RunOptions:
         """Refuse what cannot be meant."""
         if not self.checkpoint_minutes >= 0:
             raise UsageError(f"--checkpoint-minutes {self.checkpoint_minutes}: must be 0 or more")
+        if self.workers is not None and self.workers < 0:
+            raise UsageError(f"--workers {self.workers}: must be 0 or more")
         if self.out is not None and self.name is not None:
             raise UsageError("--name: give it or --out, not both")
         if self.name is not None and not re.fullmatch(r"\w[\w.,=+-]*", self.name, re.ASCII):
@@ -87,12 +89,13 @@ def main(args: Sequence[str]) -> int:
     Raises:
         UsageError: The input cannot be used, in process 0.
     """
-    if not args or args[0] in ("-h", "--help", "--list"):
+    if args and args[0] in ("-h", "--help", "--list"):
         print(listing())
         return 0
-    name, *rest = args
-    if name.startswith("-"):
-        raise UsageError(f"train {name}: a recipe comes first, such as {PROGRAM} digits-tiny ({PROGRAM} --list)")
+    name, *rest = args or [""]
+    if not name or name.startswith("-"):
+        call = " ".join(["train", name]).strip()
+        raise UsageError(f"{call}: a recipe comes first, such as {PROGRAM} digits-tiny ({PROGRAM} --list)")
     command = tyro.cli(
         _Command,
         prog=f"{PROGRAM} {name}",
@@ -171,7 +174,8 @@ def last_split(path: Path) -> str | None:
         rows = list(csv.DictReader(file))
     if not rows:
         return None
-    return str(Timing(**{key: int(v) if key == "epoch" else float(v) for key, v in rows[-1].items()}))
+    figures: dict[str, Any] = {key: int(text) if key == "epoch" else float(text) for key, text in rows[-1].items()}
+    return str(Timing(**figures))
 
 
 def run_name(settings: Recipe) -> str:

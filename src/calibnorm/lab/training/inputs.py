@@ -52,8 +52,23 @@ def check(recipe: Recipe) -> None:
     """
     models.parse_norm(recipe.norm)
     info = data.info(recipe.data)
+    if recipe.compile:
+        check_compiler()
     if recipe.mix is not None and (info.folder or data.info(recipe.mix).folder):
         raise UsageError(f"--mix {recipe.mix}: sets in memory can be mixed, not folders of pictures")
+
+
+def check_compiler() -> None:
+    """Compile something small: seconds, where a whole network takes minutes to find out.
+
+    Raises:
+        UsageError: It does not work here.
+    """
+    try:
+        torch.compile(lambda x: (x + 1).sin())(torch.ones(8))
+    except Exception as error:  # whatever the compiler's many parts raise
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"--compile: torch.compile does not work here: {reason}") from error
 
 
 def load(recipe: Recipe, data_root: Path, fabric: Fabric, workers: int | None = None) -> Inputs:

@@ -93,7 +93,7 @@ class Run:
         timing = None
         if (medians := self._clock.medians()) is not None:
             per_second = steps * self.recipe.images_a_step / seconds
-            timing = Timing(progress.epoch, *medians, per_second)
+            timing = Timing(epoch=progress.epoch, images_per_second=per_second, **medians)
             progress.timings.append(timing)
         self.sums = Sums(self.fabric.device)
         self.watcher.epoch(row, timing, time.perf_counter() - start)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision
-from lightning.fabric.plugins.environments import TorchElasticEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from calibnorm.lab.errors import RunFailed, UsageError
 from calibnorm.lab.recipes import Precision
@@ -48,15 +50,28 @@ def start(machine: Machine, precision: Precision) -> Fabric:
     devices, nodes = _counts(machine)
     if kind == "cuda" and devices > torch.cuda.device_count():
         raise UsageError(f"--devices {devices}: there are {torch.cuda.device_count()} GPUs here")
-    fabric = Fabric(
-        accelerator=kind,
-        devices=devices,
-        num_nodes=nodes,
-        strategy="ddp" if devices * nodes > 1 else "auto",
-        **_arithmetic(kind, precision),
-    )
-    fabric.launch()
+    with _quiet():
+        fabric = Fabric(
+            accelerator=kind,
+            devices=devices,
+            num_nodes=nodes,
+            strategy="ddp" if devices * nodes > 1 else "auto",
+            **_arithmetic(kind, precision),
+        )
+        fabric.launch()
     return fabric
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let Lightning say no more than its warnings: every process would introduce itself."""
+    logger = logging.getLogger("lightning.fabric")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _accelerator(wanted: Accelerator) -> Literal["cpu", "cuda"]:
@@ -73,13 +88,13 @@ def _check_precision(kind: str, precision: Precision) -> None:
         raise UsageError("--precision bfloat16: this GPU has no such arithmetic; use float16 or float32")
 
 
-def _arithmetic(kind: str, precision: Precision) -> dict[str, object]:
+def _arithmetic(kind: str, precision: Precision) -> dict[str, Any]:
     """Return Fabric's keyword for mixed precision; the scaler of float16's gradients is Fabric's."""
     if precision == "float32":
         return {"precision": "32-true"}
     if precision == "bfloat16":
         return {"precision": "bf16-mixed"}
-    return {"plugins": [MixedPrecision("16-mixed", kind, torch.amp.GradScaler(kind))]}  # type: ignore[attr-defined]
+    return {"plugins": [MixedPrecision("16-mixed", kind, torch.amp.GradScaler(kind))]}
 
 
 def _counts(machine: Machine) -> tuple[int, int]:

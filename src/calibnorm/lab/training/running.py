@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 import torch
 from lightning.fabric import Fabric
 
+from calibnorm.lab import data
 from calibnorm.lab.environment import describe_environment, package_version
+from calibnorm.lab.errors import RunFailed
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training import folder as folders
 from calibnorm.lab.training import inputs, processes
@@ -83,7 +85,7 @@ def train(
         stack.callback(feeds.close)
         stack.enter_context(_repeatable(fabric.device))
         trainee = Trainee(recipe, fabric, network)
-        on_first(fabric, lambda: stack.enter_context(folders.locked(folder)) and None)
+        on_first(fabric, lambda: stack.enter_context(folders.locked(folder)))
         files = Files(folder, recipe, fabric, trainee, watcher)
         content = files.open(override)
         run = Run(recipe, fabric, feeds, trainee, files.checkpoint, watcher, stop, checkpoint_minutes)
@@ -91,11 +93,14 @@ def train(
             run.restore(content)
             files.tables(run.progress.rows, run.progress.timings)
             watcher.say(f"{folder}: going on after step {run.progress.step}")
-        while run.progress.epoch < recipe.epochs:
-            row = run.epoch()
-            files.weights(run.progress.rows, row)
-            run.save()
-            files.tables(run.progress.rows, run.progress.timings)
+        try:
+            while run.progress.epoch < recipe.epochs:
+                row = run.epoch()
+                files.weights(run.progress.rows, row)
+                run.save()
+                files.tables(run.progress.rows, run.progress.timings)
+        except data.WorkerError as error:
+            raise RunFailed(f"{error}; the same command goes on from the last checkpoint") from error
         return files.finish(run)
 
 
@@ -138,10 +143,10 @@ class Files:
                 "test_accuracy": row.test_accuracy,
                 "network": self.trainee.tested.state_dict(),
             }
-            data = dumped(content)
-            write_whole(self.folder / folders.LAST, data)
+            written = dumped(content)
+            write_whole(self.folder / folders.LAST, written)
             if folders.best_row(rows) is row:
-                write_whole(self.folder / folders.BEST, data)
+                write_whole(self.folder / folders.BEST, written)
 
         self._first(work)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.fabric import Fabric
@@ -49,18 +49,18 @@ class Trainee:
         if self.synchronized and fabric.device.type == "cpu":
             synchronizable(bare)
         if recipe.channels_last:
-            bare.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            bare.to(memory_format=torch.channels_last)
         groups = cn.param_groups(bare, recipe.weight_decay, decay_gates=recipe.decay_gates)
         optimizer = torch.optim.SGD(groups, recipe.learning_rate, recipe.momentum, nesterov=recipe.nesterov)
         # Fabric takes the compilation off, wraps for its processes, and compiles again.
-        module = torch.compile(bare) if recipe.compile else bare
+        module = cast("nn.Module", torch.compile(bare)) if recipe.compile else bare
         self.network, self.optimizer = fabric.setup(module, optimizer)
         if self.synchronized:
             # After the wrapping: DDP refuses SyncBatchNorm on a CPU, though ours runs there (docs/distributed.md).
-            nn.SyncBatchNorm.convert_sync_batchnorm(bare)
+            nn.SyncBatchNorm.convert_sync_batchnorm(bare)  # type: ignore[no-untyped-call]
         self.average = None
         if recipe.ema is not None:
-            average = get_ema_multi_avg_fn(recipe.ema)
+            average = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
             self.average = AveragedModel(bare, multi_avg_fn=average, use_buffers=True)
 
     def set_rate(self, rate: float) -> None:

@@ -100,7 +100,7 @@ class Board(Watcher):
     """TensorBoard's files, through Lightning's logger: the columns of metrics.csv and timing.csv over the epochs."""
 
     def __init__(self, folder: Path) -> None:
-        from lightning.fabric.loggers import TensorBoardLogger
+        from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 
         self._logger = TensorBoardLogger(root_dir=folder, name="tensorboard", version="")
 

@@ -1,0 +1,108 @@
+"""The named recipes against the papers' tables, and what no recipe can be."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, replace
+
+import pytest
+
+from calibnorm.lab import data, models
+from calibnorm.lab.errors import UsageError
+from calibnorm.lab.recipes import RECIPES, Recipe, recipe, summary
+
+# Of the papers: batch, epochs, learning rate, milestones, weight decay. IEBN's Tables 6 and 7; RBN's section 4.1.
+IEBN = {
+    "resnet164": (128, 180, 0.1, (81, 122), 1e-4),
+    "preresnet164": (128, 164, 0.1, (81, 122), 1e-4),
+    "resnext29_8x64d": (128, 300, 0.1, (150, 225), 5e-4),
+    "densenet100_k12": (64, 300, 0.1, (150, 225), 1e-4),
+}
+IMAGENET = {
+    "iebn": (("resnet34", "resnet50", "resnet152", "resnext50_32x4d"), (256, 120, 0.1, (30, 60, 90), 1e-4)),
+    "rbn": (("resnet50", "resnet101", "resnext50_32x4d", "res2net50"), (256, 100, 0.1, (30, 60, 90), 1e-4)),
+}
+PAPERS = {
+    **{f"iebn-{m}-{d}": (m, d, *row) for m, row in IEBN.items() for d in ("cifar10", "cifar100")},
+    **{f"{p}-{m}-imagenet": (m, "imagenet", *row) for p, (names, row) in IMAGENET.items() for m in names},
+    "rbn-mobilenet_v2-imagenet": ("mobilenet_v2", "imagenet", 256, 200, 0.05, (), 4e-5),
+}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_recipes_of_the_papers(name: str) -> None:
+    r = recipe(name)
+    row = (r.model, r.data, r.batch_size, r.epochs, r.learning_rate, r.milestones, r.weight_decay)
+    assert row == PAPERS[name]
+    assert (r.momentum, r.nesterov, r.gamma, r.label_smoothing, r.augment) == (0.9, False, 0.1, 0.0, "crop_flip")
+    assert r.decay_gates, "the papers decay everything"
+    assert r.norm == name.split("-")[0]
+    assert (r.schedule, r.warmup_epochs) == (("cosine", 5) if "mobilenet" in name else ("step", 0))
+
+
+def test_every_recipe_of_a_paper_is_named_after_it_and_checked() -> None:
+    ours = {"rbn-resnet50_32-cifar100", "rbn-resnext29_8x64d-cifar100"}  # Table 4, of which the paper has no recipe
+    assert {name for name in RECIPES if name.split("-")[0] in ("iebn", "rbn")} == set(PAPERS) | ours
+    for name in ours:
+        assert "no recipe: ours" in summary(name)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_names_what_there_is(name: str) -> None:
+    r = recipe(name)
+    assert data.info(r.data).classes > 1
+    assert str(models.parse_norm(r.norm)) == r.norm
+    assert Recipe.from_dict(r.to_dict()) == r
+    assert summary(name).endswith(".")
+
+
+@pytest.mark.parametrize("name", ["digits-tiny", "fashion-small"])
+def test_small_recipes_leave_gates_free_of_decay(name: str) -> None:
+    assert not recipe(name).decay_gates
+
+
+BASE = Recipe("resnet11", "digits", epochs=10)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"epochs": 0}, "--epochs 0"),
+        ({"test_every": 0}, "--test-every 0"),
+        ({"batch_size": 0}, "--batch-size 0"),
+        ({"seed": -1}, "--seed -1"),
+        ({"train_images": 100}, "--train-images 100: fewer than one batch of 128"),
+        ({"learning_rate": math.inf}, "--learning-rate inf"),
+        ({"momentum": 1.0}, "--momentum 1.0"),
+        ({"momentum": math.nan}, "--momentum nan"),
+        ({"nesterov": True, "momentum": 0.0}, "--nesterov: needs a --momentum"),
+        ({"label_smoothing": -0.1}, "--label-smoothing -0.1"),
+        ({"weight_decay": -1.0}, "--weight-decay -1.0"),
+        ({"gamma": 0.0}, "--gamma 0.0"),
+        ({"milestones": (3, 3)}, "--milestones 3 3"),
+        ({"milestones": (0, 3)}, "--milestones 0 3"),
+        ({"milestones": (3, 10)}, "--milestones 3 10: 10 is never reached in --epochs 10"),
+        ({"warmup_epochs": 10}, "--warmup-epochs 10"),
+        ({"clip_norm": math.nan}, "--clip-norm nan"),
+        ({"ema": 0.0}, "--ema 0.0"),
+        ({"mix": "digits"}, "--mix digits"),
+        ({"noise": (math.nan, 0.0)}, "--noise nan 0.0"),
+        ({"image_size": 0}, "--image-size 0"),
+    ],
+)
+def test_what_no_run_can_mean_is_refused(change: dict[str, object], named: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        replace(BASE, **change)  # type: ignore[arg-type]
+    assert str(caught.value).startswith(named)
+
+
+def test_unknown_settings_and_names() -> None:
+    with pytest.raises(UsageError, match="speed is no setting of a recipe"):
+        Recipe.from_dict({**BASE.to_dict(), "speed": 3})
+    with pytest.raises(UsageError, match="missing 1 required positional argument: 'model'"):
+        Recipe.from_dict({"data": "digits", "epochs": 3})
+    with pytest.raises(UsageError, match="recipe digit-tiny: is not known; choose from digits-tiny"):
+        recipe("digit-tiny")
+    # A setting that an older version had not has its default.
+    assert Recipe.from_dict({"model": "resnet11", "data": "digits", "epochs": 10}) == BASE
+    assert all(f.name in BASE.to_dict() for f in fields(Recipe))

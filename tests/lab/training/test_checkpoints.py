@@ -1,0 +1,214 @@
+"""Checkpoints and folders: damage is found out, nothing is executed, a full disk costs nothing that was there."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from calibnorm.lab.errors import RunFailed, UsageError
+from calibnorm.lab.training import folder as folders
+from calibnorm.lab.training.checkpoints import Checkpoints, digest
+from calibnorm.lab.training.state import Row
+from calibnorm.lab.training.watching import Watcher
+from lab.training.tiny import RICH, STEPS, Interrupting, assert_same_run, run
+
+CONTENT = {"network": {"weight": torch.arange(1000.0)}, "step": 1}
+
+
+class Listening(Watcher):
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.heard.append(text)
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Checkpoints:
+    """Two checkpoints and a list of what was said, in `warn`."""
+    said: list[str] = []
+    checkpoints = Checkpoints(tmp_path, said.append)
+    for step in (1, 2):
+        checkpoints.save({**CONTENT, "step": step}, step)
+    return checkpoints
+
+
+def heard(checkpoints: Checkpoints) -> list[str]:
+    return checkpoints.warn.__self__  # type: ignore[attr-defined]
+
+
+def test_two_are_kept_and_the_newest_is_loaded(two: Checkpoints) -> None:
+    two.save({**CONTENT, "step": 3}, 3)
+    assert [int(path.name[5:14]) for path in two.paths()] == [2, 3]
+    loaded = two.load()
+    assert loaded is not None
+    assert loaded["step"] == 3
+    assert torch.equal(loaded["network"]["weight"], CONTENT["network"]["weight"])
+    assert heard(two) == []
+
+
+def test_every_flipped_bit_is_found_out(two: Checkpoints) -> None:
+    newest = two.paths()[-1]
+    whole = newest.read_bytes()
+    draw = random.Random(0)
+    for position in [0, len(whole) - 1, *(draw.randrange(len(whole)) for _ in range(60))]:
+        data = bytearray(whole)
+        data[position] ^= 1 << draw.randrange(8)
+        newest.write_bytes(data)
+        loaded = two.load()
+        assert loaded is not None
+        assert loaded["step"] == 1
+        newest.with_name(f"{newest.name}.damaged").unlink()
+    assert len(heard(two)) == 62
+    assert newest.name in heard(two)[0]
+
+
+@pytest.mark.parametrize("left", [0, 1, 500, -1])
+def test_truncated_and_empty_files_are_found_out(left: int, two: Checkpoints) -> None:
+    newest = two.paths()[-1]
+    newest.write_bytes(newest.read_bytes()[:left])
+    loaded = two.load()
+    assert loaded is not None
+    assert loaded["step"] == 1
+    assert heard(two) == [
+        f"{newest.name} is damaged (its content is not what was written); going on from the one before"
+    ]
+    # The next one pushes the damaged one out of the way, not the whole one.
+    two.save({**CONTENT, "step": 2}, 2)
+    assert [int(path.name[5:14]) for path in two.paths()] == [1, 2]
+
+
+def test_without_a_whole_one_there_is_none(two: Checkpoints) -> None:
+    for path in two.paths():
+        path.write_bytes(b"")
+    assert two.load() is None
+
+
+class Malice:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("executed",)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_malicious_checkpoint_is_refused_and_nothing_is_executed(
+    wrapped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "file"
+    if wrapped:
+        torch.save({"network": Malice()}, path)
+    else:
+        path.write_bytes(pickle.dumps({"network": Malice()}, protocol=2))
+    name = f"step-000000001-{digest(path.read_bytes())}.pt"
+    path.rename(tmp_path / name)
+    with pytest.raises(UsageError, match=name):
+        Checkpoints(tmp_path, print).load()
+    assert not (tmp_path / "executed").exists()
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let the system refuse to write more, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_leaves_the_checkpoint_of_before(tmp_path: Path, undisturbed: Path) -> None:
+    folder = tmp_path / "run"
+
+    class Fill(Watcher):
+        def __init__(self) -> None:
+            self.steps = 0
+
+        def step(self, done: int, figures: object) -> None:
+            self.steps += 1
+            if self.steps == STEPS + 2:
+                limit.__enter__()
+
+    limit = files_of_at_most(100_000)
+    try:
+        with pytest.raises(RunFailed, match=r"cannot be written \(File too large\); the checkpoint of before is whole"):
+            run(RICH, folder, checkpoint_minutes=0.0, watcher=Fill())
+    finally:
+        limit.__exit__(None, None, None)
+    assert [path.name[:14] for path in Checkpoints(folder / "checkpoints", print).paths()] == [
+        f"step-{STEPS + n:09d}" for n in (0, 1)
+    ]
+    assert not list((folder / "checkpoints").glob(".*")), "the half-written one takes no room"
+    run(RICH, folder)
+    assert_same_run(folder, undisturbed)
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path: Path, undisturbed: Path) -> None:
+    folder, listening = tmp_path / "run", Listening()
+    with pytest.raises(KeyboardInterrupt):
+        run(RICH, folder, checkpoint_minutes=0.0, watcher=Interrupting(STEPS + 3))
+    newest = Checkpoints(folder / "checkpoints", print).paths()[-1]
+    newest.write_bytes(newest.read_bytes()[:-7])
+    run(RICH, folder, watcher=listening)
+    assert [newest.name in text for text in listening.heard[:2]] == [True, False]
+    assert listening.heard[1].endswith(f"going on after step {STEPS + 1}")
+    assert_same_run(folder, undisturbed)
+
+
+def test_a_changed_recipe_is_refused_unless_named(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run(RICH, folder, watcher=Interrupting(STEPS + 1))
+    before = (folder / "config.json").read_bytes()
+    with pytest.raises(UsageError, match=r"holds a run with learning_rate 0.05, not 0.01.*--override learning_rate"):
+        run(replace(RICH, learning_rate=0.01), folder)
+    with pytest.raises(UsageError, match=r"holds a run with seed 0, not 1; choose another folder\.$"):
+        run(replace(RICH, seed=1, learning_rate=0.01), folder, override=["learning_rate"])
+    with pytest.raises(UsageError, match="--override seed: cannot change in a run; choose from channels_last"):
+        run(replace(RICH, seed=1), folder, override=["seed"])
+    assert (folder / "config.json").read_bytes() == before
+    run(replace(RICH, learning_rate=0.01, weight_decay=0.0), folder, override=["learning_rate", "weight_decay"])
+    assert json.loads((folder / "config.json").read_text())["learning_rate"] == 0.01
+    changes = [{"learning_rate": [0.05, 0.01], "weight_decay": [1e-4, 0.0]}]
+    assert json.loads((folder / "overrides.json").read_text()) == {"changes": changes}
+    last = Checkpoints(folder / "checkpoints", print).load()
+    assert last is not None
+    assert [group["weight_decay"] for group in last["optimizer"]["param_groups"]] == [0.0, 0.0]
+
+
+def test_a_finished_run_can_be_made_longer_and_is_not_run_again(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    first = run(RICH, folder)
+    files = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert run(RICH, folder) == first
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == files
+    longer = run(replace(RICH, epochs=3), folder, override=["epochs"])
+    assert longer.epochs == 3
+    assert len((folder / "metrics.csv").read_text().splitlines()) == 4
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
+    with folders.locked(tmp_path / "run"), pytest.raises(UsageError, match="another process is training in it"):
+        run(RICH, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+def test_the_best_epoch_is_the_first_of_the_highest_and_never_nan() -> None:
+    nan = float("nan")
+    rows = [
+        Row(n + 1, 1.0, 50.0, loss, acc, 90.0, 0.1)
+        for n, (loss, acc) in enumerate([(nan, nan), (1.0, 60.0), (nan, 99.0), (0.9, 70.0), (0.8, 70.0)])
+    ]
+    best = folders.best_row(rows)
+    assert best is rows[3]
+    assert folders.best_row(rows[:1]) is None

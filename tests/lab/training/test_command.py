@@ -1,0 +1,237 @@
+"""`calibnorm train`: what it refuses, what it prints, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from calibnorm.lab import cli
+from calibnorm.lab.recipes import RECIPES
+from calibnorm.lab.training import running
+from calibnorm.lab.training.interruption import Interruption
+from lab.training import children
+from lab.training.tiny import RICH, arguments, assert_same_run
+
+QUICK = [
+    "train",
+    "digits-tiny",
+    "--train-images",
+    "128",
+    "--epochs",
+    "1",
+    "--accelerator",
+    "cpu",
+    "--model",
+    "resnet11",
+]
+
+
+def main(args: list[str]) -> int | str | None:
+    """Return the exit status, whether main returns it or tyro raises it."""
+    try:
+        return cli.main(args)
+    except SystemExit as stop:
+        return stop.code
+
+
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def epoch(*args: object) -> None:
+        raise AssertionError("training started")
+
+    monkeypatch.setattr(running.Run, "epoch", epoch)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (["digits-tyni"], "recipe digits-tyni: is not known; choose from digits-tiny"),
+        ([], "train: a recipe comes first"),
+        (["--epochs", "3"], "train --epochs: a recipe comes first"),
+        (["digits-tiny", "--epcohs", "3"], "--epcohs"),
+        (["digits-tiny", "--epochs", "many"], "--epochs"),
+        (["digits-tiny", "--epochs", "0"], "--epochs 0"),
+        (["digits-tiny", "--seed", "-1"], "--seed -1"),
+        (["digits-tiny", "--learning-rate", "nan"], "--learning-rate nan"),
+        (["digits-tiny", "--gamma", "2"], "--gamma 2.0"),
+        (["digits-tiny", "--warmup-epochs", "3"], "--warmup-epochs 3"),
+        (["digits-tiny", "--ema", "1"], "--ema 1.0"),
+        (["digits-tiny", "--clip-norm", "0"], "--clip-norm 0.0"),
+        (["digits-tiny", "--label-smoothing", "1"], "--label-smoothing 1.0"),
+        (["digits-tiny", "--schedule", "step", "--milestones", "2", "1"], "--milestones 2 1"),
+        (["iebn-resnet164-cifar100", "--epochs", "90"], "--milestones 81 122: 122 is never reached in --epochs 90"),
+        (["digits-tiny", "--norm", "batch"], "norm batch"),
+        (["digits-tiny", "--norm", "iebn:inti=(0,1)"], "inti"),
+        (["digits-tiny", "--model", "resnet12"], "model resnet12"),
+        (["digits-tiny", "--stages", "stage9"], "stage9"),
+        (["digits-tiny", "--data", "nist"], "nist"),
+        (["iebn-resnet164-cifar100"], "download"),
+        (["rbn-resnet50-imagenet"], "imagenet is missing"),
+        (["digits-tiny", "--train-images", "5000"], "5000"),
+        (["digits-tiny", "--batch-size", "5000"], "5000"),
+        (["digits-tiny", "--image-size", "5"], "image_size=5"),
+        (["digits-tiny", "--image-size", "1", "--batch-size", "1"], "resnet11: does not take images of 1 x 1 x 1"),
+        (["digits-tiny", "--mix", "digits"], "--mix digits"),
+        (["digits-tiny", "--mix", "imagenet"], "--mix imagenet"),
+        (["digits-tiny", "--precision", "float16", "--accelerator", "cpu"], "--precision float16"),
+        (["digits-tiny", "--precision", "half"], "--precision"),
+        (["digits-tiny", "--devices", "0"], "--devices 0"),
+        (["digits-tiny", "--num-nodes", "2"], "--num-nodes 2: start the command with torchrun"),
+        (["digits-tiny", "--checkpoint-minutes", "-1"], "--checkpoint-minutes -1.0"),
+        (["digits-tiny", "--workers", "-1"], "--workers -1"),
+        (["digits-tiny", "--name", "../x"], "--name ../x"),
+        (["digits-tiny", "--name", "/tmp/x"], "--name /tmp/x"),
+        (["digits-tiny", "--name", "x", "--out", "y"], "--name"),
+        (["digits-tiny", "--override", "everything"], "--override everything"),
+    ],
+)
+def test_wrong_input_is_named_before_training(
+    args: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *args]) == 2
+    assert named in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "thesis.txt"
+    file.write_text("years")
+    for out, said in ((tmp_path, "is not empty and holds no run"), (file, "is a file")):
+        assert main(["train", "digits-tiny", "--out", str(out)]) == 2
+        assert said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.usefixtures("no_training")
+def test_compilation_that_cannot_be_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def compiled(*args: object) -> None:
+        raise RuntimeError("No working C++ compiler found\nand much more")
+
+    monkeypatch.setattr("torch.compile", lambda function: compiled)
+    assert main(["train", "digits-tiny", "--compile"]) == 2
+    said = "calibnorm: --compile: torch.compile does not work here: No working C++ compiler found\n"
+    assert capsys.readouterr().err == said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_gpu_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(["train", "digits-tiny", "--accelerator", "cuda"]) == 2
+    assert "--accelerator cuda" in capsys.readouterr().err
+
+
+def test_a_run_and_what_it_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    args = [*QUICK, "--norm", "bn:gamma_init=0.269", "--noise", "0.8", "0.5", "--seed", "3", "--tensorboard"]
+    assert main(args) == 0
+    said = capsys.readouterr().out.splitlines()
+    folder = Path("runs/digits-tiny/bn-gamma_init=0.269-noise0.8,0.5-seed3")
+    result = json.loads((folder / "result.json").read_text())
+    assert said[0].startswith("epoch 1/1  train loss ")
+    assert said[1].startswith(f"{folder}: test accuracy {result['test_accuracy']:.2f} % after 1 epochs")
+    assert said[2].startswith("a step: data ")
+    assert "images/s" in said[2]
+    settings = json.loads((folder / "config.json").read_text())
+    assert (settings["norm"], settings["noise"], settings["seed"]) == ("bn:gamma_init=0.269", [0.8, 0.5], 3)
+    assert {path.name for path in folder.iterdir()} - {".lock"} == {
+        "best.pt", "checkpoints", "config.json", "environment.json", "last.pt", "metrics.csv", "result.json",
+        "tensorboard", "timing.csv",
+    }  # fmt: skip
+    assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
+    header, row = (folder / "timing.csv").read_text().splitlines()
+    assert header == "epoch,data_ms,forward_ms,backward_ms,update_ms,images_per_second"
+    data, forward, backward, update = map(float, row.split(",")[1:5])
+    assert 0 < data < forward < backward + update
+    # Again: nothing is done, and it is said.
+    assert main(args) == 0
+    assert capsys.readouterr().out.startswith(f"{folder}: was finished before, with test accuracy")
+
+
+def test_help_lists_the_recipes_and_all_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    for args in (["train", "--help"], ["train", "--list"]):
+        assert main(args) == 0
+        listed = capsys.readouterr().out
+        assert all(f"  {name} " in listed for name in RECIPES)
+    assert main(["train", "iebn-densenet100_k12-cifar10", "--help"]) == 0
+    helped = capsys.readouterr().out
+    for name in (*vars(RICH), "out", "data_root", "accelerator", "devices", "num_nodes", "override", "tensorboard"):
+        assert f"--{name.replace('_', '-')}" in helped
+
+
+def test_help_does_not_import_what_training_needs() -> None:
+    code = (
+        "import sys\nfrom calibnorm.lab import cli\n"
+        "try: cli.main(['train', 'digits-tiny', '--help'])\nexcept SystemExit: pass\n"
+        "print([name for name in ('lightning', 'torchvision', 'timm', 'sklearn', 'matplotlib') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_the_run_and_the_same_command_goes_on(
+    number: int, status: int, tmp_path: Path, undisturbed: Path
+) -> None:
+    folder, output = tmp_path / "run", tmp_path / "output"
+    assert children.run(children.command, arguments(RICH, folder), (number, 6), output=output) == status
+    said = output.read_text()
+    assert said.splitlines()[-1] == (
+        f"calibnorm: stopped in epoch 2 after 2 steps of it; the same command goes on from there ({folder})"
+    )
+    assert "Traceback" not in said
+    assert children.run(children.command, arguments(RICH, folder), output=output) == 0
+    assert f"{folder}: going on after step 6" in output.read_text()
+    assert_same_run(folder, undisturbed)
+
+
+def test_a_signal_while_testing(tmp_path: Path, undisturbed: Path) -> None:
+    folder, output = tmp_path / "run", tmp_path / "output"
+    assert children.run(children.command_stopped_in_test, arguments(RICH, folder), output=output) == 143
+    assert "stopped in epoch 1 after 4 steps of it" in output.read_text()
+    assert children.run(children.command, arguments(RICH, folder), output=output) == 0
+    assert_same_run(folder, undisturbed)
+
+
+def test_the_second_ctrl_c_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with Interruption() as stop:
+            assert stop() == 0
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop() == signal.SIGINT
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with Interruption() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop() == 0, "ignored as a shell's background job wants it"
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.nightly
+def test_a_real_command_killed_at_random_moments(tmp_path: Path, undisturbed: Path) -> None:
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "calibnorm", *arguments(RICH, folder), "--checkpoint-minutes", "0"]
+    for patience in (4.0, 5.0, 5.5, 6.0, 6.5, 7.0, 60.0):
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+            try:
+                process.wait(patience)
+            except subprocess.TimeoutExpired:
+                process.kill()
+    assert process.returncode == 0
+    assert_same_run(folder, undisturbed)

@@ -1,0 +1,108 @@
+"""The parts of training by themselves: the clock, what is shown, the schedule."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from calibnorm.lab.errors import UsageError
+from calibnorm.lab.recipes import Recipe
+from calibnorm.lab.training import clock, processes, watching
+from calibnorm.lab.training.checkpoints import clear, write_whole
+from calibnorm.lab.training.clock import HostClock, Timing
+from calibnorm.lab.training.schedule import learning_rate
+from calibnorm.lab.training.state import LossWatch, Row
+
+ROW = Row(1, 1.5, 50.0, 1.25, 60.0, 90.0, 0.1)
+
+
+def test_the_clock_gives_medians_of_the_phases(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 0.001, 0.003, 0.006, 0.010, 1.0, 1.001, 1.003, 1.006, 1.010, 2.0, 2.5])
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: next(times))
+    measured = HostClock()
+    assert measured.medians() is None
+    for _ in range(2):
+        measured.begin()
+        for _ in clock.PHASES:
+            measured.mark()
+    measured.begin()  # the feed was at its end
+    measured.mark()
+    medians = measured.medians()
+    assert medians == pytest.approx({"data_ms": 1, "forward_ms": 2, "backward_ms": 3, "update_ms": 4})
+    assert medians is not None
+    said = "a step: data 1.00 ms (10.0 %), forward 2.00 ms (20.0 %), backward 3.00 ms (30.0 %), "
+    assert str(Timing(epoch=1, images_per_second=1234.5, **medians)) == said + "update 4.00 ms (40.0 %); 1234 images/s"
+
+
+def test_the_loss_watch_remembers_the_first_step() -> None:
+    watch = LossWatch(torch.device("cpu"))
+    for step, loss in enumerate([1.0, float("inf"), 2.0, float("nan")], 1):
+        watch.see(torch.tensor(loss), step)
+    assert watch.first_bad() == 2
+
+
+def test_the_cosine_with_warm_up_starts_and_ends_where_it_should() -> None:
+    recipe = Recipe("resnet11", "digits", epochs=10, schedule="cosine", warmup_epochs=2, learning_rate=0.4)
+    rates = [learning_rate(recipe, step, 5) for step in range(50)]
+    assert rates[0] == pytest.approx(0.04)
+    assert rates[9] == rates[10] == pytest.approx(0.4)
+    assert rates[30] == pytest.approx(0.2)
+    assert 0 < rates[49] < 0.002
+
+
+def test_the_bar_shows_lines_above_and_figures_in_it() -> None:
+    bar = watching.Bar()
+    text = io.StringIO()
+    bar._bar.live.console = Console(file=text, force_terminal=True, width=120)
+    bar.PAUSE_S = 0.0
+    bar.begin(1, 2, 4, 1)
+    bar.step(2, lambda: (1.5, 50.0, 90.0))
+    bar._bar.refresh()
+    bar.epoch(ROW, None, 2.0)
+    bar.close()
+    shown = text.getvalue()
+    assert "2/4" in shown
+    assert "loss 1.500  accuracy 50.0 %" in shown
+    assert "epoch 1/2  train loss 1.5000 accuracy 50.00 %  test loss 1.2500 accuracy 60.00 %" in shown
+
+
+def test_an_untested_epoch_has_no_test_figures_in_its_line() -> None:
+    nan = float("nan")
+    line = watching.line(Row(3, 1.5, 50.0, nan, nan, nan, 0.1), 120)
+    assert line == "epoch   3/120  train loss 1.5000 accuracy 50.00 %  learning rate 0.1"
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_whole(path, b"before")
+
+    def full(file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            write_whole(path, b"after")
+    assert path.read_bytes() == b"before"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_clear_removes_only_what_was_half_written(tmp_path: Path) -> None:
+    for name in (".step-000000001-00.pt.123", ".config.json.7", ".lock", "file.1", ".keep"):
+        (tmp_path / name).touch()
+    clear(tmp_path)
+    assert {entry.name for entry in tmp_path.iterdir()} == {".lock", "file.1", ".keep"}
+
+
+def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(UsageError, match="--devices 3: there are 2 GPUs here"):
+        processes.start(processes.Machine("cuda", devices=3), "float32")
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: False)
+    with pytest.raises(UsageError, match="--precision bfloat16"):
+        processes.start(processes.Machine("cuda"), "bfloat16")
