@@ -146,6 +146,13 @@ def test_training_pictures_are_cut_and_flipped(feeds, pictures, augment):
         assert falling.sum() < 70  # of 96
 
 
+def test_workers_as_many_as_cores(feeds, monkeypatch):
+    monkeypatch.setattr(folders.os, "sched_getaffinity", lambda pid: {0, 3, 5})
+    monkeypatch.setattr("torch.utils.data.dataloader.DataLoader.check_worker_number_rationality", lambda self: None)
+    list(feeds(workers=None).train)
+    assert len(multiprocessing.active_children()) == 3
+
+
 def test_a_part_of_the_pictures(feeds):
     feed = feeds(train_images=9, batch_size=9).train
     first, second = (epoch(feed, number)[0][1] for number in (0, 1))
@@ -306,6 +313,15 @@ def test_folders_that_cannot_be_used(feeds, pictures, spoil, message):
     with pytest.raises(UsageError, match=message) as error:
         feeds()
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_must_not_be_looked_into(feeds, monkeypatch, pictures):
+    def denied(folder: Path) -> folders.Listing:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(folders, "scan", denied)
+    with pytest.raises(UsageError, match=f"data=imagenet: {pictures}/train: Permission denied"):
+        feeds()
 
 
 def test_refused_options(feeds):

@@ -96,6 +96,14 @@ def test_the_numbers_of_a_seed_stay_what_they_are(color):
     assert data.image_set.balanced(torch.arange(40) % 2, 2, 6, 0).tolist() == [2, 3, 9, 20, 21, 34]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_gets_the_same_batches(color, gray):
+    for changes in ({}, {"mix": gray, "mix_main": 4, "mix_others": 12, "batch_size": 16}):
+        there = epoch(train_feed(color, device="cuda", **changes), 1)
+        assert all(part.is_cuda for batch in there for part in batch)
+        assert same([(images.cpu(), labels.cpu()) for images, labels in there], epoch(train_feed(color, **changes), 1))
+
+
 # Resumption
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -44,6 +48,10 @@ CONVOLUTIONS_WITH_BIASES = {
 }
 
 
+PAGE = Path(__file__).parents[3] / "docs" / "models.md"
+
+
+@functools.cache
 def on_meta(name: str, classes: int, norm: str) -> nn.Module:
     with torch.device("meta"):
         return models.build(name, num_classes=classes, norm=norm)
@@ -126,3 +134,18 @@ def test_the_depth_is_that_of_the_name(name: str) -> None:
         model = models.build(name, num_classes=10)
     weights = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and "downsample" not in n]
     assert len(weights) == int("".join(filter(str.isdigit, name.partition("_")[0])))
+
+
+def test_the_page_has_these_counts() -> None:
+    """`| resnet164 | 100 | bn | 1.73 | 1,727,284 |`, and a mark where a cell is not met."""
+    rows = re.findall(r"^\| (\w+) \| (\d+) \| (\w+) \| ([\d.]+) \| ([\d,]+) \| (.*) \|$", PAGE.read_text("utf-8"), re.M)
+    found = {(name, int(classes), norm): (printed, ours, said) for name, classes, norm, printed, ours, said in rows}
+    expected = {}
+    for (name, classes), row in TABLE.items():
+        for norm, printed in zip(("bn", "se", "iebn"), row, strict=True):
+            model = on_meta(name, classes, norm)
+            said = "yes"
+            if (name, norm) in CONVOLUTIONS_WITH_BIASES:
+                said = f"with {biases_of_convolutions(model):,} biases of convolutions"
+            expected[name, classes, norm] = (printed, f"{count(model):,}", said)
+    assert found == expected

@@ -67,6 +67,6 @@ def crop_flip(images_NCHW: Tensor, shifts: Shifts) -> Tensor:
 def standardize(images_NCHW: Tensor, mean_C11: Tensor, std_C11: Tensor) -> Tensor:
     """Return (images - mean) / std in float32; mean and std are those of the bytes, 0 to 255.
 
-    A subtraction and a division, each rounded once, so that a GPU gives the CPU's bits.
+    A subtraction and a division, each rounded once as IEEE 754 says, so that the bits do not depend on the device.
     """
     return images_NCHW.to(torch.float32).sub_(mean_C11).div_(std_C11)

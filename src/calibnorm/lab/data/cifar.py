@@ -93,10 +93,7 @@ def _from_folder(folder: Path) -> Callable[[str], bytes]:
 
 def _from_archive(archive: Path, known: Any) -> Callable[[str], bytes]:
     """Return a function that reads a file out of the archive, in memory: nothing is unpacked to the disk."""
-    try:
-        stored = archive.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{archive}: cannot be read ({error.strerror})") from None
+    stored = archive.read_bytes()
     if (found := _md5(stored)) != known.tgz_md5:
         raise UsageError(
             f"{archive}: not the original (MD5 {found}, not {known.tgz_md5}), or not whole; download it again"

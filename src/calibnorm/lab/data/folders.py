@@ -89,13 +89,14 @@ def imagenet(
     """
     check_choice("augment", augment, AUGMENTS)
     device = torch.device(device)
-    folder = _find(Path(root))
-    train, test = scan(folder / "train"), scan(folder / "val")
+    try:
+        folder = _find(Path(root))
+        train, test = scan(folder / "train"), scan(folder / "val")
+    except OSError as error:  # a folder that must not be looked into
+        raise UsageError(f"data=imagenet: {error.filename}: {error.strerror}") from None
     _check_classes(train, test, classes)
     if workers is None:
-        workers = min(
-            WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        )
+        workers = min(WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
     rows = torch.arange(len(train))
     if train_images is not None:
         rows = balanced(train.labels, len(train.classes), train_images, 0)

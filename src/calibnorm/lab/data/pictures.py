@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,8 @@ def scan(folder: Path) -> Listing:
         raise UsageError(
             f"{folder}: put the pictures there, one folder a class ({str(error).splitlines()[0]})"
         ) from None
-    names = np.array([str(Path(path).relative_to(folder)).encode("utf-8", "surrogateescape") for path, _ in found])
+    start = len(os.path.join(folder, ""))  # a million paths: relative_to takes five seconds more
+    names = np.array([path[start:].encode("utf-8", "surrogateescape") for path, _ in found])
     return Listing(folder, tuple(classes), names, torch.tensor([label for _, label in found]))
 
 
@@ -98,9 +100,6 @@ class Pictures(Dataset[tuple[Tensor, int] | Damaged]):
             if augment == "crop_flip":
                 steps.append(v2.RandomHorizontalFlip())
         self._transform = v2.Compose([*steps, v2.PILToTensor()])
-
-    def __len__(self) -> int:
-        return len(self._listing)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | Damaged:
         """Return a picture, (3, size, size) in uint8, and its label; or which one cannot be read."""

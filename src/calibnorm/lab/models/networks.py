@@ -41,9 +41,18 @@ def _small(make: Callable[[int, int], nn.Module], stages: int = 3, **others: Any
     return Network(make, stages, image_size=32, grey=True, **others)
 
 
+def _library(module: str, name: str) -> Any:
+    """Return a library that not everybody has."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        library = module.partition(".")[0]
+        raise UsageError(f"model {name}: needs {library}, which is not installed; pip install {library}") from error
+
+
 def _torchvision(name: str) -> Callable[[int, int], nn.Module]:
     def make(classes: int, in_channels: int) -> nn.Module:
-        network: nn.Module = import_module("torchvision.models").get_model(name, num_classes=classes)
+        network: nn.Module = _library("torchvision.models", name).get_model(name, num_classes=classes)
         return network
 
     return make
@@ -52,7 +61,7 @@ def _torchvision(name: str) -> Callable[[int, int], nn.Module]:
 def _res2net50(classes: int, in_channels: int) -> nn.Module:
     # As in Res2Net's own code and torchvision's networks, a branch's last gamma starts at 1; timm's default is 0.
     options = {"num_classes": classes, "in_chans": in_channels, "zero_init_last": False}
-    network: nn.Module = import_module("timm").create_model("res2net50_26w_4s", **options)
+    network: nn.Module = _library("timm", "res2net50").create_model("res2net50_26w_4s", **options)
     return network
 
 
