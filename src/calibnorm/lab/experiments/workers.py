@@ -276,6 +276,7 @@ def trained(run: Run, settings: Settings) -> Outcome:
     from calibnorm.lab.training.interruption import Interruption
     from calibnorm.lab.training.watching import Lines, Watcher
 
+    watcher = Lines() if multiprocessing.parent_process() else Watcher()
     try:
         with Interruption() as stop:
             train(
@@ -283,20 +284,20 @@ def trained(run: Run, settings: Settings) -> Outcome:
                 run.folder,
                 data_root=settings.data_root,
                 accelerator=settings.accelerator,
-                watcher=Lines() if multiprocessing.parent_process() else Watcher(),
+                watcher=watcher,
                 stop=stop,
             )
     except Stopped as stopped:
-        print(stopped)
+        watcher.say(str(stopped))
         raise SystemExit(128 + stopped.number) from None
     except Diverged as error:
-        print(error)
+        watcher.say(str(error))
         write_text(run.failure, json.dumps({"state": "diverged", "message": str(error)}) + "\n")
     except (RunFailed, UsageError) as error:
-        print(error)
+        watcher.say(str(error))
         return Outcome("failed", message=str(error))
     except Exception as error:
-        traceback.print_exc()
+        watcher.say(traceback.format_exc())
         return Outcome("failed", message=f"{type(error).__name__}: {error}".splitlines()[0])
     return outcome(run)
 
