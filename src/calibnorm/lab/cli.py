@@ -13,6 +13,7 @@ import tyro
 from calibnorm.lab.bench.config import LayerConfig, ModelConfig
 from calibnorm.lab.demo.config import DemoConfig
 from calibnorm.lab.errors import UsageError
+from calibnorm.lab.experiments.config import CompareConfig, TableConfig
 
 DESCRIPTION = """Experiments with batch normalization that is calibrated by each instance (IEBN, RBN).
 
@@ -56,10 +57,36 @@ def train() -> None:
     """
 
 
+def compare(config: Annotated[CompareConfig, tyro.conf.arg(name="")]) -> int:
+    """Train norms side by side: each with the same seeds, without and with noise attacks.
+
+    Prints mean, standard deviation and 95 % intervals, differences from the first norm paired by seed, and what failed;
+    writes a report, learning curves, and a CSV with every run. Finished runs are used again, unfinished ones go on: the
+    same command after Ctrl-C, or with more seeds or norms, trains what is missing. Several of it may share a folder.
+    """
+    from calibnorm.lab.experiments.compare import run
+
+    return run(config)
+
+
+def table(config: Annotated[TableConfig, tyro.conf.arg(name="")]) -> int:
+    """Make a table or figure of the IEBN or the RBN paper again: ours beside what was printed.
+
+    `calibnorm table iebn-2` runs in minutes on digits, which shows how it goes; --scale small takes a part of
+    FashionMNIST, --scale paper the paper's own data, networks and epochs. Writes a report with learning curves. What is
+    finished is not trained again: the same command after Ctrl-C goes on.
+    """
+    from calibnorm.lab.experiments.tables.run import run
+
+    return run(config)
+
+
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "demo": demo,
     "bench": bench,
     "train": train,
+    "compare": compare,
+    "table": table,
 }
 
 

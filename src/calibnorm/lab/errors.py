@@ -17,6 +17,10 @@ class RunFailed(Exception):
     """
 
 
+class Diverged(RunFailed):
+    """A run whose loss or weights are NaN or infinite: it comes there again with the same settings."""
+
+
 class Stopped(Exception):
     """A run that a signal ended after it saved where it was; exit status 128 + the signal's number.
 

@@ -177,12 +177,20 @@ def test_the_name_that_two_networks_have_is_imagenets() -> None:
 
 def test_image_sizes() -> None:
     sizes = {name: models.image_size(name) for name in models.names()}
-    small = {"resnet164", "preresnet164", "densenet100_k12", "resnext29_8x64d", "resnet50_32"}
+    small = {"resnet164", "preresnet164", "densenet100_k12", "resnext29_8x64d", "resnet50_32", "resnet14_32"}
     assert sizes == {name: 32 if name in small else 224 for name in models.names()}
 
 
 def test_other_images() -> None:
-    for name in ("resnet11", "preresnet11", "densenet10_k4", "resnext11_2x8d", "resnet50_32", "res2net50"):
+    for name in (
+        "resnet11",
+        "preresnet11",
+        "densenet10_k4",
+        "resnext11_2x8d",
+        "resnet50_32",
+        "res2net50",
+        "mobilenet_v2",
+    ):
         with torch.device("meta"):
             model = models.build(name, num_classes=10, in_channels=1)
         assert next(m for m in model.modules() if isinstance(m, nn.Conv2d)).in_channels == 1

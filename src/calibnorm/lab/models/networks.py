@@ -65,18 +65,33 @@ def _res2net50(classes: int, in_channels: int) -> nn.Module:
     return network
 
 
+def _mobilenet_v2(classes: int, in_channels: int) -> nn.Module:
+    network = _torchvision("mobilenet_v2")(classes, 3)
+    if in_channels != 3:  # RBN's tables on gray digits; a first convolution as torchvision makes and fills it
+        first = nn.Conv2d(in_channels, 32, 3, 2, 1, bias=False)
+        nn.init.kaiming_normal_(first.weight, mode="fan_out")
+        network.get_submodule("features.0")[0] = first  # type: ignore[operator]
+    return network
+
+
 def _resnet50_32(classes: int, in_channels: int) -> nn.Module:
     return ResNet((3, 4, 6, 3), 64, classes, in_channels)
 
 
+def _resnet14_32(classes: int, in_channels: int) -> nn.Module:
+    return ResNet((1, 1, 1, 1), 16, classes, in_channels)
+
+
 NAMED: dict[str, Network] = {
     "resnet50_32": _small(_resnet50_32, stages=4),
+    "resnet14_32": _small(_resnet14_32, stages=4),
     **{name: Network(_torchvision(name), 4) for name in ("resnet34", "resnet50", "resnet101", "resnet152")},
     "resnext50_32x4d": Network(_torchvision("resnext50_32x4d"), 4),
     "res2net50": Network(_res2net50, 4, grey=True),
-    "mobilenet_v2": Network(_torchvision("mobilenet_v2"), 0),
+    "mobilenet_v2": Network(_mobilenet_v2, 0, grey=True),
 }
-"""Networks that are no member of a pattern: ResNet-50 for 32x32 images (RBN's Table 4), and ImageNet's."""
+"""Networks that are no member of a pattern: ResNet-50 for 32x32 images (RBN's Table 4), the smallest with four stages to
+try that table out, and ImageNet's."""
 
 PAPERS = ("resnet164", "preresnet164", "densenet100_k12", "resnext29_8x64d")
 """The members of the patterns that the papers' tables have."""

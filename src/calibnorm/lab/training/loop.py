@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 
-from calibnorm.lab.errors import RunFailed, Stopped
+from calibnorm.lab.errors import Diverged, Stopped
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training.clock import Timing, make_clock
 from calibnorm.lab.training.inputs import Inputs
@@ -153,7 +153,8 @@ class Run:
         """Write a checkpoint.
 
         Raises:
-            RunFailed: There is a number in it that is none, or it cannot be written.
+            Diverged: There is a number in it that is none.
+            RunFailed: It cannot be written.
         """
         bad = self._losses.first_bad() or (0 if self.trainee.finite() else self.progress.step)
         (early,) = largest(self.fabric, earliness(bad))
@@ -181,10 +182,10 @@ class Run:
         if self.fabric.is_global_zero:  # the sums of all processes
             self.sums.totals += self.sums.totals.new_tensor(content["sums"])
 
-    def _diverged(self, step: int) -> RunFailed:
+    def _diverged(self, step: int) -> Diverged:
         epoch = (step - 1) // len(self.inputs.train) + 1
         kept = f"the checkpoint of step {self._saved_step} is kept" if self._saved_step else "nothing was saved before"
-        return RunFailed(
+        return Diverged(
             f"the loss or a weight is NaN or infinite at step {step} (epoch {epoch}); {kept}; the same settings come "
             "here again: try a smaller --learning-rate, --warmup-epochs, or --clip-norm"
         )

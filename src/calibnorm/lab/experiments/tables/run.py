@@ -1,0 +1,78 @@
+"""`calibnorm table` from start to end."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from calibnorm.lab import data
+from calibnorm.lab.experiments.checks import check
+from calibnorm.lab.experiments.config import TableConfig
+from calibnorm.lab.experiments.grid import Cell, Grid, check_folder, read_note, slug, write_note
+from calibnorm.lab.experiments.progress import complaints, stopped, train_grid
+from calibnorm.lab.experiments.summary import summarize
+from calibnorm.lab.experiments.tables import definitions, scales
+from calibnorm.lab.experiments.tables.definitions import Table
+from calibnorm.lab.experiments.tables.report import TableReport
+
+COMMAND = "calibnorm table"
+
+
+def run(config: TableConfig, console: Console | None = None) -> int:
+    """Train what is missing of a table, print it and write its report.
+
+    Args:
+        config: The settings.
+        console: Where to print; standard output by default.
+
+    Returns:
+        The exit status: 0; 1 where runs failed, 130 after Ctrl-C.
+
+    Raises:
+        UsageError: Data are missing, or the folder cannot be used; nothing has been trained then.
+    """
+    console, start = console or Console(), time.perf_counter()
+    table = definitions.table(config.table)
+    grid, left_out = plan(table, config)
+    check((cell.recipe for cell in grid.cells), config.data_root)
+    write_note(grid.root, {"command": COMMAND, "table": table.name, "scale": config.scale})
+    try:
+        failed = train_grid(grid, config, console)
+    except KeyboardInterrupt:
+        return stopped(grid)
+    classes = {cell.recipe.data: data.info(cell.recipe.data).classes for cell in grid.cells}
+    report = TableReport(
+        table,
+        config.scale,
+        grid,
+        summarize(grid, failed, classes),
+        left_out,
+        complaints(grid, failed),
+        time.perf_counter() - start,
+    )
+    report.write()
+    report.show(console)
+    return 1 if report.complaints else 0
+
+
+def plan(table: Table, config: TableConfig) -> tuple[Grid, dict[str, str]]:
+    """Return the grid of a table, and why entries are left out, by row.
+
+    Raises:
+        UsageError: The folder holds something else, or runs of other settings.
+    """
+    cells, left_out = [], {}
+    for entry in table.entries:
+        recipe = scales.recipe(table, entry, config.scale)
+        if isinstance(recipe, str):
+            left_out[entry.row] = recipe
+            continue
+        cells.append(Cell(entry.row, entry.column, recipe, Path(slug(entry.row), slug(entry.column))))
+    seeds = config.seeds or (scales.PAPER_SEEDS if config.scale == "paper" else scales.SCALES[config.scale].seeds)
+    rows = {cell.row for cell in cells if cell.column == table.baseline}
+    grid = Grid(config.out / f"{table.name}-{config.scale}", cells, range(seeds), dict.fromkeys(rows, table.baseline))
+    read_note(grid.root, COMMAND)
+    check_folder(grid)
+    return grid, left_out
