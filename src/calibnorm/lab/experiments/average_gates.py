@@ -1,0 +1,173 @@
+"""How much of a trained network's accuracy hangs on its gates following the image.
+
+    python -m calibnorm.lab.experiments.average_gates runs/compare/NAME [--data-root data]
+
+Every finished run of a comparison whose norm has gates is tested twice: as it was trained, and as the plain BatchNorm
+that ``calibnorm.revert(network, lossy=True)`` makes of it, where each gate is the constant of an average input. What
+the second loses is what the trained gates took from each image; it says nothing of what they did during training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+
+import calibnorm as cn
+from calibnorm.lab import data, models
+from calibnorm.lab.errors import UsageError
+from calibnorm.lab.recipes import Recipe
+from calibnorm.lab.training.checkpoints import Checkpoints
+from calibnorm.lab.training.trainee import build
+
+TABLE = "average_gates.csv"
+BATCH = 500
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of average_gates.csv.
+
+    Args:
+        condition: "clean" or the noise.
+        norm: The run's norm.
+        seed: The run's seed.
+        accuracy: Test accuracy as trained, percent.
+        average_gates: Test accuracy with every gate the constant of an average input, percent.
+        lost: The first minus the second.
+        spread: For IEBN: the standard deviation of a gate over the test images divided by its mean, averaged over all
+            channels and layers; else empty.
+    """
+
+    condition: str
+    norm: str
+    seed: int
+    accuracy: float
+    average_gates: float
+    lost: float
+    spread: float | None
+
+
+def measure(folder: Path, data_root: Path) -> Row:
+    """Test a finished run with its gates and without.
+
+    Args:
+        folder: The run's.
+        data_root: Where data sets lie.
+
+    Raises:
+        UsageError: The run has no checkpoint, or its images are missing.
+    """
+    recipe = Recipe.from_dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    images = data.load(recipe.data, data_root, train_images=recipe.train_images)
+    if recipe.image_size is not None:
+        images = data.shrink(images, recipe.image_size)
+    content = Checkpoints(folder / "checkpoints", print).load()
+    if content is None:
+        raise UsageError(f"{folder}: holds no checkpoint that is whole")
+    network = build(recipe, images.classes, images.channels)
+    network.load_state_dict(content["network"])
+    feed = data.test_feed(images, batch_size=BATCH, device="cpu")
+    with GateSpread(network) as spread:
+        trained = accuracy(network, feed)
+    averaged = accuracy(cn.revert(network, lossy=True), feed)
+    condition = "clean" if recipe.noise is None else "noise {:g},{:g}".format(*recipe.noise)
+    return Row(condition, recipe.norm, recipe.seed, trained, averaged, trained - averaged, spread.value())
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, feed: data.Feed) -> float:
+    """Return the share of the feed's images, in percent, that the network gets right."""
+    network.eval()
+    hits = images = 0
+    for batch, labels in feed:
+        hits += int((network(batch).argmax(1) == labels).sum())
+        images += len(labels)
+    return 100 * hits / images
+
+
+class GateSpread:
+    """Watches the gates of a network's IEBN layers while the context is open.
+
+    Args:
+        network: Whose layers; others than IEBN with the linear operator are passed over.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._layers = [m for m in network.modules() if isinstance(m, cn.IEBN2d) and "gate_weight" in m.gates()]
+        self._gates: dict[nn.Module, list[torch.Tensor]] = {layer: [] for layer in self._layers}
+
+    def __enter__(self) -> GateSpread:
+        self._hooks = [layer.register_forward_pre_hook(self._see) for layer in self._layers]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _see(self, layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        assert isinstance(layer, cn.IEBN2d)
+        self._gates[layer].append(layer.method.gate(inputs[0].mean((2, 3)), layer.gates()))
+
+    def value(self) -> float | None:
+        """Return std over images / mean, averaged over channels and layers; None where there are no gates."""
+        if not self._layers:
+            return None
+        shares = []
+        for seen in self._gates.values():
+            gate_NC = torch.cat(seen)
+            shares.append(gate_NC.std(0) / gate_NC.mean(0))
+        return torch.cat(shares).mean().item()
+
+
+def gated_runs(root: Path) -> list[Path]:
+    """Return the folders of a comparison's finished runs whose norm is calibrated by the image."""
+    runs = []
+    for result in sorted(root.glob("*/*/seed*/result.json")):
+        config = json.loads((result.parent / "config.json").read_text(encoding="utf-8"))
+        if models.parse_norm(config["norm"]).method in ("iebn", "rbn", "se"):
+            runs.append(result.parent)
+    return runs
+
+
+def main(args: Sequence[str]) -> int:
+    """Measure a comparison's runs, print a line each and write the table into its folder."""
+    parser = argparse.ArgumentParser(description="Test trained networks with every gate that of an average input.")
+    parser.add_argument("comparison", type=Path, help="folder of a comparison, such as runs/compare/fashion-study")
+    parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder of the data sets")
+    options = parser.parse_args(args)
+    runs = gated_runs(options.comparison)
+    if not runs:
+        print(f"{options.comparison}: holds no finished run of iebn, rbn or se", file=sys.stderr)
+        return 2
+    console = Console()
+    try:
+        rows = [measure(run, options.data_root) for run in track(runs, "testing", console=console)]
+    except UsageError as error:
+        print(f"average_gates: {error}", file=sys.stderr)
+        return 2
+    with (options.comparison / TABLE).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(field.name for field in fields(Row))
+        writer.writerows(astuple(row) for row in rows)
+    for row in rows:
+        spread = "" if row.spread is None else f"   gates vary by {100 * row.spread:.3g} % of their mean"
+        console.print(
+            f"{row.condition}  {row.norm}  seed {row.seed}: {row.accuracy:.2f} %, {row.average_gates:.2f} % with "
+            f"average gates{spread}",
+            highlight=False,
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
