@@ -28,6 +28,7 @@ from calibnorm.lab.errors import UsageError
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training.checkpoints import Checkpoints
 from calibnorm.lab.training.trainee import build
+from calibnorm.methods import IEBN
 
 TABLE = "average_gates.csv"
 BATCH = 500
@@ -115,7 +116,7 @@ class GateSpread:
             hook.remove()
 
     def _see(self, layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        assert isinstance(layer, cn.IEBN2d)
+        assert isinstance(layer, cn.IEBN2d) and isinstance(layer.method, IEBN)
         self._gates[layer].append(layer.method.gate(inputs[0].mean((2, 3)), layer.gates()))
 
     def value(self) -> float | None:
