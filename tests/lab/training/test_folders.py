@@ -53,7 +53,7 @@ def test_pictures_are_trained_on_and_a_stopped_run_goes_on(tmp_path: Path, root:
 def test_a_damaged_picture_is_named(tmp_path: Path, root: Path) -> None:
     damaged = root / "imagenet" / "train" / "dog" / "3.png"
     damaged.write_bytes(damaged.read_bytes()[:60])
-    with pytest.raises(UsageError, match="dog/3.png"):
+    with pytest.raises(UsageError, match=r"dog/3\.png"):
         go(replace(RECIPE, epochs=5), tmp_path / "run", root)
 
 
