@@ -90,8 +90,8 @@ NAMED: dict[str, Network] = {
     "res2net50": Network(_res2net50, 4, grey=True),
     "mobilenet_v2": Network(_mobilenet_v2, 0, grey=True),
 }
-"""Networks that are no member of a pattern: ResNet-50 for 32x32 images (RBN's Table 4), the smallest with four stages to
-try that table out, and ImageNet's."""
+"""Networks that are no member of a pattern: ResNet-50 for 32x32 images (RBN's Table 4), the smallest with four stages
+to try that table out, and ImageNet's."""
 
 PAPERS = ("resnet164", "preresnet164", "densenet100_k12", "resnext29_8x64d")
 """The members of the patterns that the papers' tables have."""
