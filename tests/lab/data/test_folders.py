@@ -20,6 +20,7 @@ from torch import Tensor
 import tolerances
 from calibnorm.lab import data
 from calibnorm.lab.data import Feed, FolderFeeds, folders
+from calibnorm.lab.data.pictures import collate
 from calibnorm.lab.errors import UsageError
 
 PROMPT_S = 30
@@ -199,17 +200,60 @@ def kill_and_go_on(pid: int, feed: Feed) -> None:
         list(feed)
 
 
-@pytest.mark.nightly  # 6 s: it is first asked, for five
-def test_stopped_worker_is_noticed(feeds, monkeypatch):
+def test_worker_that_leaves_without_a_word_is_noticed(feeds, monkeypatch):
+    """torch's signal handler takes status 0 for a good end."""
+    monkeypatch.setattr(folders, "CHECK_S", 0.2)
+    monkeypatch.setattr(folders, "collate", lambda pictures: os._exit(0))  # in the workers, which inherit it
+    start = time.monotonic()
+    with pytest.raises(data.WorkerError, match=r"DataLoader worker .* exited unexpectedly; too little memory"):
+        list(feeds(workers=2).train)
+    assert time.monotonic() - start < PROMPT_S
+    assert not multiprocessing.active_children()
+
+
+def test_slow_batches_are_waited_for(feeds, monkeypatch):
+    whole = epoch(feeds().train, 0)
+    monkeypatch.setattr(folders, "CHECK_S", 0.05)
+    monkeypatch.setattr(folders, "collate", lambda pictures: time.sleep(0.2) or collate(pictures))
+    assert same(epoch(feeds(workers=1).train, 0), whole)
+
+
+def hanging_picture(feed: Feed, epoch: int, batch: int) -> Path:
+    """Put a pipe, which waits for ever for somebody to write, in the place of the batch's first picture."""
+    feed._order.epoch = epoch
+    _, row = list(feed._order)[batch][0]
+    path = feed._loader.dataset._listing.path(row)
+    path.rename(path.with_suffix(".kept"))
+    os.mkfifo(path)
+    return path
+
+
+@pytest.mark.nightly  # 6 s: the worker is asked first, for five
+def test_hanging_disk_is_noticed(feeds, monkeypatch):
+    monkeypatch.setattr(folders, "CHECK_S", 0.2)
     monkeypatch.setattr(folders, "TIMEOUT_S", 1)
     feed = feeds(workers=1).train
-    list(feed)
+    hanging_picture(feed, 0, 1)
+    batches = iter(feed)
+    next(batches)
     (worker,) = multiprocessing.active_children()
-    os.kill(worker.pid, signal.SIGSTOP)
     start = time.monotonic()
-    with pytest.raises(data.WorkerError, match=r"timed out after 1 seconds; .* Try fewer workers"):
-        list(feed)
+    with pytest.raises(data.WorkerError, match=r"DataLoader timed out .* a disk that hangs\?"):
+        next(batches)
     assert time.monotonic() - start < PROMPT_S
+    assert not worker.is_alive()
+
+
+@pytest.mark.nightly  # 6 s
+def test_hanging_worker_is_replaced_at_the_start_of_an_epoch(feeds, monkeypatch):
+    whole = epoch(feeds().train, 1)
+    monkeypatch.setattr(folders, "CHECK_S", 1)
+    feed = feeds(workers=1).train
+    path = hanging_picture(feed, 0, 1)
+    next(iter(feed))
+    (worker,) = multiprocessing.active_children()
+    path.with_suffix(".kept").rename(path)
+    assert same(epoch(feed, 1), whole)
     assert not worker.is_alive()
 
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import fields, replace
 
 import pytest
+import torch
 
 from calibnorm.lab import data, models
 from calibnorm.lab.errors import UsageError
@@ -54,6 +55,16 @@ def test_every_recipe_names_what_there_is(name: str) -> None:
     assert str(models.parse_norm(r.norm)) == r.norm
     assert Recipe.from_dict(r.to_dict()) == r
     assert summary(name).endswith(".")
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_has_a_network(name: str) -> None:
+    r = recipe(name)
+    info = data.info(r.data)
+    with torch.device("meta"):
+        network = models.build(r.model, num_classes=info.classes, norm=r.norm, in_channels=info.channels)
+        assert network.eval()(torch.empty(2, info.channels, info.size, info.size)).shape == (2, info.classes)
 
 
 @pytest.mark.parametrize("name", ["digits-tiny", "fashion-small"])

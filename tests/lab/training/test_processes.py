@@ -109,7 +109,7 @@ def test_torchrun_and_devices_start_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.nightly
 def test_a_killed_rank_ends_all_soon_and_the_run_goes_on(tmp_path: Path) -> None:
-    recipe = replace(TINY, epochs=40)
+    recipe = replace(TINY, epochs=20)
     command = torchrun(*arguments(recipe, tmp_path / "run"))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, env=environment, start_new_session=True) as process:
@@ -125,5 +125,4 @@ def test_a_killed_rank_ends_all_soon_and_the_run_goes_on(tmp_path: Path) -> None
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)  # nobody is left
     subprocess.run(torchrun(*arguments(recipe, tmp_path / "run")), check=True, env=environment, timeout=300)
-    run(replace(recipe, epochs=40), tmp_path / "one")
-    assert len(metrics.read_text().splitlines()) == 41
+    assert len(metrics.read_text().splitlines()) == 21

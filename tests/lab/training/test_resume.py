@@ -69,8 +69,8 @@ def test_other_arithmetic_resumes_exactly(precision: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.nightly
-def test_killed_at_forty_moments(tmp_path: Path, undisturbed: Path) -> None:
-    moments = [(m, n) for m in ("step", "half written", "before rename", "after rename", "fsync") for n in range(1, 9)]
+def test_killed_at_twenty_moments(tmp_path: Path, undisturbed: Path) -> None:
+    moments = [(m, n) for m in ("step", "half written", "before rename", "after rename", "fsync") for n in (1, 2, 5, 7)]
     for moment, number in moments:
         folder = tmp_path / f"{moment} {number}"
         die(folder, OFTEN, moment, min(number, EPOCHS * STEPS))

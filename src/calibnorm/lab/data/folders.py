@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 import weakref
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WORKERS = 8
 TIMEOUT_S = 300
 """A batch that takes longer never comes."""
+CHECK_S = 5
+"""How often workers are looked after while a batch is waited for: torch's handler sees one that a signal ended."""
 GRACE_S = 20
 """How long a worker outlives a SIGTERM to the whole group, in which the main process writes its checkpoint."""
 
@@ -188,7 +191,7 @@ class _FolderFeed(Feed):
             num_workers=workers,
             collate_fn=collate,
             pin_memory=device.type == "cuda",
-            timeout=TIMEOUT_S if workers else 0,
+            timeout=CHECK_S if workers else 0,
             worker_init_fn=_start_worker,
             generator=torch.Generator(),  # else a seed for the workers is drawn from the global one
             persistent_workers=workers > 0,
@@ -201,7 +204,8 @@ class _FolderFeed(Feed):
     def batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         self._order.epoch, self._order.start = epoch, start
         try:
-            for batch in self._iterator():
+            iterator = self._iterator()
+            while (batch := self._next(iterator)) is not None:
                 if isinstance(batch, Damaged):
                     reason = f"no picture that can be read ({batch.reason})"
                     raise UsageError(f"{batch.path}: {reason}; replace or remove it")
@@ -209,15 +213,41 @@ class _FolderFeed(Feed):
                 yield standardize(images, self._mean, self._std), labels
         except GeneratorExit:  # the rest is not wanted; the workers stay for the next epoch
             raise
-        except BaseException as error:
+        except BaseException:
             self.close()
-            if isinstance(error, RuntimeError) and "DataLoader" in str(error):
-                reason = str(error).splitlines()[0].rstrip(".")
-                raise WorkerError(f"{reason}; too little memory? Try fewer workers or smaller batches") from None
             raise
+
+    def _next(self, iterator: Iterator[Any]) -> Any:
+        """Return the next batch, or None at the end.
+
+        Raises:
+            WorkerError: It will not come.
+        """
+        start = time.monotonic()
+        while True:
+            try:
+                return next(iterator, None)
+            except (OSError, EOFError) as error:  # while the batch was handed over, which is by a socket
+                reason = f"a DataLoader worker ended ({type(error).__name__}: {error})"
+            except RuntimeError as error:
+                reason = str(error).splitlines()[0].rstrip(".")
+                if "DataLoader" not in reason or "Caught" in reason:
+                    raise
+                if "timed out" in reason and time.monotonic() - start < TIMEOUT_S:
+                    continue
+            raise WorkerError(
+                f"{reason}; too little memory, or a disk that hangs? Try fewer workers or smaller batches"
+            )
 
     def _iterator(self) -> Iterator[Any]:
         """Return an iterator over the loader; its worker processes are kept for the next one."""
+        try:
+            return self._start_iterator()
+        except RuntimeError:  # what was left of an epoch that was broken off did not come
+            self.close()
+            return self._start_iterator()
+
+    def _start_iterator(self) -> Iterator[Any]:
         before = set(multiprocessing.active_children())
         iterator = iter(self._loader)
         if started := set(multiprocessing.active_children()) - before:

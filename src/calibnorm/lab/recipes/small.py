@@ -11,7 +11,7 @@ def digits_tiny() -> Recipe:
 
 
 def fashion_small() -> Recipe:
-    """ResNet-20 on the whole of FashionMNIST, ten epochs: about an hour on one CPU core, minutes on a GPU."""
+    """ResNet-20 on the whole of FashionMNIST, ten epochs: hours on one CPU core."""
     return Recipe(
         model="resnet20",
         data="fashion_mnist",

@@ -148,7 +148,8 @@ def run(settings: Recipe, folder: Path, options: RunOptions) -> int:
                 stop=stop,
             )
         except KeyboardInterrupt:
-            print(f"\ncalibnorm: stopped at once; the same command goes on from the last checkpoint ({folder})")
+            said = f"\ncalibnorm: stopped at once; the same command goes on from the last checkpoint ({folder})"
+            print(said, file=sys.stderr)
             return 130
     if first_process():
         print(f"{folder}: {'was finished before, with ' if before else ''}{result}")

@@ -49,7 +49,7 @@ class Sums:
         """Add a batch: its mean loss, its scores (B, classes), its labels (B,)."""
         with torch.no_grad():
             top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-            images = torch.tensor(float(len(labels)), dtype=torch.float64, device=loss.device)
+            images = self.totals.new_full((), len(labels))  # made on the device: a copy from here would wait for it
             self.totals += torch.stack([loss.double() * images, top[:, 0].double().sum(), top.double().sum(), images])
 
     def means(self) -> tuple[float, float, float]:

@@ -79,9 +79,12 @@ class Bar(Lines):
 
     def step(self, done: int, figures: Callable[[], tuple[float, float, float]]) -> None:
         """See `Watcher`."""
-        if self._task is not None and time.monotonic() >= self._next:
+        if self._task is None:
+            return
+        self._bar.update(self._task, completed=done)
+        if time.monotonic() >= self._next:
             loss, accuracy, _ = figures()
-            self._bar.update(self._task, completed=done, figures=f"loss {loss:.3f}  accuracy {accuracy:.1f} %")
+            self._bar.update(self._task, figures=f"loss {loss:.3f}  accuracy {accuracy:.1f} %")
             self._next = time.monotonic() + self.PAUSE_S
 
     def epoch(self, row: Row, timing: Timing | None, seconds: float) -> None:
