@@ -315,7 +315,7 @@ def test_refused_mixtures(color, gray):
     ):
         with pytest.raises(UsageError, match=message):
             mixed(color, gray, **changes)
-    with pytest.raises(UsageError, match="color: its images of 3 x 32 x 32 do not fit into 1 x 28 x 28"):
+    with pytest.raises(UsageError, match="color: its images of 3 x 16 x 16 do not fit into 1 x 28 x 28"):
         mixed(gray, color)
 
 

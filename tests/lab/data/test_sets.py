@@ -158,12 +158,18 @@ def test_fit_frames_in_black_and_repeats_gray(gray):
     assert fit(gray, 1, 31).train.images.shape == (64, 1, 31, 31)
 
 
-@pytest.mark.parametrize(("channels", "size"), [(1, 32), (3, 31)])
-def test_fit_into_what_is_too_small(color, channels, size):
-    with pytest.raises(
-        UsageError, match=f"color: its images of 3 x 32 x 32 do not fit into {channels} x {size} x {size}"
-    ):
-        fit(color, channels, size)
+def test_fit_shrinks_what_is_larger_by_whole_squares(gray, color):
+    fitted, seven = fit(gray, 1, 8), data.shrink(gray, 7)
+    assert fitted.train.images.shape == (64, 1, 8, 8)
+    assert torch.equal(fitted.train.images[..., :7, :7], seven.train.images)
+    assert not fitted.train.images[..., 7, :].any()
+    assert not fitted.train.images[..., 7].any()
+    assert fit(color, 3, 31).train.images.shape[1:] == (3, 31, 31)
+
+
+def test_fit_of_color_into_gray(color):
+    with pytest.raises(UsageError, match="color: its images of 3 x 32 x 32 do not fit into 1 x 32 x 32"):
+        fit(color, 1, 32)
 
 
 def test_made_sets_say_what_they_are(color):

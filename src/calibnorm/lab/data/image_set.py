@@ -185,12 +185,15 @@ def fit(images: ImageSet, channels: int, size: int) -> ImageSet:
     """Return the set in another set's format: black around the images, and gray as three equal channels.
 
     28 x 28 become 32 x 32 with two black pixels on each side: no pixel is changed, as resizing would. The backgrounds
-    of MNIST and FashionMNIST are black already. Mean and standard deviation are those of the new images.
+    of MNIST and FashionMNIST are black already. Larger images are shrunk first, by whole squares, until they fit: 28 x
+    28 become 7 x 7 in 8 x 8. Mean and standard deviation are those of the new images.
 
     Raises:
-        UsageError: The images are larger, or have color where gray is wanted.
+        UsageError: The images have color where gray is wanted.
     """
-    if images.size > size or images.channels not in (1, channels):
+    if images.size > size:
+        images = shrink(images, max(n for n in range(1, size + 1) if images.size % n == 0))
+    if images.channels not in (1, channels):
         ours, theirs = (f"{c} x {s} x {s}" for c, s in ((images.channels, images.size), (channels, size)))
         raise UsageError(f"{images.name}: its images of {ours} do not fit into {theirs}")
     before = (size - images.size) // 2

@@ -30,11 +30,12 @@ Style = dict[str, str]
 
 
 def styles(columns: Sequence[str]) -> dict[str, Style]:
-    """Return a style for each column; a method of its own has its own colour, whatever stands beside it."""
+    """Return a style for each column; a method has its own colour, whatever stands beside it; the first is black."""
     free = iter(OTHERS * (1 + len(columns) // len(OTHERS)))
+    known = COLORS if "bn" in columns else {columns[0]: COLORS["bn"], **COLORS}
     return {
         column: {
-            "color": COLORS.get(column) or next(free),
+            "color": known.get(column) or next(free),
             "marker": MARKERS[number % len(MARKERS)],
             "linestyle": DASHES[number % len(DASHES)],
         }
@@ -88,7 +89,7 @@ def draw_curves(grid: Grid, path: Path) -> bool:
         [handles[column] for column in shown],
         shown,
         loc="outside upper center",
-        ncols=min(5, len(shown)),
+        ncols=min(6, len(shown)),
         frameon=False,
     )
     save(figure, path)
@@ -161,7 +162,7 @@ def draw_panel(axes: Axes, lines: Sequence[Line], seeds: Sequence[int], style: d
         axes.scatter([x] * len(values), values, color=look["color"], marker=look["marker"], s=26, alpha=0.75, zorder=3)
         if values:
             beside = x + 0.24
-            if line.interval is not None and len(values) > 2:  # that of two values is 18 times their distance wide
+            if line.interval is not None and len(values) > 2:  # that of two is 12.7 times as wide as they are apart
                 axes.plot([beside] * 2, [line.interval.low, line.interval.high], color=look["color"], linewidth=1.2)
             axes.plot([beside], [line.mean], color=look["color"], marker="_", markersize=9, markeredgewidth=2)
         if line.failed:

@@ -51,7 +51,7 @@ def difference(line: Line, factor: int = 1, least: int = 2) -> str:
     Args:
         line: The cell.
         factor: -1 turns a difference of accuracies into one of errors.
-        least: The interval is left out for fewer seeds: that of two seeds is nine times as wide as they are apart.
+        least: The interval is left out for fewer seeds: that of two seeds is 12.7 times as wide as they are apart.
     """
     of = line.against
     if of is None or not of.differences:

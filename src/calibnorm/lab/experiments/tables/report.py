@@ -163,6 +163,8 @@ class TableReport:
             "paper": "" if p is None else f"{p.value:g}",
             "paper_std": "" if p is None or p.std is None else f"{p.std:g}",
             "paper_difference": "" if gap is None else number(gap, 2),
+            "paper_top5_error": "" if p is None or p.top5 is None else f"{p.top5:g}",
+            "paper_parameters_millions": "" if p is None or p.parameters is None else f"{p.parameters:g}",
             "measure": self.table.measure,
             "model": line.cell.recipe.model,
             "data": line.cell.recipe.data,

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from calibnorm.lab import data
+from calibnorm.lab.errors import UsageError
 from calibnorm.lab.experiments.checks import check
 from calibnorm.lab.experiments.config import TableConfig
 from calibnorm.lab.experiments.grid import Cell, Grid, check_folder, read_note, slug, write_note
@@ -58,17 +59,24 @@ def run(config: TableConfig, console: Console | None = None) -> int:
 
 
 def plan(table: Table, config: TableConfig) -> tuple[Grid, dict[str, str]]:
-    """Return the grid of a table, and why entries are left out, by row.
+    """Return the grid of a table, and why rows are left out.
+
+    That is where a data set that is mixed in is missing; at paper scale, that is refused by the check before training.
 
     Raises:
         UsageError: The folder holds something else, or runs of other settings.
     """
-    cells, left_out = [], {}
+    cells: list[Cell] = []
+    left_out: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for entry in table.entries:
         recipe = scales.recipe(table, entry, config.scale)
-        if isinstance(recipe, str):
-            left_out[entry.row] = recipe
-            continue
+        if config.scale != "paper" and recipe.mix is not None:
+            if recipe.mix not in reasons:
+                reasons[recipe.mix] = missing(recipe.mix, config.data_root)
+            if reasons[recipe.mix]:
+                left_out[entry.row] = reasons[recipe.mix]
+                continue
         cells.append(Cell(entry.row, entry.column, recipe, Path(slug(entry.row), slug(entry.column))))
     seeds = config.seeds or (scales.PAPER_SEEDS if config.scale == "paper" else scales.SCALES[config.scale].seeds)
     rows = {cell.row for cell in cells if cell.column == table.baseline}
@@ -76,3 +84,12 @@ def plan(table: Table, config: TableConfig) -> tuple[Grid, dict[str, str]]:
     read_note(grid.root, COMMAND)
     check_folder(grid)
     return grid, left_out
+
+
+def missing(name: str, data_root: Path) -> str:
+    """Return why a data set cannot be read, or nothing."""
+    try:
+        data.load(name, data_root)
+    except UsageError as error:
+        return str(error)
+    return ""
