@@ -116,7 +116,8 @@ class GateSpread:
             hook.remove()
 
     def _see(self, layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        assert isinstance(layer, cn.IEBN2d) and isinstance(layer.method, IEBN)
+        assert isinstance(layer, cn.IEBN2d)
+        assert isinstance(layer.method, IEBN)
         self._gates[layer].append(layer.method.gate(inputs[0].mean((2, 3)), layer.gates()))
 
     def value(self) -> float | None:
