@@ -11,6 +11,7 @@ LAB_MODULES = {
     "matplotlib": "matplotlib",
     "numpy": "numpy",
     "rich": "rich",
+    "scipy": "scipy",
     "sklearn": "scikit-learn",
     "tensorboard": "tensorboard",
     "timm": "timm",
