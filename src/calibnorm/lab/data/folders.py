@@ -9,6 +9,7 @@ import time
 import weakref
 from abc import abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +38,27 @@ GRACE_S = 20
 
 class WorkerError(RuntimeError):
     """A worker process died or hangs."""
+
+
+class _Late(WorkerError):
+    """No batch yet."""
+
+
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    """Turn what torch raises when a worker is gone or late, in a line, into ours; the user's own errors pass."""
+    try:
+        yield
+    except (OSError, EOFError) as error:  # no more memory or files to start one, or the end of one that hands over
+        kind, reason = WorkerError, f"a DataLoader worker ended ({type(error).__name__}: {error})"
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        if "DataLoader" not in reason or "Caught" in reason:  # "Caught": something raised in a worker
+            raise
+        kind = _Late if "timed out" in reason else WorkerError
+    else:
+        return
+    raise kind(f"{reason}; too little memory, or a disk that hangs? Try fewer workers or smaller batches")
 
 
 class FolderFeeds(NamedTuple):
@@ -218,38 +240,28 @@ class _FolderFeed(Feed):
             raise
 
     def _next(self, iterator: Iterator[Any]) -> Any:
-        """Return the next batch, or None at the end.
-
-        Raises:
-            WorkerError: It will not come.
-        """
+        """Return the next batch, or None at the end."""
         start = time.monotonic()
         while True:
             try:
-                return next(iterator, None)
-            except (OSError, EOFError) as error:  # while the batch was handed over, which is by a socket
-                reason = f"a DataLoader worker ended ({type(error).__name__}: {error})"
-            except RuntimeError as error:
-                reason = str(error).splitlines()[0].rstrip(".")
-                if "DataLoader" not in reason or "Caught" in reason:
+                with _named_errors():
+                    return next(iterator, None)
+            except _Late:
+                if time.monotonic() - start > TIMEOUT_S:
                     raise
-                if "timed out" in reason and time.monotonic() - start < TIMEOUT_S:
-                    continue
-            raise WorkerError(
-                f"{reason}; too little memory, or a disk that hangs? Try fewer workers or smaller batches"
-            )
 
     def _iterator(self) -> Iterator[Any]:
         """Return an iterator over the loader; its worker processes are kept for the next one."""
         try:
             return self._start_iterator()
-        except RuntimeError:  # what was left of an epoch that was broken off did not come
+        except _Late:  # the rest of an epoch that was broken off, which torch waits for
             self.close()
             return self._start_iterator()
 
     def _start_iterator(self) -> Iterator[Any]:
         before = set(multiprocessing.active_children())
-        iterator = iter(self._loader)
+        with _named_errors():
+            iterator = iter(self._loader)
         if started := set(multiprocessing.active_children()) - before:
             # With the feed, or when the program ends: torch's own way waits five seconds a worker there.
             self._end = weakref.finalize(self, _end_workers, iterator, started)
