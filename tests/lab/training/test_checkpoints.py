@@ -57,6 +57,15 @@ def test_two_are_kept_and_the_newest_is_loaded(two: Checkpoints) -> None:
     assert heard(two) == []
 
 
+def test_a_checkpoint_takes_the_place_of_one_of_the_same_step(two: Checkpoints) -> None:
+    for number in range(20):  # whatever their digests are
+        two.save({**CONTENT, "step": 2, "number": number}, 2)
+        assert [int(path.name[5:14]) for path in two.paths()] == [1, 2]
+        loaded = two.load()
+        assert loaded is not None
+        assert loaded["number"] == number
+
+
 def test_every_flipped_bit_is_found_out(two: Checkpoints) -> None:
     newest = two.paths()[-1]
     whole = newest.read_bytes()

@@ -53,6 +53,7 @@ def test_bfloat16_computes_in_bfloat16_with_float32_weights(monkeypatch: pytest.
     assert half == pytest.approx(whole, rel=0.02)
 
 
+@pytest.mark.nightly  # float16 convolutions are slow on a CPU
 def test_the_scaler_of_float16_is_saved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # Refused on a CPU by the command, since it is slow there; the arithmetic and its scaler are the same.
     from calibnorm.lab.training import processes

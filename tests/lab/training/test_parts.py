@@ -11,7 +11,7 @@ from rich.console import Console
 
 from calibnorm.lab.errors import UsageError
 from calibnorm.lab.recipes import Recipe
-from calibnorm.lab.training import clock, processes, watching
+from calibnorm.lab.training import clock, processes, running, watching
 from calibnorm.lab.training.checkpoints import clear, write_whole
 from calibnorm.lab.training.clock import HostClock, Timing
 from calibnorm.lab.training.schedule import learning_rate
@@ -36,6 +36,47 @@ def test_the_clock_gives_medians_of_the_phases(monkeypatch: pytest.MonkeyPatch) 
     assert medians is not None
     said = "a step: data 1.00 ms (10.0 %), forward 2.00 ms (20.0 %), backward 3.00 ms (30.0 %), "
     assert str(Timing(epoch=1, images_per_second=1234.5, **medians)) == said + "update 4.00 ms (40.0 %); 1234 images/s"
+
+
+def test_the_clock_of_a_gpu_records_events_and_times_some_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Event:
+        now = 0
+
+        def __init__(self, *, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            self.at = Event.now
+
+        def synchronize(self) -> None:
+            Event.waits += 1
+
+        waits = 0
+
+        def elapsed_time(self, other: Event) -> float:
+            return float(other.at - self.at)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    measured = clock.make_clock(torch.device("cuda"), 3 * clock.SAMPLES)
+    assert measured.medians() is None
+    for step in range(9):
+        measured.begin()
+        for phase in range(4):
+            Event.now += 10 * step + phase
+            measured.mark()
+    # Every third step is timed: numbers 2, 5 and 8.
+    expected = {"data_ms": 50.0, "forward_ms": 51.0, "backward_ms": 52.0, "update_ms": 53.0}
+    assert Event.waits == 0
+    assert measured.medians() == expected
+    assert Event.waits == 1
+
+
+def test_a_gpu_is_told_to_add_in_one_order() -> None:
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    with running._repeatable(torch.device("cuda")):
+        assert (cudnn.deterministic, cudnn.benchmark) == (True, False)
+    assert (cudnn.deterministic, cudnn.benchmark) == before
 
 
 def test_the_loss_watch_remembers_the_first_step() -> None:

@@ -38,7 +38,7 @@ class Checkpoints:
     warn: Callable[[str], object]
 
     def save(self, content: dict[str, Any], step: int) -> Path:
-        """Write a checkpoint, then remove all but the newest two.
+        """Write a checkpoint, in place of one of the same step, then remove all but the newest two.
 
         Raises:
             OSError: The disk is full, or the like; the checkpoints of before are whole.
@@ -46,7 +46,10 @@ class Checkpoints:
         data = dumped(content)
         path = self.folder / f"step-{step:09d}-{digest(data)}.pt"
         write_whole(path, data)
-        for old in self.paths()[:-KEPT]:
+        # One of the same step: at an epoch's last step, it has the epoch's test still before it.
+        same = [old for old in self.paths() if old != path and step_of(old) == step]
+        before = [old for old in self.paths() if old != path and old not in same]
+        for old in [*same, *before[: 1 - KEPT]]:
             old.unlink()
         return path
 
@@ -70,6 +73,13 @@ class Checkpoints:
     def paths(self) -> list[Path]:
         """Return the checkpoints, the newest last."""
         return sorted(path for path in self.folder.glob("step-*.pt") if _NAME.fullmatch(path.name))
+
+
+def step_of(path: Path) -> int:
+    """Return the step in a checkpoint's name."""
+    match = _NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1])
 
 
 def _loaded(path: Path, data: bytes) -> dict[str, Any]:

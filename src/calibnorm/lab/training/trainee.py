@@ -137,8 +137,7 @@ class Trainee:
 
 def synchronizable(network: nn.Module) -> None:
     """Make the plain BatchNorm layers of a network ours: torch's SyncBatchNorm does not run on a CPU."""
-    owned = {
-        id(child) for module in network.modules() if isinstance(module, CalibratedNorm) for child in module.modules()
-    }
+    calibrated = [module for module in network.modules() if isinstance(module, CalibratedNorm)]
+    owned = {id(child) for module in calibrated for child in module.modules()}
     if any(isinstance(m, nn.BatchNorm2d) and id(m) not in owned for m in network.modules()):
-        cn.convert(network, "bn")
+        cn.convert(network, "bn", where=lambda name, module: id(module) not in owned)
