@@ -222,6 +222,17 @@ def command(out: Path, *args: str) -> subprocess.Popen[str]:
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
+def is_there(group: int) -> bool:
+    """Return whether a group still has a process after half a minute; init takes a moment to bury orphans."""
+    for _ in range(300):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return False
+        time.sleep(0.1)
+    return True
+
+
 SHARED = ["--epochs", "40", "--test-every", "40", "--train-images", "64", "--batch-size", "32", "--norms", "bn", "rbn"]
 
 
@@ -258,8 +269,7 @@ def test_ctrl_c_stops_all_and_the_same_command_goes_on(tmp_path: Path) -> None:
     assert process.returncode == 130, out + err
     assert "Traceback" not in out + err
     assert "stopped by Ctrl-C" in err
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)  # no worker is left
+    assert not is_there(process.pid)  # no worker is left
     assert len(list(tmp_path.rglob("checkpoints/*"))) >= 2
     with command(tmp_path, *SHARED, "--jobs", "2") as again:
         out, err = again.communicate(timeout=200)

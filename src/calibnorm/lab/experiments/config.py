@@ -111,7 +111,7 @@ class CompareConfig(Common):
     """The settings of `calibnorm compare`."""
 
     recipe: tyro.conf.Positional[str] = "digits-tiny"
-    """Recipe that all runs share; `calibnorm train --help` lists them."""
+    """Recipe that all runs share; `calibnorm train --list` lists them."""
     norms: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NORM ...")] = ("bn", "se", "iebn", "rbn")
     """What to compare, options behind a colon: bn:gamma_init=0.269. The others are compared with the first."""
     noise: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="none|N_a,N_b")] = ()
