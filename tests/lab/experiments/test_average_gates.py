@@ -14,8 +14,7 @@ from calibnorm.lab import data
 from calibnorm.lab.experiments import average_gates
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training import train
-from calibnorm.lab.training.checkpoints import Checkpoints
-from calibnorm.lab.training.folder import read_result
+from calibnorm.lab.training.folder import LAST, read_result
 from calibnorm.lab.training.trainee import build
 
 
@@ -48,7 +47,7 @@ def test_spread_and_accuracy(comparison):
     folder = comparison / "noise_0.8,0.5" / "iebn" / "seed0"
     recipe = Recipe(model="resnet11", data="digits", epochs=1, norm="iebn", noise=(0.8, 0.5), train_images=640)
     network = build(recipe, 10, 1)
-    network.load_state_dict(Checkpoints(folder / "checkpoints", print).load()["network"])
+    network.load_state_dict(torch.load(folder / LAST, weights_only=True)["network"])
     images = data.load("digits", Path("data"), train_images=640)
     feed = data.test_feed(images, batch_size=100, device="cpu")
     with torch.no_grad():
@@ -76,10 +75,15 @@ def test_nothing_to_test(tmp_path, capsys):
     assert "holds no finished run of iebn, rbn or se" in capsys.readouterr().err
 
 
-def test_a_run_without_a_checkpoint(comparison, tmp_path, capsys):
+@pytest.mark.parametrize("damaged", ["config.json", "last.pt", None])
+def test_a_run_that_is_not_whole(comparison, tmp_path, capsys, damaged):
     folder = tmp_path / "clean" / "iebn" / "seed0"
     folder.mkdir(parents=True)
     for name in ("config.json", "result.json"):
         (folder / name).write_bytes((comparison / "clean" / "rbn" / "seed0" / name).read_bytes())
+    if damaged is not None:
+        (folder / damaged).write_text("{")
     assert average_gates.main([str(tmp_path)]) == 2
-    assert "holds no checkpoint that is whole" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert f"{damaged or 'last.pt'}: is missing or damaged" in message
+    assert message.count("\n") == 1

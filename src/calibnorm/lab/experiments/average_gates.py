@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import pickle
 import sys
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
@@ -26,7 +27,7 @@ import calibnorm as cn
 from calibnorm.lab import data, models
 from calibnorm.lab.errors import UsageError
 from calibnorm.lab.recipes import Recipe
-from calibnorm.lab.training.checkpoints import Checkpoints
+from calibnorm.lab.training.folder import CONFIG, LAST, RESULT
 from calibnorm.lab.training.trainee import build
 from calibnorm.methods import IEBN
 
@@ -66,23 +67,38 @@ def measure(folder: Path, data_root: Path) -> Row:
         data_root: Where data sets lie.
 
     Raises:
-        UsageError: The run has no checkpoint, or its images are missing.
+        UsageError: The run's files are not there or not whole, or its images are missing.
     """
-    recipe = Recipe.from_dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    recipe = recipe_of(folder)
     images = data.load(recipe.data, data_root, train_images=recipe.train_images)
     if recipe.image_size is not None:
         images = data.shrink(images, recipe.image_size)
-    content = Checkpoints(folder / "checkpoints", print).load()
-    if content is None:
-        raise UsageError(f"{folder}: holds no checkpoint that is whole")
-    network = build(recipe, images.classes, images.channels)
-    network.load_state_dict(content["network"])
+    classes = images.classes + (data.info(recipe.mix).classes if recipe.mix is not None else 0)
+    network = build(recipe, classes, images.channels)
+    try:
+        network.load_state_dict(torch.load(folder / LAST, map_location="cpu", weights_only=True)["network"])
+    except (OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
+        raise UsageError(
+            f"{folder / LAST}: is missing or damaged, so the run cannot be tested; train it again"
+        ) from error
     feed = data.test_feed(images, batch_size=BATCH, device="cpu")
     with GateSpread(network) as spread:
         trained = accuracy(network, feed)
     averaged = accuracy(cn.revert(network, lossy=True), feed)
     condition = "clean" if recipe.noise is None else "noise {:g},{:g}".format(*recipe.noise)
     return Row(condition, recipe.norm, recipe.seed, trained, averaged, trained - averaged, spread.value())
+
+
+def recipe_of(folder: Path) -> Recipe:
+    """Return how a run was trained.
+
+    Raises:
+        UsageError: Its config.json cannot be read.
+    """
+    try:
+        return Recipe.from_dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder / CONFIG}: is missing or damaged; remove {folder}") from error
 
 
 @torch.no_grad()
@@ -133,12 +149,8 @@ class GateSpread:
 
 def gated_runs(root: Path) -> list[Path]:
     """Return the folders of a comparison's finished runs whose norm is calibrated by the image."""
-    runs = []
-    for result in sorted(root.glob("*/*/seed*/result.json")):
-        config = json.loads((result.parent / "config.json").read_text(encoding="utf-8"))
-        if models.parse_norm(config["norm"]).method in ("iebn", "rbn", "se"):
-            runs.append(result.parent)
-    return runs
+    runs = [result.parent for result in sorted(root.glob(f"*/*/seed*/{RESULT}"))]
+    return [run for run in runs if models.parse_norm(recipe_of(run).norm).method in ("iebn", "rbn", "se")]
 
 
 def main(args: Sequence[str]) -> int:
@@ -147,12 +159,13 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("comparison", type=Path, help="folder of a comparison, such as runs/compare/fashion-study")
     parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder of the data sets")
     options = parser.parse_args(args)
-    runs = gated_runs(options.comparison)
-    if not runs:
-        print(f"{options.comparison}: holds no finished run of iebn, rbn or se", file=sys.stderr)
-        return 2
     console = Console()
     try:
+        runs = gated_runs(options.comparison)
+        if not runs:
+            raise UsageError(
+                f"{options.comparison}: holds no finished run of iebn, rbn or se; name a comparison's folder"
+            )
         rows = [measure(run, options.data_root) for run in track(runs, "testing", console=console)]
     except UsageError as error:
         print(f"average_gates: {error}", file=sys.stderr)
