@@ -52,10 +52,8 @@ def test_every_printed_number_is_an_entry(name: str) -> None:
     assert of == {entry.row for entry in table(name).entries}
 
 
-@pytest.mark.parametrize(
-    "scale",
-    ["tiny", pytest.param("small", marks=pytest.mark.nightly), pytest.param("paper", marks=pytest.mark.nightly)],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("scale", ["tiny", "small", "paper"])
 def test_every_network_can_be_built_for_its_images(scale: str) -> None:
     found = {r for name in NAMES for r in recipes(name, scale).values()}
     for model, data, norm, stages in sorted({(r.model, r.data, r.norm, r.stages) for r in found}):

@@ -17,7 +17,7 @@ from calibnorm.lab.experiments.summary import Line
 from calibnorm.lab.recipes import Recipe
 
 NOTHING = "–"
-WHOLE = ("accuracy (%)", "ours (%)", "paper (%)", "paper", "failed", "norm")
+WHOLE = ("accuracy (%)", "ours (%)", "paper (%)", "paper", "failed")
 """Columns that are never broken into lines."""
 WORDS = {"diverged": "NaN", "failed": "error", "missing": NOTHING, "busy": NOTHING}
 
