@@ -11,7 +11,6 @@ from typing import Any
 from rich.console import Console
 
 from calibnorm.lab import data, models, recipes
-from calibnorm.lab.environment import describe_environment
 from calibnorm.lab.errors import UsageError
 from calibnorm.lab.experiments import plots, texts
 from calibnorm.lab.experiments.checks import check
@@ -28,6 +27,7 @@ from calibnorm.lab.experiments.grid import (
     write_note,
     write_text,
 )
+from calibnorm.lab.experiments.origins import made_with
 from calibnorm.lab.experiments.outcomes import Outcome
 from calibnorm.lab.experiments.progress import complaints, stopped, train_grid
 from calibnorm.lab.experiments.summary import Line, summarize, write_results, write_summary
@@ -244,7 +244,7 @@ class Report:
                 "Lines are means over seeds, bands reach from the least to the greatest.",
                 "![Test error and training loss over epochs](curves.png)",
             ]
-        parts += ["## Made with", made_with(self.command_line(), self.seconds)]
+        parts += ["## Made with", made_with(self.command_line(), self.seconds, self.grid)]
         return "\n\n".join(parts) + "\n"
 
     def command_line(self) -> str:
@@ -270,14 +270,3 @@ class Report:
         console.print(
             f"\nReport and pictures: {self.grid.root / 'report.md'}   ({self.seconds:.0f} s)", highlight=False
         )
-
-
-def made_with(command: str, seconds: float) -> str:
-    """Return the command, the versions and the machine."""
-    e = describe_environment()
-    commit = f" (commit {e['commit']})" if e["commit"] else ""
-    return (
-        f"`{command}`, {seconds:.0f} s this time, with calibnorm {e['calibnorm']}{commit}, torch {e['torch']}, Python "
-        f"{e['python']}, on {e['cpu']}. Every run's own settings and machine: config.json and environment.json in its "
-        "folder. Every run: results.csv. Every cell: summary.csv."
-    )

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from calibnorm.lab.experiments import plots, texts
-from calibnorm.lab.experiments.compare import made_with
 from calibnorm.lab.experiments.config import Scale
 from calibnorm.lab.experiments.grid import Grid, write_text
+from calibnorm.lab.experiments.origins import made_with
 from calibnorm.lab.experiments.published import PAPERS
 from calibnorm.lab.experiments.summary import Line, number, write_results, write_summary
 from calibnorm.lab.experiments.tables.definitions import Entry, Table
@@ -240,7 +240,7 @@ class TableReport:
             "Lines are means over seeds, bands reach from the least to the greatest.",
             "![Test error and training loss over epochs](curves.png)",
             "## Made with",
-            made_with(self.command_line(), self.seconds),
+            made_with(self.command_line(), self.seconds, self.grid),
         ]
         return "\n\n".join(parts) + "\n"
 
