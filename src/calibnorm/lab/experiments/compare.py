@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from calibnorm.lab import data, models, recipes
-from calibnorm.lab.errors import UsageError
+from calibnorm.lab.errors import Stopped, UsageError
 from calibnorm.lab.experiments import plots, texts
 from calibnorm.lab.experiments.checks import check
 from calibnorm.lab.experiments.config import NOT_OVERRIDDEN, CompareConfig, overridden
@@ -45,7 +45,7 @@ def run(config: CompareConfig, console: Console | None = None) -> int:
         console: Where to print; standard output by default.
 
     Returns:
-        The exit status: 0; 1 where runs failed, 130 after Ctrl-C.
+        The exit status: 0; 1 where runs failed or are missing, 130 after Ctrl-C, 143 after SIGTERM.
 
     Raises:
         UsageError: A setting cannot be used, or the folder holds other runs; nothing has been trained then.
@@ -56,8 +56,8 @@ def run(config: CompareConfig, console: Console | None = None) -> int:
     write_note(grid.root, {"command": COMMAND, "recipe": config.recipe, "settings": shared(recipe)})
     try:
         failed = train_grid(grid, config, console)
-    except KeyboardInterrupt:
-        return stopped(grid)
+    except Stopped as stop:
+        return stopped(grid, stop.number)
     report = Report(config, recipe, grid, outcomes(grid, failed), complaints(grid, failed), time.perf_counter() - start)
     report.write()
     report.show(console)
@@ -124,7 +124,7 @@ class Report:
         recipe: What all runs share.
         grid: The runs.
         lines: A line for every cell.
-        complaints: A sentence for every run that failed.
+        complaints: A sentence for every run that did not finish.
         seconds: Wall time of this command.
     """
 
@@ -229,7 +229,7 @@ class Report:
             texts.bullets(map(self.verdict, self.grid.rows)),
         ]
         if self.complaints:
-            parts += ["## Runs that failed", texts.bullets(self.complaints)]
+            parts += ["## Runs that failed or are missing", texts.bullets(self.complaints)]
         parts += [
             "## How to read it",
             texts.bullets(self.limits()),

@@ -30,7 +30,7 @@ class TableReport:
         grid: The runs.
         lines: A line for every cell of the grid.
         left_out: Why entries are not there, by row.
-        complaints: A sentence for every run that failed.
+        complaints: A sentence for every run that did not finish.
         seconds: Wall time of this command.
     """
 
@@ -222,7 +222,7 @@ class TableReport:
             self.verdict(),
         ]
         if self.complaints:
-            parts += ["## Runs that failed", texts.bullets(self.complaints)]
+            parts += ["## Runs that failed or are missing", texts.bullets(self.complaints)]
         parts += ["## How to read it", texts.bullets(self.limits())]
         parts += ["## How it was trained", texts.bullets(self.trained())]
         if differences:
