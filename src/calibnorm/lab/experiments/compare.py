@@ -196,15 +196,18 @@ class Report:
 
     def limits(self) -> list[str]:
         """Return what the numbers mean and what they leave open."""
-        compared = sum(line.against is not None for line in self.lines)
+        compared = sum(line.against is not None and bool(line.against.differences) for line in self.lines)
+        looked_at = (
+            f"{compared} difference{'s are' if compared != 1 else ' is'} looked at: of twenty that are truly 0, one "
+            "interval is expected to leave 0 out. "
+        )
         return [
             "Accuracies are those after the last epoch on the test images, mean ± sample standard deviation over "
             "seeds; runs that failed are not in them.",
             "Differences are paired by seed: runs of a seed share initial weights and batches. Intervals are 95 %, "
             "Student's t over seeds: they assume that the differences are independent and roughly normal, which fails "
             "where some runs train and others stay at chance. Look at each seed there.",
-            f"{compared} difference{'s are' if compared != 1 else ' is'} looked at: of twenty that are truly 0, one "
-            "interval is expected to leave 0 out. All seeds share one set of test images, whose own chance is in no "
+            f"{looked_at if compared else ''}All seeds share one set of test images, whose own chance is in no "
             "interval.",
             '"At chance" is a finished run of at most twice the accuracy of guessing; "failed" one whose loss stopped '
             "being finite, or whose process ended with an error.",
