@@ -16,7 +16,7 @@ from calibnorm.lab.experiments.progress import complaints, stopped, train_grid
 from calibnorm.lab.experiments.summary import summarize
 from calibnorm.lab.experiments.tables import definitions, scales
 from calibnorm.lab.experiments.tables.definitions import Table
-from calibnorm.lab.experiments.tables.report import TableReport
+from calibnorm.lab.experiments.tables.report import TableReport, absent
 
 COMMAND = "calibnorm table"
 
@@ -38,6 +38,8 @@ def run(config: TableConfig, console: Console | None = None) -> int:
     table = definitions.table(config.table)
     grid, left_out = plan(table, config)
     check((cell.recipe for cell in grid.cells), config.data_root)
+    for sentence in absent(left_out):
+        console.print(sentence, style="yellow", highlight=False)
     write_note(grid.root, {"command": COMMAND, "table": table.name, "scale": config.scale})
     try:
         failed = train_grid(grid, config, console)
