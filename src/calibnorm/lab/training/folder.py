@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from calibnorm.lab.errors import RunFailed, UsageError
+from calibnorm.lab.files import write_json, write_whole
 from calibnorm.lab.recipes import Recipe
-from calibnorm.lab.training.checkpoints import write_whole
 from calibnorm.lab.training.clock import Timing
 from calibnorm.lab.training.state import Row
 
@@ -193,11 +193,6 @@ def writing(folder: Path) -> Iterator[None]:
             f"{error.filename or folder}: cannot be written ({error.strerror}); the checkpoint of before is whole: "
             "make room, and start the same command again"
         ) from error
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file, whole, that is good to read and to compare."""
-    write_whole(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def write_rows(path: Path, kind: type[Row] | type[Timing], rows: Sequence[Row] | Sequence[Timing]) -> None:
