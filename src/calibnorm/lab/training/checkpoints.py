@@ -61,13 +61,16 @@ class Checkpoints:
         Raises:
             UsageError: A file holds more than tensors, numbers and texts, which running code might come from.
         """
-        for path in reversed(self.paths()):
+        paths = self.paths()
+        while paths:
+            path = paths.pop()
             data = path.read_bytes()
             match = _NAME.fullmatch(path.name)
             if match is not None and digest(data) == match[2]:
                 return _loaded(path, data)
             path.rename(path.with_name(f"{path.name}.damaged"))
-            self.warn(f"{path.name} is damaged (its content is not what was written); going on from the one before")
+            remedy = "going on from the one before" if paths else "there is none before it: starting from the beginning"
+            self.warn(f"{path.name} is damaged (its content is not what was written); {remedy}")
         return None
 
     def paths(self) -> list[Path]:
