@@ -18,7 +18,9 @@ import pytest
 from PIL import Image
 
 from calibnorm.lab import cli
-from calibnorm.lab.experiments import compare, workers
+from calibnorm.lab.experiments import compare, worker_process, workers
+from calibnorm.lab.experiments.grid import Run
+from calibnorm.lab.experiments.outcomes import Outcome
 
 TINY = ["--epochs", "1", "--train-images", "64", "--batch-size", "32", "--jobs", "0", "--accelerator", "cpu"]
 # A gamma of 1e30 overflows with the first step: a norm whose every run diverges.
@@ -129,7 +131,7 @@ def test_the_command_in_the_report_makes_it_again(
         raise AssertionError("trained again")
 
     # Nothing is left to train: neither what is finished nor what diverged.
-    monkeypatch.setattr(workers, "trained", train)
+    monkeypatch.setattr(worker_process, "trained", train)
     before = {path: path.stat().st_mtime_ns for path in done.root.rglob("result.json")}
     assert main(*words, "--out", str(done.root.parent), "--jobs", "1") == 1
     assert {path: path.stat().st_mtime_ns for path in done.root.rglob("result.json")} == before
@@ -234,6 +236,27 @@ def is_there(group: int) -> bool:
 
 
 SHARED = ["--epochs", "40", "--test-every", "40", "--train-images", "64", "--batch-size", "32", "--norms", "bn", "rbn"]
+
+
+@pytest.mark.parametrize("jobs", ["0", "1"])
+def test_sigterm_is_an_exit_status_of_its_own_and_a_line(
+    jobs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if jobs == "0":
+
+        def train(run: Run, settings: worker_process.Settings) -> Outcome:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise AssertionError("went on")
+
+        monkeypatch.setattr(worker_process, "trained", train)
+    else:  # the processes are told to end: no worker is needed for that
+        monkeypatch.setattr(workers, "Worker", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    args = [*TINY[:-4], "--jobs", jobs, "--accelerator", "cpu", "--norms", "bn", "--seeds", "1", "--out", str(tmp_path)]
+    assert main("digits-tiny", *args) == 143
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert line.startswith("calibnorm: stopped by SIGTERM; ")
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.nightly

@@ -16,9 +16,13 @@ from calibnorm.lab import cli, models
 from calibnorm.lab.data import info
 from calibnorm.lab.experiments import published
 from calibnorm.lab.experiments.config import TABLES as NAMES
-from calibnorm.lab.experiments.config import TableConfig
+from calibnorm.lab.experiments.config import Scale, TableConfig
+from calibnorm.lab.experiments.grid import Cell, Grid
+from calibnorm.lab.experiments.outcomes import Outcome
+from calibnorm.lab.experiments.summary import Line
 from calibnorm.lab.experiments.tables import run, scales
 from calibnorm.lab.experiments.tables.definitions import TABLES, Entry, table
+from calibnorm.lab.experiments.tables.report import TableReport
 from calibnorm.lab.experiments.tables.scales import recipe
 from calibnorm.lab.recipes import Recipe
 
@@ -138,6 +142,70 @@ def test_rows_that_mix_in_what_is_missing_are_left_out_below_paper_scale(tmp_pat
     assert all("MNIST" in why and "download" in why for why in left_out.values())
     assert set(grid.rows) == {e.row for e in table("iebn-3").entries} - set(left_out)
     assert "not mixed" in grid.rows
+
+
+@pytest.mark.parametrize("scale", ["tiny", "small"])
+def test_all_rows_of_the_mixed_table_take_as_many_steps(scale: str) -> None:
+    found = recipes("iebn-3", scale)
+    main = {row: r.batch_size if r.mix is None else r.mix_main for (row, _), r in found.items()}
+    assert main["not mixed"] == 100
+    assert len(main) > 1
+    assert len(set(main.values())) == len({(r.epochs, r.train_images) for r in found.values()}) == 1
+
+
+def lines_of(name: str, scale: Scale) -> tuple[Grid, list[Line]]:
+    """Return lines with accuracies of 90, 91, ... and top-5 accuracies 5 above, without training."""
+    entries = table(name).entries
+    cells = [Cell(e.row, e.column, recipe(table(name), e, scale), Path(str(i))) for i, e in enumerate(entries)]
+    grid = Grid(Path("nowhere"), cells, range(1), {cell.row: table(name).baseline for cell in cells})
+    outcomes = [Outcome("finished", 60.0 + i, top5=65.0 + i, parameters=1_234_567) for i in range(len(cells))]
+    return grid, [Line(cell, {0: o}, 1.0, None) for cell, o in zip(cells, outcomes, strict=True)]
+
+
+def told(name: str, scale: Scale, left_out: dict[str, str] | None = None) -> TableReport:
+    return TableReport(table(name), scale, *lines_of(name, scale), left_out or {}, [], 1.0)
+
+
+def test_a_report_says_what_was_trained_on_and_what_stands_for_what() -> None:
+    limits = " ".join(told("iebn-3", "small").limits())
+    assert "trained on digits for 20 epochs. resnet20 stands for the paper's resnet164." in limits
+    assert "FashionMNIST" not in limits
+    assert "trained on digits for 3 epochs. " in " ".join(told("iebn-3", "tiny").limits())
+    limits = " ".join(told("rbn-1", "tiny").limits())
+    assert "resnet11 stands for the paper's resnet50; " in limits
+    assert "res2net50 and mobilenet_v2 are as in the paper" in limits
+    assert "trained on digits for 2 epochs; on 320 training images of digits for 2 epochs." in limits
+    assert "stands for" not in " ".join(told("rbn-1", "paper").limits())
+
+
+@pytest.mark.parametrize("name", ["iebn-4", "iebn-5", "iebn-fig4"])
+def test_the_ablations_say_on_how_many_gpus_the_paper_made_them(name: str) -> None:
+    assert any("using 2 GPUs" in note for note in table(name).notes)
+
+
+def test_what_is_left_out_is_said_before_the_table() -> None:
+    report = told("iebn-3", "tiny", {"240 of mnist a batch": "MNIST is missing"})
+    text, sentence = report.markdown(False), "240 of mnist a batch: left out. MNIST is missing."
+    assert 0 < text.index(sentence) < text.index("| ours (%) |")
+    assert text.count(sentence) == 1
+
+
+def test_parameters_top5_and_losses_stand_beside_the_papers() -> None:
+    text = told("iebn-1", "tiny").markdown(False)
+    assert "## Parameters, millions" in text
+    assert "| resnet34, imagenet | iebn | resnet11 | 1.23 | 21.82 |" in text
+    # The first line has a top-5 accuracy of 65 here, and gn's, the second of resnet50's, of 66.
+    text = told("rbn-1", "tiny").markdown(False)
+    assert "| resnet11 | gn | 34.00 | 7.30 |" not in text
+    assert "| resnet50 | gn | 34.00 | 7.30 |" in text
+    assert "| resnet50 | in |" not in text[text.index("## Top-5 error") :]  # the paper prints none
+    # Column by column: bn's accuracies are 60, 62, ... from row to row.
+    text = told("iebn-3", "tiny").markdown(False)
+    assert "## Accuracy minus that of not mixed" in text
+    assert "| 240 of mnist a batch | bn | +2.00 | -1.16 |" in text
+    assert "| 240 of mnist a batch | iebn | +2.00 | -0.44 |" in text
+    for part in ("## Parameters", "## Top-5", "## Accuracy minus"):
+        assert part not in told("iebn-2", "tiny").markdown(False)
 
 
 def test_a_row_of_every_table_differs_in_nothing_but_what_it_compares() -> None:

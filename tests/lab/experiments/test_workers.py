@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from calibnorm.lab.experiments import workers
-from calibnorm.lab.experiments.grid import Run
+from calibnorm.lab.experiments.grid import Cell, Grid, Run
 from calibnorm.lab.experiments.locks import exclusive
 from calibnorm.lab.experiments.outcomes import Outcome, curve, epochs_done, outcome
-from calibnorm.lab.experiments.workers import Settings, train_all, visible_gpus
+from calibnorm.lab.experiments.progress import complaints
+from calibnorm.lab.experiments.worker_process import Settings
+from calibnorm.lab.experiments.workers import train_all, visible_gpus
 from calibnorm.lab.recipes import Recipe
 
 TINY = Recipe(model="resnet11", data="digits", epochs=1, train_images=64, batch_size=32, schedule="cosine")
@@ -93,6 +95,37 @@ def test_an_error_is_told_in_a_line(tmp_path: Path) -> None:
     (other.folder / "config.json").write_text(json.dumps(replace(TINY, epochs=7).to_dict()))
     failed = train_all([other], 0, Settings(tmp_path / "data", "cpu"))[other.folder]
     assert "holds a run with epochs 7, not 1" in failed.message
+
+
+def test_a_run_of_another_command_is_waited_for_without_processes_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pause in ("POLL_S", "RETRY_S"):
+        monkeypatch.setattr(workers, pause, 0.01)
+    run = Run(TINY, tmp_path / "seed0")
+    looks: list[int] = []
+    with ExitStack() as other_command:
+        assert other_command.enter_context(exclusive(run.lock))
+
+        def watch() -> None:
+            looks.append(0)
+            if len(looks) == 5:
+                other_command.close()
+
+        assert train_all([run], 0, Settings(tmp_path / "data", "cpu"), watch) == {}
+    assert len(looks) >= 6
+    assert outcome(run).finished
+
+
+def test_a_run_without_a_result_is_complained_of(tmp_path: Path) -> None:
+    grid = Grid(tmp_path, [Cell("clean", "bn", TINY, Path("bn"))], range(2))
+    (tmp_path / "bn/seed0").mkdir(parents=True)
+    (tmp_path / "bn/seed0/result.json").write_text(
+        json.dumps(dict.fromkeys(("test_accuracy", "best_test_accuracy", "test_top5", "parameters", "seconds"), 1.0))
+    )
+    assert complaints(grid, {}) == ["bn/seed1 missing: it has no result"]
+    busy = {tmp_path / "bn/seed1": Outcome("busy", message="another command trains it")}
+    assert complaints(grid, busy) == ["bn/seed1 busy: another command trains it"]
 
 
 def test_gpus_are_shared_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:

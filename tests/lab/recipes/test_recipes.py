@@ -10,7 +10,7 @@ import torch
 
 from calibnorm.lab import data, models
 from calibnorm.lab.errors import UsageError
-from calibnorm.lab.recipes import RECIPES, Recipe, recipe, summary
+from calibnorm.lab.recipes import RECIPES, Recipe, parse_noise, recipe, summary
 
 # Of the papers: batch, epochs, learning rate, milestones, weight decay. IEBN's Tables 6 and 7; RBN's section 4.1.
 IEBN = {
@@ -97,7 +97,9 @@ BASE = Recipe("resnet11", "digits", epochs=10)
         ({"clip_norm": math.nan}, "--clip-norm nan"),
         ({"ema": 0.0}, "--ema 0.0"),
         ({"mix": "digits"}, "--mix digits"),
-        ({"noise": (math.nan, 0.0)}, "--noise nan 0.0"),
+        ({"noise": (math.nan, 0.0)}, "--noise nan,0"),
+        ({"noise": (0.0, 0.2)}, "--noise 0,0.2: needs two finite numbers, the first not 0"),
+        ({"mix": "mnist", "train_images": 99}, "--train-images 99: fewer than one batch of 100"),
         ({"image_size": 0}, "--image-size 0"),
     ],
 )
@@ -117,3 +119,41 @@ def test_unknown_settings_and_names() -> None:
     # A setting that an older version had not has its default.
     assert Recipe.from_dict({"model": "resnet11", "data": "digits", "epochs": 10}) == BASE
     assert all(f.name in BASE.to_dict() for f in fields(Recipe))
+
+
+def test_a_mixed_batch_needs_only_its_own_part_of_the_images() -> None:
+    assert replace(BASE, mix="mnist", train_images=100).images_a_step == 340
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ([], "config.json: holds no settings of a recipe"),
+        ({"epochs": "3"}, "config.json: epochs '3': must be a whole number"),
+        ({"epochs": True}, "config.json: epochs True: must be a whole number"),
+        ({"learning_rate": "fast"}, "config.json: learning_rate 'fast': must be a number"),
+        ({"model": 11}, "config.json: model 11: must be a text"),
+        ({"nesterov": 1}, "config.json: nesterov 1: must be true or false"),
+        ({"noise": [0.8]}, "config.json: noise [0.8]: must be two numbers or null"),
+        ({"noise": 0.8}, "config.json: noise 0.8: must be two numbers or null"),
+        ({"milestones": [3, "x"]}, "config.json: milestones [3, 'x']: must be whole numbers"),
+        ({"schedule": "linear"}, "config.json: schedule 'linear': must be step or cosine"),
+        ({"train_images": 2.5}, "config.json: train_images 2.5: must be a whole number or null"),
+    ],
+)
+def test_settings_of_another_type_are_named(settings: object, named: str) -> None:
+    given = {**BASE.to_dict(), **settings} if isinstance(settings, dict) else settings
+    with pytest.raises(UsageError) as caught:
+        Recipe.from_dict(given)  # type: ignore[arg-type]
+    assert str(caught.value) == named
+
+
+def test_a_whole_number_may_stand_for_a_real_one() -> None:
+    changed = {"learning_rate": 1, "milestones": [3, 5], "noise": [1, 0.5]}
+    assert Recipe.from_dict({**BASE.to_dict(), **changed}).milestones == (3, 5)
+
+
+@pytest.mark.parametrize("text", ["0.5", "0.5,0.2,0.1", "a,b", "", "0,1", "inf,1"])
+def test_texts_that_are_no_noise(text: str) -> None:
+    with pytest.raises(UsageError, match=f"^--noise {text}: "):
+        parse_noise(text)

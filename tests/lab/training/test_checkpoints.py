@@ -100,7 +100,13 @@ def test_truncated_and_empty_files_are_found_out(left: int, two: Checkpoints) ->
 def test_without_a_whole_one_there_is_none(two: Checkpoints) -> None:
     for path in two.paths():
         path.write_bytes(b"")
+    older, newer = (path.name for path in two.paths())
     assert two.load() is None
+    damaged = "is damaged (its content is not what was written)"
+    assert heard(two) == [
+        f"{newer} {damaged}; going on from the one before",
+        f"{older} {damaged}; there is none before it: starting from the beginning",
+    ]
 
 
 class Malice:
@@ -201,6 +207,14 @@ def test_a_finished_run_can_be_made_longer_and_is_not_run_again(tmp_path: Path) 
     files = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     assert run(RICH, folder) == first
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == files
+    # A damaged result is no traceback, and can be had again.
+    whole = (folder / "result.json").read_bytes()
+    for damaged in (whole[:40], b"[]", b'{"test_accuracy": 99.0}'):
+        (folder / "result.json").write_bytes(damaged)
+        with pytest.raises(UsageError, match=r"result.json: is damaged; remove it, and the same command"):
+            run(RICH, folder)
+    (folder / "result.json").unlink()
+    assert replace(run(RICH, folder), seconds=first.seconds) == first
     longer = run(replace(RICH, epochs=3), folder, override=["epochs"])
     assert longer.epochs == 3
     assert len((folder / "metrics.csv").read_text().splitlines()) == 4

@@ -141,7 +141,7 @@ def test_a_run_and_what_it_prints(
     folder = Path("runs/digits-tiny/bn-gamma_init=0.269-noise0.8,0.5-seed3")
     result = json.loads((folder / "result.json").read_text())
     assert said[0].startswith("epoch 1/1  train loss ")
-    assert said[1].startswith(f"{folder}: test accuracy {result['test_accuracy']:.2f} % after 1 epochs")
+    assert said[1].startswith(f"{folder}: test accuracy {result['test_accuracy']:.2f} % after 1 epoch (the best was ")
     assert said[2].startswith("a step: data ")
     assert "images/s" in said[2]
     settings = json.loads((folder / "config.json").read_text())

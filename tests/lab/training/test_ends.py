@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from calibnorm.lab import cli, models
 from calibnorm.lab.errors import RunFailed, Stopped, UsageError
 from calibnorm.lab.training import folder as folders
 from calibnorm.lab.training import inputs, processes, running
+from calibnorm.lab.training.machine import Accelerator
 from calibnorm.lab.training.trainee import synchronizable
 from calibnorm.nn import CalibratedNorm
 from lab.training.tiny import RICH, STEPS, TINY, arguments, assert_same_run, run, state
@@ -142,3 +146,30 @@ def test_a_disk_without_locks_is_used_all_the_same(tmp_path: Path, monkeypatch: 
 def test_mixing_needs_sets_in_memory() -> None:
     with pytest.raises(UsageError, match="--mix mnist: sets in memory can be mixed"):
         inputs.check(replace(TINY, data="imagenet", mix="mnist"))
+
+
+@pytest.mark.parametrize(
+    ("change", "accelerator", "named"),
+    [
+        ({}, "cuda", "--accelerator cuda"),
+        ({"precision": "float16"}, "auto", "--precision float16"),
+        ({"compile": True}, "cpu", "--compile: torch.compile does not work here: no compiler$"),
+    ],
+)
+def test_what_a_machine_cannot_do_is_refused_without_lightning(
+    change: dict[str, Any], accelerator: Accelerator, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compiled(*args: object) -> None:
+        raise RuntimeError("no compiler\nand much more")
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.compile", lambda function: compiled)
+    inputs.check_machine(TINY, "cpu")
+    with pytest.raises(UsageError, match=named):
+        inputs.check_machine(replace(TINY, **change), accelerator)
+
+
+def test_inputs_are_checked_without_lightning() -> None:
+    code = "import sys, calibnorm.lab.training.inputs; print('lightning' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

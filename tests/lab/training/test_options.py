@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from calibnorm.lab import data
 from calibnorm.lab.errors import RunFailed
-from calibnorm.lab.training import trainee
+from calibnorm.lab.training import inputs, processes, trainee
 from calibnorm.lab.training.watching import Watcher
 from lab.training.tiny import STEPS, TINY, Interrupting, assert_same_run, run, state
 
@@ -56,9 +56,8 @@ def test_bfloat16_computes_in_bfloat16_with_float32_weights(monkeypatch: pytest.
 @pytest.mark.nightly  # float16 convolutions are slow on a CPU
 def test_the_scaler_of_float16_is_saved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # Refused on a CPU by the command, since it is slow there; the arithmetic and its scaler are the same.
-    from calibnorm.lab.training import processes
-
-    monkeypatch.setattr(processes, "_check_precision", lambda kind, precision: None)
+    for module in (inputs, processes):
+        monkeypatch.setattr(module, "check_precision", lambda kind, precision: None)
     recipe = replace(ONE, precision="float16")
     run(recipe, tmp_path / "whole")
     assert state(tmp_path / "whole")["scaler"]["_growth_tracker"] == STEPS

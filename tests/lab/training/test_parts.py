@@ -12,7 +12,7 @@ from rich.console import Console
 from calibnorm.lab.errors import UsageError
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training import clock, processes, running, watching
-from calibnorm.lab.training.checkpoints import clear, write_whole
+from calibnorm.lab.training.checkpoints import clear
 from calibnorm.lab.training.clock import HostClock, Timing
 from calibnorm.lab.training.schedule import learning_rate
 from calibnorm.lab.training.state import LossWatch, Row
@@ -115,21 +115,6 @@ def test_an_untested_epoch_has_no_test_figures_in_its_line() -> None:
     nan = float("nan")
     line = watching.line(Row(3, 1.5, 50.0, nan, nan, nan, 0.1), 120)
     assert line == "epoch   3/120  train loss 1.5000 accuracy 50.00 %  learning rate 0.1"
-
-
-def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    write_whole(path, b"before")
-
-    def full(file: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("os.fsync", full)
-        with pytest.raises(OSError, match="No space"):
-            write_whole(path, b"after")
-    assert path.read_bytes() == b"before"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
 def test_clear_removes_only_what_was_half_written(tmp_path: Path) -> None:

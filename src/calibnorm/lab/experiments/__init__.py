@@ -1,4 +1,5 @@
 """`calibnorm compare` and `calibnorm table`: many runs, their statistics, and the papers' figures beside ours.
 
-Read in this order: published, statistics, grid, cells, workers, summary, plots, report, compare; then tables.
+Read in this order: config, grid, outcomes, checks, worker_process, workers, progress; statistics, summary, texts,
+plots, origins, compare; then published and tables. average_gates is a command of its own.
 """

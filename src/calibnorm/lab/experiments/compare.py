@@ -11,8 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from calibnorm.lab import data, models, recipes
-from calibnorm.lab.environment import describe_environment
-from calibnorm.lab.errors import UsageError
+from calibnorm.lab.errors import Stopped, UsageError
 from calibnorm.lab.experiments import plots, texts
 from calibnorm.lab.experiments.checks import check
 from calibnorm.lab.experiments.config import NOT_OVERRIDDEN, CompareConfig, overridden
@@ -28,6 +27,7 @@ from calibnorm.lab.experiments.grid import (
     write_note,
     write_text,
 )
+from calibnorm.lab.experiments.origins import made_with
 from calibnorm.lab.experiments.outcomes import Outcome
 from calibnorm.lab.experiments.progress import complaints, stopped, train_grid
 from calibnorm.lab.experiments.summary import Line, summarize, write_results, write_summary
@@ -45,7 +45,7 @@ def run(config: CompareConfig, console: Console | None = None) -> int:
         console: Where to print; standard output by default.
 
     Returns:
-        The exit status: 0; 1 where runs failed, 130 after Ctrl-C.
+        The exit status: 0; 1 where runs failed or are missing, 130 after Ctrl-C, 143 after SIGTERM.
 
     Raises:
         UsageError: A setting cannot be used, or the folder holds other runs; nothing has been trained then.
@@ -56,8 +56,8 @@ def run(config: CompareConfig, console: Console | None = None) -> int:
     write_note(grid.root, {"command": COMMAND, "recipe": config.recipe, "settings": shared(recipe)})
     try:
         failed = train_grid(grid, config, console)
-    except KeyboardInterrupt:
-        return stopped(grid)
+    except Stopped as stop:
+        return stopped(grid, stop.number)
     report = Report(config, recipe, grid, outcomes(grid, failed), complaints(grid, failed), time.perf_counter() - start)
     report.write()
     report.show(console)
@@ -124,7 +124,7 @@ class Report:
         recipe: What all runs share.
         grid: The runs.
         lines: A line for every cell.
-        complaints: A sentence for every run that failed.
+        complaints: A sentence for every run that did not finish.
         seconds: Wall time of this command.
     """
 
@@ -196,15 +196,18 @@ class Report:
 
     def limits(self) -> list[str]:
         """Return what the numbers mean and what they leave open."""
-        compared = sum(line.against is not None for line in self.lines)
+        compared = sum(line.against is not None and bool(line.against.differences) for line in self.lines)
+        looked_at = (
+            f"{compared} difference{'s are' if compared != 1 else ' is'} looked at: of twenty that are truly 0, one "
+            "interval is expected to leave 0 out. "
+        )
         return [
             "Accuracies are those after the last epoch on the test images, mean ± sample standard deviation over "
             "seeds; runs that failed are not in them.",
             "Differences are paired by seed: runs of a seed share initial weights and batches. Intervals are 95 %, "
             "Student's t over seeds: they assume that the differences are independent and roughly normal, which fails "
             "where some runs train and others stay at chance. Look at each seed there.",
-            f"{compared} difference{'s are' if compared != 1 else ' is'} looked at: of twenty that are truly 0, one "
-            "interval is expected to leave 0 out. All seeds share one set of test images, whose own chance is in no "
+            f"{looked_at if compared else ''}All seeds share one set of test images, whose own chance is in no "
             "interval.",
             '"At chance" is a finished run of at most twice the accuracy of guessing; "failed" one whose loss stopped '
             "being finite, or whose process ended with an error.",
@@ -229,7 +232,7 @@ class Report:
             texts.bullets(map(self.verdict, self.grid.rows)),
         ]
         if self.complaints:
-            parts += ["## Runs that failed", texts.bullets(self.complaints)]
+            parts += ["## Runs that failed or are missing", texts.bullets(self.complaints)]
         parts += [
             "## How to read it",
             texts.bullets(self.limits()),
@@ -244,7 +247,7 @@ class Report:
                 "Lines are means over seeds, bands reach from the least to the greatest.",
                 "![Test error and training loss over epochs](curves.png)",
             ]
-        parts += ["## Made with", made_with(self.command_line(), self.seconds)]
+        parts += ["## Made with", made_with(self.command_line(), self.seconds, self.grid)]
         return "\n\n".join(parts) + "\n"
 
     def command_line(self) -> str:
@@ -270,14 +273,3 @@ class Report:
         console.print(
             f"\nReport and pictures: {self.grid.root / 'report.md'}   ({self.seconds:.0f} s)", highlight=False
         )
-
-
-def made_with(command: str, seconds: float) -> str:
-    """Return the command, the versions and the machine."""
-    e = describe_environment()
-    commit = f" (commit {e['commit']})" if e["commit"] else ""
-    return (
-        f"`{command}`, {seconds:.0f} s this time, with calibnorm {e['calibnorm']}{commit}, torch {e['torch']}, Python "
-        f"{e['python']}, on {e['cpu']}. Every run's own settings and machine: config.json and environment.json in its "
-        "folder. Every run: results.csv. Every cell: summary.csv."
-    )

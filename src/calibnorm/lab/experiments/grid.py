@@ -14,7 +14,7 @@ from typing import Any
 from calibnorm.lab.errors import UsageError
 from calibnorm.lab.recipes import Recipe
 
-CONFIG, NOTE = "config.json", "grid.json"
+CONFIG, ENVIRONMENT, NOTE = "config.json", "environment.json", "grid.json"
 _PLAIN = re.compile(r"[A-Za-z0-9][\w.=,+-]*")
 
 

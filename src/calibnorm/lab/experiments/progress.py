@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from calibnorm.lab.errors import Stopped
 from calibnorm.lab.experiments.config import Common
 from calibnorm.lab.experiments.grid import Grid
 from calibnorm.lab.experiments.outcomes import Outcome, epochs_done, outcome
-from calibnorm.lab.experiments.workers import Settings, train_all
+from calibnorm.lab.experiments.worker_process import Settings
+from calibnorm.lab.experiments.workers import train_all
 
 
 def train_grid(grid: Grid, config: Common, console: Console) -> dict[Path, Outcome]:
@@ -22,6 +25,9 @@ def train_grid(grid: Grid, config: Common, console: Console) -> dict[Path, Outco
 
     Returns:
         How the runs that failed here did, by folder.
+
+    Raises:
+        Stopped: By Ctrl-C or SIGTERM.
     """
     runs = grid.runs()
     total = sum(run.recipe.epochs for run in runs)
@@ -32,26 +38,32 @@ def train_grid(grid: Grid, config: Common, console: Console) -> dict[Path, Outco
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
         bar = progress.add_task(f"{len(runs)} runs", total=total)
         settings = Settings(config.data_root, config.accelerator)
-        return train_all(runs, config.processes, settings, lambda: progress.update(bar, completed=epochs_done(runs)))
+        try:
+            return train_all(
+                runs, config.processes, settings, lambda: progress.update(bar, completed=epochs_done(runs))
+            )
+        except KeyboardInterrupt:
+            raise Stopped(signal.SIGINT, "stopped") from None
 
 
 def complaints(grid: Grid, failed: Mapping[Path, Outcome]) -> list[str]:
-    """Return a sentence for every run that diverged or ended with an error."""
+    """Return a sentence for every run that did not finish: it diverged, ended with an error, or is not there."""
     said = []
     for run in grid.runs():
         found = outcome(run)
         found = failed.get(run.folder, found) if found.state == "missing" else found
-        if found.state in ("diverged", "failed"):
+        if not found.finished:
             place = run.folder.relative_to(grid.root)
             log = f" (log: {run.log})" if run.log.exists() else ""
-            said.append(f"{place} {found.state}: {found.message}{log}")
+            said.append(f"{place} {found.state}: {found.message or 'it has no result'}{log}")
     return said
 
 
-def stopped(grid: Grid) -> int:
-    """Say what Ctrl-C left, and return the exit status."""
+def stopped(grid: Grid, number: int) -> int:
+    """Say what a signal left, and return the exit status."""
+    how = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
     print(
-        f"\ncalibnorm: stopped by Ctrl-C; {grid.root} keeps what is done, and the same command goes on from there",
+        f"\ncalibnorm: stopped by {how}; {grid.root} keeps what is done, and the same command goes on from there",
         file=sys.stderr,
     )
-    return 130
+    return 128 + number

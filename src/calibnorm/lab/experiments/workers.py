@@ -6,51 +6,30 @@ numbers however many of them there are. Several commands may work on one folder:
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
-import sys
-import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import FrameType
-from typing import Literal
 
 import torch
 
-from calibnorm.lab.errors import Diverged, RunFailed, Stopped, UsageError
-from calibnorm.lab.experiments.grid import Run, write_text
-from calibnorm.lab.experiments.locks import exclusive
+from calibnorm.lab.errors import Stopped
+from calibnorm.lab.experiments.grid import Run
 from calibnorm.lab.experiments.outcomes import Outcome, outcome
+from calibnorm.lab.experiments.worker_process import Settings, train_one, work
 
-Accelerator = Literal["auto", "cpu", "cuda"]
 POLL_S = 0.5
 """How often progress is told where nothing else happens."""
 RETRY_S = 1.0
 """How often a run that another command trains is looked at."""
 PATIENCE_S = 60
 """What a worker gets for its last checkpoint when it is told to end, before it is killed."""
-BUSY = Outcome("busy", message="another command trains it")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What all workers need.
-
-    Args:
-        data_root: Where data sets lie.
-        accelerator: "auto", "cpu" or "cuda".
-    """
-
-    data_root: Path
-    accelerator: Accelerator = "auto"
 
 
 class Worker:
@@ -115,59 +94,79 @@ def train_all(
 
     Returns:
         How the runs that failed did, by folder.
+
+    Raises:
+        Stopped: By SIGTERM, or in this process by Ctrl-C too; checkpoints are written.
     """
     todo = [run for run in runs if outcome(run).state == "missing"]
-    if jobs == 0:
-        return train_here(todo, settings, on_progress)
-    tried: dict[Path, float] = {}  # when a run was last found in another command's hands
     failed = {} if failed is None else failed
-    gpus = visible_gpus(settings.accelerator)
-    workers: list[Worker] = []
     with sigterm_raises():
-        try:
-            workers += [Worker(settings, gpus[i % len(gpus)]) for i in range(min(jobs, len(todo)))]
-            while todo or any(worker.run for worker in workers):
-                for number, worker in enumerate(workers):
-                    if worker.run is None:
-                        run = next_run(todo, tried)
-                        if run is not None:
-                            worker.start(run)
-                    elif (answer := worker.answer()) is not None:
-                        if answer.state == "busy":
-                            tried[worker.run.folder] = time.monotonic()
-                            todo.append(worker.run)
-                        elif not answer.finished:
-                            failed[worker.run.folder] = answer
-                        worker.run = None
-                        if todo and not worker.process.is_alive():
-                            worker.pipe.close()
-                            workers[number] = Worker(settings, worker.gpu)
-                on_progress()
-                training = [worker for worker in workers if worker.run]
-                wait([*(w.pipe for w in training), *(w.process.sentinel for w in training)], timeout=POLL_S)
-        finally:
-            stop(workers)
+        if jobs == 0:
+            train_here(todo, settings, on_progress, failed)
+        else:
+            train_in_workers(todo, jobs, settings, on_progress, failed)
     on_progress()
     return failed
 
 
-def train_here(runs: Sequence[Run], settings: Settings, on_progress: Callable[[], object]) -> dict[Path, Outcome]:
+def train_in_workers(
+    todo: list[Run],
+    jobs: int,
+    settings: Settings,
+    on_progress: Callable[[], object],
+    failed: dict[Path, Outcome],
+) -> None:
+    """Train in so many processes, which are ended whatever ends this."""
+    tried: dict[Path, float] = {}  # when a run was last found in another command's hands
+    gpus = visible_gpus(settings.accelerator)
+    workers: list[Worker] = []
+    try:
+        workers += [Worker(settings, gpus[i % len(gpus)]) for i in range(min(jobs, len(todo)))]
+        while todo or any(worker.run for worker in workers):
+            for number, worker in enumerate(workers):
+                if worker.run is None:
+                    run = next_run(todo, tried)
+                    if run is not None:
+                        worker.start(run)
+                elif (answer := worker.answer()) is not None:
+                    note(worker.run, answer, todo, tried, failed)
+                    worker.run = None
+                    if todo and not worker.process.is_alive():
+                        worker.pipe.close()
+                        workers[number] = Worker(settings, worker.gpu)
+            on_progress()
+            training = [worker for worker in workers if worker.run]
+            wait([*(w.pipe for w in training), *(w.process.sentinel for w in training)], timeout=POLL_S)
+    finally:
+        stop(workers)
+
+
+def train_here(
+    todo: list[Run], settings: Settings, on_progress: Callable[[], object], failed: dict[Path, Outcome]
+) -> None:
     """Train in this process, one run after the other: for a debugger, and where no process shall be started."""
-    failed = {}
+    tried: dict[Path, float] = {}
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for run in runs:
-            try:
-                found = train_one(run, settings)
-            except SystemExit as stopped:
-                raise KeyboardInterrupt from stopped
-            if not found.finished:
-                failed[run.folder] = found
+        while todo:
+            run = next_run(todo, tried)
+            if run is None:
+                time.sleep(POLL_S)
+            else:
+                note(run, train_one(run, settings), todo, tried, failed)
             on_progress()
     finally:
         torch.set_num_threads(before)
-    return failed
+
+
+def note(run: Run, answer: Outcome, todo: list[Run], tried: dict[Path, float], failed: dict[Path, Outcome]) -> None:
+    """Put a run where it belongs after an answer: one in another command's hands is to be tried again."""
+    if answer.state == "busy":
+        tried[run.folder] = time.monotonic()
+        todo.append(run)
+    elif not answer.finished:
+        failed[run.folder] = answer
 
 
 def next_run(todo: list[Run], tried: dict[Path, float]) -> Run | None:
@@ -220,102 +219,13 @@ def ignored(number: signal.Signals) -> Iterator[None]:
 
 @contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit in a block, so that it ends the workers too."""
+    """Turn SIGTERM into Stopped in a block, so that it ends the workers too."""
 
     def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+        raise Stopped(number, "stopped")
 
     before = signal.signal(signal.SIGTERM, leave)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-# In a worker process.
-
-
-def work(pipe: Connection, settings: Settings, gpu: str | None) -> None:
-    """Train what comes through the pipe until it is closed."""
-    torch.set_num_threads(1)
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    while True:
-        try:
-            run = pipe.recv()
-        except EOFError:
-            return
-        run.log.parent.mkdir(parents=True, exist_ok=True)
-        with output_to(run.log):
-            answer = train_one(run, settings)
-        pipe.send(answer)
-
-
-def end_with_parent() -> None:
-    """Wait for the parent's end, then end this process as the parent would have: with time for a checkpoint."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def train_one(run: Run, settings: Settings) -> Outcome:
-    """Train a run, or finish it, unless another process does."""
-    with exclusive(run.lock) as ours:
-        if not ours:
-            return BUSY
-        before = outcome(run)
-        return trained(run, settings) if before.state == "missing" else before
-
-
-def trained(run: Run, settings: Settings) -> Outcome:
-    """Train a run and return how it ended."""
-    # Lightning: seconds, which the first run of a process waits for.
-    from calibnorm.lab.training import train
-    from calibnorm.lab.training.interruption import Interruption
-    from calibnorm.lab.training.watching import Lines, Watcher
-
-    watcher = Lines() if multiprocessing.parent_process() else Watcher()
-    try:
-        with Interruption() as stop:
-            train(
-                run.recipe,
-                run.folder,
-                data_root=settings.data_root,
-                accelerator=settings.accelerator,
-                watcher=watcher,
-                stop=stop,
-            )
-    except Stopped as stopped:
-        watcher.say(str(stopped))
-        raise SystemExit(128 + stopped.number) from None
-    except Diverged as error:
-        watcher.say(str(error))
-        write_text(run.failure, json.dumps({"state": "diverged", "message": str(error)}) + "\n")
-    except (RunFailed, UsageError) as error:
-        watcher.say(str(error))
-        return Outcome("failed", message=str(error))
-    except Exception as error:
-        watcher.say(traceback.format_exc())
-        return Outcome("failed", message=f"{type(error).__name__}: {error}".splitlines()[0])
-    return outcome(run)
-
-
-@contextmanager
-def output_to(path: Path) -> Iterator[None]:
-    """Append what the process writes in a block to a file, also what is written below Python."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = [os.dup(1), os.dup(2)]
-    with path.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for number, handle in enumerate(kept, start=1):
-                os.dup2(handle, number)
-                os.close(handle)

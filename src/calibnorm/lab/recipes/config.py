@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from calibnorm.lab.errors import UsageError
 
@@ -28,7 +29,7 @@ class Recipe:
     norm: str = "bn"
     """Normalization, options behind a colon: iebn, bn:gamma_init=0.269, rbn:scale_stat=std."""
     noise: tuple[float, float] | None = None
-    """Constant noise attack (N_a, N_b): standardized features x become N_a * x + N_b in every BatchNorm."""
+    """Constant noise attack N_a,N_b: standardized features x become N_a * x + N_b in every BatchNorm."""
     noise_in: Literal["always", "train"] = "always"
     """Whether the attack stays on at test time; the paper does not say."""
     stages: str = "all"
@@ -82,7 +83,7 @@ class Recipe:
     compile: bool = False
     """Train the network through torch.compile."""
     sync_statistics: bool = True
-    """Batch statistics over all processes; alone, a process has them by itself."""
+    """Batch statistics over all processes. Without it, each has its own, and process 0's running ones are tested."""
 
     def __post_init__(self) -> None:
         """Refuse what no run can mean."""
@@ -93,8 +94,9 @@ class Recipe:
                 raise UsageError(f"--{option(name)} {value}: must be at least 1")
         if self.seed < 0:
             raise UsageError(f"--seed {self.seed}: must not be negative")
-        if self.train_images is not None and self.train_images < self.batch_size:
-            raise UsageError(f"--train-images {self.train_images}: fewer than one batch of {self.batch_size}")
+        own = self.batch_size if self.mix is None else self.mix_main
+        if self.train_images is not None and self.train_images < own:
+            raise UsageError(f"--train-images {self.train_images}: fewer than one batch of {own}")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise UsageError(f"--learning-rate {self.learning_rate}: must be a positive number")
         for name in ("momentum", "label_smoothing"):
@@ -103,8 +105,8 @@ class Recipe:
                 raise UsageError(f"--{option(name)} {value}: must be at least 0 and less than 1")
         if self.nesterov and self.momentum == 0:
             raise UsageError("--nesterov: needs a --momentum")
-        if self.noise is not None and not all(map(math.isfinite, self.noise)):
-            raise UsageError(f"--noise {' '.join(map(str, self.noise))}: must be two numbers")
+        if self.noise is not None:
+            check_noise(self.noise)
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise UsageError(f"--weight-decay {self.weight_decay}: must be 0 or a positive number")
         if not 0 < self.gamma <= 1:
@@ -139,14 +141,19 @@ class Recipe:
         """Return the recipe of a `config.json`.
 
         Raises:
-            UsageError: A setting that recipes do not have, or one that is missing.
+            UsageError: A setting that recipes do not have, one that is missing, or one of another type.
         """
-        known = {f.name: f for f in dataclasses.fields(cls)}
-        if unknown := sorted(settings.keys() - known):
+        if not isinstance(settings, dict):
+            raise UsageError("config.json: holds no settings of a recipe")
+        hints = get_type_hints(cls)
+        if unknown := sorted(settings.keys() - hints):
             raise UsageError(f"config.json: {unknown[0]} is no setting of a recipe; it was written by another version")
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()
         }
+        for key, value in values.items():
+            if not fits(value, hints[key]):
+                raise UsageError(f"config.json: {key} {settings[key]!r}: must be {described(hints[key])}")
         try:
             return cls(**values)
         except TypeError as error:
@@ -156,3 +163,59 @@ class Recipe:
 def option(name: str) -> str:
     """Return a field's name as the command line writes it."""
     return name.replace("_", "-")
+
+
+def parse_noise(text: str) -> tuple[float, float] | None:
+    """Return the noise attack that a text means, None for "none".
+
+    Raises:
+        UsageError: The text is something else.
+
+    >>> parse_noise("0.8,0.5"), parse_noise("none")
+    ((0.8, 0.5), None)
+    """
+    if text.lower() == "none":
+        return None
+    try:
+        n_a, n_b = map(float, text.split(","))
+    except ValueError:
+        raise UsageError(f"--noise {text}: must be none or two numbers such as 0.8,0.5") from None
+    check_noise((n_a, n_b))
+    return n_a, n_b
+
+
+def check_noise(noise: tuple[float, float]) -> None:
+    """Refuse what is no attack: with N_a = 0, the features would be gone.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if len(noise) != 2 or not all(map(math.isfinite, noise)) or noise[0] == 0:
+        raise UsageError(f"--noise {','.join(f'{n:g}' for n in noise)}: needs two finite numbers, the first not 0")
+
+
+def fits(value: object, hint: Any) -> bool:
+    """Return whether a value read from JSON is of a field's type; a whole number is a float, too, True is neither."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is UnionType:
+        return any(fits(value, arg) for arg in args)
+    if origin is Literal:
+        return isinstance(value, str) and value in args
+    if origin is tuple:
+        kinds = [args[0]] * len(value) if isinstance(value, tuple) and args[-1] is ... else args
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(fits, value, kinds))
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def described(hint: Any) -> str:
+    """Return a field's type in words."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is UnionType:
+        return " or ".join(map(described, args))
+    if origin is Literal:
+        return " or ".join(map(str, args))
+    if origin is tuple:
+        return "whole numbers" if args[-1] is ... else "two numbers"
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(hint, "null")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import pickle
 import re
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 
 from calibnorm.lab.errors import UsageError
+from calibnorm.lab.files import write_whole
 
 KEPT = 2
 """The newest one, and the one before it, for the case that the newest is found damaged."""
@@ -61,13 +61,16 @@ class Checkpoints:
         Raises:
             UsageError: A file holds more than tensors, numbers and texts, which running code might come from.
         """
-        for path in reversed(self.paths()):
+        paths = self.paths()
+        while paths:
+            path = paths.pop()
             data = path.read_bytes()
             match = _NAME.fullmatch(path.name)
             if match is not None and digest(data) == match[2]:
                 return _loaded(path, data)
             path.rename(path.with_name(f"{path.name}.damaged"))
-            self.warn(f"{path.name} is damaged (its content is not what was written); going on from the one before")
+            remedy = "going on from the one before" if paths else "there is none before it: starting from the beginning"
+            self.warn(f"{path.name} is damaged (its content is not what was written); {remedy}")
         return None
 
     def paths(self) -> list[Path]:
@@ -110,26 +113,3 @@ def clear(folder: Path) -> None:
     for path in folder.glob(".*"):
         if re.fullmatch(r"\..+\.\d+", path.name):
             path.unlink(missing_ok=True)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that, whatever happens, its old content is there or its new one, and nothing between.
-
-    Beside its place, to the disk, then renamed; the rename, too, to the disk.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from calibnorm.lab.errors import RunFailed, UsageError
+from calibnorm.lab.files import read_json, write_json, write_whole
 from calibnorm.lab.recipes import Recipe
-from calibnorm.lab.training.checkpoints import write_whole
 from calibnorm.lab.training.clock import Timing
 from calibnorm.lab.training.state import Row
 
@@ -77,8 +77,9 @@ class Result:
 
     def __str__(self) -> str:
         """Say it in a line."""
+        after = "1 epoch" if self.epochs == 1 else f"{self.epochs} epochs"
         return (
-            f"test accuracy {self.test_accuracy:.2f} % after {self.epochs} epochs "
+            f"test accuracy {self.test_accuracy:.2f} % after {after} "
             f"(the best was {self.best_test_accuracy:.2f} % after {self.best_epoch})"
         )
 
@@ -90,9 +91,18 @@ def best_row(rows: Sequence[Row]) -> Row | None:
 
 
 def read_result(folder: Path) -> Result | None:
-    """Return the result of a finished run, or None."""
+    """Return the result of a finished run, or None.
+
+    Raises:
+        UsageError: Something else is in the file.
+    """
     path = folder / RESULT
-    return Result(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    if not path.exists():
+        return None
+    content = read_json(path)
+    if content is None or content.keys() != {f.name for f in fields(Result)}:
+        raise UsageError(f"{path}: is damaged; remove it, and the same command makes it again from the last checkpoint")
+    return Result(**content)
 
 
 def finished(folder: Path, recipe: Recipe) -> Result | None:
@@ -193,11 +203,6 @@ def writing(folder: Path) -> Iterator[None]:
             f"{error.filename or folder}: cannot be written ({error.strerror}); the checkpoint of before is whole: "
             "make room, and start the same command again"
         ) from error
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file, whole, that is good to read and to compare."""
-    write_whole(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def write_rows(path: Path, kind: type[Row] | type[Timing], rows: Sequence[Row] | Sequence[Timing]) -> None:

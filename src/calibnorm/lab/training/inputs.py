@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
-from lightning.fabric import Fabric
 from torch import nn
 
 from calibnorm.lab import data, models
 from calibnorm.lab.errors import UsageError
 from calibnorm.lab.recipes import Recipe
+from calibnorm.lab.training.machine import Accelerator, check_compiler, check_precision, choose
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 
 @dataclass(frozen=True)
@@ -52,23 +55,23 @@ def check(recipe: Recipe) -> None:
     """
     models.parse_norm(recipe.norm)
     info = data.info(recipe.data)
-    if recipe.compile:
-        check_compiler()
     if recipe.mix is not None and (info.folder or data.info(recipe.mix).folder):
         raise UsageError(f"--mix {recipe.mix}: sets in memory can be mixed, not folders of pictures")
 
 
-def check_compiler() -> None:
-    """Compile something small: seconds, where a whole network takes minutes to find out.
+def check_machine(recipe: Recipe, accelerator: Accelerator) -> None:
+    """Refuse what this machine cannot do, without starting a process; seconds with ``recipe.compile``, else at once.
+
+    Args:
+        recipe: The settings; its precision and its compilation are looked at.
+        accelerator: "cpu", "cuda" or "auto".
 
     Raises:
-        UsageError: It does not work here.
+        UsageError: There is no GPU, it or the CPU has not the precision, or torch.compile does not work here.
     """
-    try:
-        torch.compile(lambda x: (x + 1).sin())(torch.ones(8))
-    except Exception as error:  # whatever the compiler's many parts raise
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(f"--compile: torch.compile does not work here: {reason}") from error
+    check_precision(choose(accelerator), recipe.precision)
+    if recipe.compile:
+        check_compiler()
 
 
 def load(recipe: Recipe, data_root: Path, fabric: Fabric, workers: int | None = None) -> Inputs:

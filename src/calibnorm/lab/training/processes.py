@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,9 +17,9 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 
 from calibnorm.lab.errors import RunFailed, UsageError
 from calibnorm.lab.recipes import Precision
+from calibnorm.lab.training.machine import Accelerator, check_precision, choose
 
 T = TypeVar("T")
-Accelerator = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ def start(machine: Machine, precision: Precision) -> Fabric:
     Raises:
         UsageError: There is no such device, there are fewer than asked for, or they have not that precision.
     """
-    kind = _accelerator(machine.accelerator)
-    _check_precision(kind, precision)
+    kind = choose(machine.accelerator)
+    check_precision(kind, precision)
     devices, nodes = _counts(machine)
     if kind == "cuda" and devices > torch.cuda.device_count():
         raise UsageError(f"--devices {devices}: there are {torch.cuda.device_count()} GPUs here")
@@ -72,20 +72,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
-
-
-def _accelerator(wanted: Accelerator) -> Literal["cpu", "cuda"]:
-    gpu = torch.cuda.is_available()
-    if wanted == "cuda" and not gpu:
-        raise UsageError("--accelerator cuda: torch sees no GPU here; use --accelerator cpu")
-    return "cuda" if gpu and wanted != "cpu" else "cpu"
-
-
-def _check_precision(kind: str, precision: Precision) -> None:
-    if kind == "cpu" and precision == "float16":
-        raise UsageError("--precision float16: needs a GPU; on a CPU use bfloat16 or float32")
-    if kind == "cuda" and precision == "bfloat16" and not torch.cuda.is_bf16_supported():
-        raise UsageError("--precision bfloat16: this GPU has no such arithmetic; use float16 or float32")
 
 
 def _arithmetic(kind: str, precision: Precision) -> dict[str, Any]:

@@ -13,14 +13,16 @@ from lightning.fabric import Fabric
 from calibnorm.lab import data
 from calibnorm.lab.environment import describe_environment, package_version
 from calibnorm.lab.errors import RunFailed
+from calibnorm.lab.files import write_json, write_whole
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training import folder as folders
 from calibnorm.lab.training import inputs, processes
-from calibnorm.lab.training.checkpoints import Checkpoints, clear, dumped, write_whole
+from calibnorm.lab.training.checkpoints import Checkpoints, clear, dumped
 from calibnorm.lab.training.clock import Timing
 from calibnorm.lab.training.folder import Result
 from calibnorm.lab.training.loop import Run
-from calibnorm.lab.training.processes import Accelerator, Machine, on_first
+from calibnorm.lab.training.machine import Accelerator
+from calibnorm.lab.training.processes import Machine, on_first
 from calibnorm.lab.training.state import Row
 from calibnorm.lab.training.trainee import Trainee, build
 from calibnorm.lab.training.watching import Watcher
@@ -72,6 +74,7 @@ def train(
     """
     watcher = watcher or Watcher()
     inputs.check(recipe)
+    inputs.check_machine(recipe, accelerator)
     fabric = processes.start(Machine(accelerator, devices, num_nodes), recipe.precision)
     watcher = watcher if fabric.is_global_zero else Watcher()
     if (done := on_first(fabric, lambda: folders.finished(folder, recipe))) is not None:
@@ -124,7 +127,7 @@ class Files:
                 "processes": self.fabric.world_size,
                 "threads": torch.get_num_threads(),
             }
-            folders.write_json(self.folder / folders.ENVIRONMENT, environment)
+            write_json(self.folder / folders.ENVIRONMENT, environment)
             return self.checkpoints.load()
 
         return self._first(work)
@@ -173,7 +176,7 @@ class Files:
             epochs=self.recipe.epochs,
             seconds=run.seconds,
         )
-        self._first(lambda: folders.write_json(self.folder / folders.RESULT, vars(result)))
+        self._first(lambda: write_json(self.folder / folders.RESULT, vars(result)))
         return result
 
     def _first(self, work: Callable[[], T]) -> T:

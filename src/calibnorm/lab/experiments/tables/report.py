@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from rich.console import Console
 
 from calibnorm.lab.experiments import plots, texts
-from calibnorm.lab.experiments.compare import made_with
 from calibnorm.lab.experiments.config import Scale
 from calibnorm.lab.experiments.grid import Grid, write_text
+from calibnorm.lab.experiments.origins import made_with
 from calibnorm.lab.experiments.published import PAPERS
 from calibnorm.lab.experiments.summary import Line, number, write_results, write_summary
 from calibnorm.lab.experiments.tables.definitions import Entry, Table
-from calibnorm.lab.experiments.tables.scales import SCALES
+from calibnorm.lab.experiments.tables.extras import further
 from calibnorm.lab.pictures import save, tidy
 
 
@@ -30,7 +30,7 @@ class TableReport:
         grid: The runs.
         lines: A line for every cell of the grid.
         left_out: Why entries are not there, by row.
-        complaints: A sentence for every run that failed.
+        complaints: A sentence for every run that did not finish.
         seconds: Wall time of this command.
     """
 
@@ -107,7 +107,7 @@ class TableReport:
         said = []
         if self.scale != "paper":
             said.append(
-                f"Scale {self.scale}: {SCALES[self.scale].says}, and small networks in the place of the paper's. The "
+                f"Scale {self.scale}: {self.stand_ins()} The "
                 "numbers cannot be compared with the paper's in their level; what can be looked at beside the paper's "
                 "is the difference from the baseline, and at this scale that too is a hint at most."
             )
@@ -122,11 +122,21 @@ class TableReport:
             "twice the accuracy of guessing or less."
         )
         said += self.table.notes
-        said += [f"{row}: left out. {why[0].upper()}{why[1:]}." for row, why in self.left_out.items()]
         shared = self.shared()
         if shared:
             said.append(f"At this scale the same runs stand for several rows: {'; '.join(shared)}.")
         return said
+
+    def stand_ins(self) -> str:
+        """Return what is trained on and which networks stand for the paper's, as the runs' own recipes have it."""
+        pairs = dict.fromkeys((self.entries[c.row, c.column].model, c.recipe.model) for c in self.grid.cells)
+        others = [f"{ours} stands for the paper's {paper}" for paper, ours in pairs if ours != paper]
+        own = [paper for paper, ours in pairs if ours == paper]
+        if own:
+            others.append(f"{' and '.join(own)} {'are' if len(own) > 1 else 'is'} as in the paper")
+        recipes = dict.fromkeys((texts.images(replace(c.recipe, mix=None)), c.recipe.epochs) for c in self.grid.cells)
+        trained = [f"{images} for {epochs} epoch{'s' if epochs > 1 else ''}" for images, epochs in recipes]
+        return f"trained on {'; on '.join(trained)}. {'; '.join(others)}."
 
     def shared(self) -> list[str]:
         """Return the rows that are made of the same runs."""
@@ -218,11 +228,14 @@ class TableReport:
         parts = [
             f"# {self.title()}",
             f"{PAPERS[self.table.paper]}, {self.table.place}.",
-            texts.markdown(self.header(), self.rows(), left=2),
-            self.verdict(),
         ]
+        if self.left_out:
+            parts.append(texts.bullets(absent(self.left_out)))
+        parts += [texts.markdown(self.header(), self.rows(), left=2), self.verdict()]
+        for part in further(self.table, self.lines):
+            parts += [f"## {part.title}", texts.markdown(part.header, part.rows, left=2)]
         if self.complaints:
-            parts += ["## Runs that failed", texts.bullets(self.complaints)]
+            parts += ["## Runs that failed or are missing", texts.bullets(self.complaints)]
         parts += ["## How to read it", texts.bullets(self.limits())]
         parts += ["## How it was trained", texts.bullets(self.trained())]
         if differences:
@@ -240,7 +253,7 @@ class TableReport:
             "Lines are means over seeds, bands reach from the least to the greatest.",
             "![Test error and training loss over epochs](curves.png)",
             "## Made with",
-            made_with(self.command_line(), self.seconds),
+            made_with(self.command_line(), self.seconds, self.grid),
         ]
         return "\n\n".join(parts) + "\n"
 
@@ -252,6 +265,8 @@ class TableReport:
         """Print the table, what it means, and where the rest is."""
         console.print()
         texts.show(console, self.title(), self.header(), self.rows(least=3), left=2)
+        for part in further(self.table, self.lines):
+            texts.show(console, part.title, part.header, part.rows, left=2)
         console.print(self.verdict(), highlight=False)
         for sentence in self.limits():
             console.print(f"- {sentence}", highlight=False)
@@ -260,3 +275,8 @@ class TableReport:
         console.print(
             f"\nReport and pictures: {self.grid.root / 'report.md'}   ({self.seconds:.0f} s)", highlight=False
         )
+
+
+def absent(left_out: Mapping[str, str]) -> list[str]:
+    """Return a sentence for every row that is left out; said before anything else."""
+    return [f"{row}: left out. {why[0].upper()}{why[1:]}." for row, why in left_out.items()]

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from calibnorm.lab import data
-from calibnorm.lab.errors import UsageError
+from calibnorm.lab.errors import Stopped, UsageError
 from calibnorm.lab.experiments.checks import check
 from calibnorm.lab.experiments.config import TableConfig
 from calibnorm.lab.experiments.grid import Cell, Grid, check_folder, read_note, slug, write_note
@@ -16,7 +16,7 @@ from calibnorm.lab.experiments.progress import complaints, stopped, train_grid
 from calibnorm.lab.experiments.summary import summarize
 from calibnorm.lab.experiments.tables import definitions, scales
 from calibnorm.lab.experiments.tables.definitions import Table
-from calibnorm.lab.experiments.tables.report import TableReport
+from calibnorm.lab.experiments.tables.report import TableReport, absent
 
 COMMAND = "calibnorm table"
 
@@ -29,7 +29,7 @@ def run(config: TableConfig, console: Console | None = None) -> int:
         console: Where to print; standard output by default.
 
     Returns:
-        The exit status: 0; 1 where runs failed, 130 after Ctrl-C.
+        The exit status: 0; 1 where runs failed or are missing, 130 after Ctrl-C, 143 after SIGTERM.
 
     Raises:
         UsageError: Data are missing, or the folder cannot be used; nothing has been trained then.
@@ -38,11 +38,13 @@ def run(config: TableConfig, console: Console | None = None) -> int:
     table = definitions.table(config.table)
     grid, left_out = plan(table, config)
     check((cell.recipe for cell in grid.cells), config.data_root)
+    for sentence in absent(left_out):
+        console.print(sentence, style="yellow", highlight=False)
     write_note(grid.root, {"command": COMMAND, "table": table.name, "scale": config.scale})
     try:
         failed = train_grid(grid, config, console)
-    except KeyboardInterrupt:
-        return stopped(grid)
+    except Stopped as stop:
+        return stopped(grid, stop.number)
     classes = {cell.recipe.data: data.info(cell.recipe.data).classes for cell in grid.cells}
     report = TableReport(
         table,

@@ -1,0 +1,49 @@
+"""With which commits, on which machines the runs of a grid were trained: what their own folders say."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from calibnorm.lab.environment import describe_environment
+from calibnorm.lab.experiments.grid import CONFIG, ENVIRONMENT, Grid, Run, read_json
+
+
+def made_with(command: str, seconds: float, grid: Grid) -> str:
+    """Return the command, what the runs were trained with, and what wrote the report where that is something else."""
+    now = said(describe_environment())
+    by_runs = trained_with(grid.runs())
+    lines = [f"- {count} run{'s' if count != 1 else ''} trained {how}." for how, count in by_runs.items()]
+    if set(by_runs) != {f"with {now}"}:
+        lines.append(f"- This report was written with {now}.")
+    return "\n".join(
+        [
+            f"`{command}`, {seconds:.0f} s this time.",
+            "",
+            *lines,
+            "",
+            "Every run's own settings and machine: config.json and environment.json in its folder. Every run: "
+            "results.csv. Every cell: summary.csv.",
+        ]
+    )
+
+
+def trained_with(runs: Iterable[Run]) -> dict[str, int]:
+    """Return how the runs that have begun were trained, with how many of them were, the most frequent first."""
+    counted = Counter(
+        "where nothing was noted" if (found := read_json(run.folder / ENVIRONMENT)) is None else f"with {said(found)}"
+        for run in runs
+        if (run.folder / CONFIG).exists()
+    )
+    return dict(counted.most_common())
+
+
+def said(environment: dict[str, Any]) -> str:
+    """Return versions, commit and machine in words."""
+    e = environment
+    commit = f" (commit {e['commit']})" if e.get("commit") else ""
+    return (
+        f"calibnorm {e.get('calibnorm', '?')}{commit}, torch {e.get('torch', '?')}, Python {e.get('python', '?')}, "
+        f"on {e.get('cpu', '?')} with {e.get('cpu_count', '?')} cores, {e.get('platform', '?')}"
+    )

@@ -1,0 +1,137 @@
+"""One run in a process: in a worker, told through a pipe what to train, or in the command's own."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from calibnorm.lab.errors import Diverged, RunFailed, Stopped, UsageError
+from calibnorm.lab.experiments.grid import Run, write_text
+from calibnorm.lab.experiments.locks import exclusive
+from calibnorm.lab.experiments.outcomes import Outcome, outcome
+
+Accelerator = Literal["auto", "cpu", "cuda"]
+BUSY = Outcome("busy", message="another command trains it")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all workers need.
+
+    Args:
+        data_root: Where data sets lie.
+        accelerator: "auto", "cpu" or "cuda".
+    """
+
+    data_root: Path
+    accelerator: Accelerator = "auto"
+
+
+def work(pipe: Connection, settings: Settings, gpu: str | None) -> None:
+    """Train what comes through the pipe until it is closed."""
+    torch.set_num_threads(1)
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    while True:
+        try:
+            run = pipe.recv()
+        except EOFError:
+            return
+        run.log.parent.mkdir(parents=True, exist_ok=True)
+        with output_to(run.log):
+            try:
+                answer = train_one(run, settings)
+            except Stopped as stopped:
+                raise SystemExit(128 + stopped.number) from None
+        pipe.send(answer)
+
+
+def end_with_parent() -> None:
+    """Wait for the parent's end, then end this process as the parent would have: with time for a checkpoint."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def train_one(run: Run, settings: Settings) -> Outcome:
+    """Train a run, or finish it, unless another process does.
+
+    Raises:
+        Stopped: By a signal; its checkpoint is written.
+    """
+    with exclusive(run.lock) as ours:
+        if not ours:
+            return BUSY
+        before = outcome(run)
+        return trained(run, settings) if before.state == "missing" else before
+
+
+def trained(run: Run, settings: Settings) -> Outcome:
+    """Train a run and return how it ended.
+
+    Raises:
+        Stopped: By a signal; its checkpoint is written.
+    """
+    # Lightning: seconds, which the first run of a process waits for.
+    from calibnorm.lab.training import train
+    from calibnorm.lab.training.interruption import Interruption
+    from calibnorm.lab.training.watching import Lines, Watcher
+
+    watcher = Lines() if multiprocessing.parent_process() else Watcher()
+    try:
+        with Interruption() as stop:
+            train(
+                run.recipe,
+                run.folder,
+                data_root=settings.data_root,
+                accelerator=settings.accelerator,
+                watcher=watcher,
+                stop=stop,
+            )
+    except Stopped as stopped:
+        watcher.say(str(stopped))
+        raise
+    except Diverged as error:
+        watcher.say(str(error))
+        write_text(run.failure, json.dumps({"state": "diverged", "message": str(error)}) + "\n")
+    except (RunFailed, UsageError) as error:
+        watcher.say(str(error))
+        return Outcome("failed", message=str(error))
+    except Exception as error:
+        watcher.say(traceback.format_exc())
+        return Outcome("failed", message=f"{type(error).__name__}: {error}".splitlines()[0])
+    return outcome(run)
+
+
+@contextmanager
+def output_to(path: Path) -> Iterator[None]:
+    """Append what the process writes in a block to a file, also what is written below Python."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    with path.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, handle in enumerate(kept, start=1):
+                os.dup2(handle, number)
+                os.close(handle)

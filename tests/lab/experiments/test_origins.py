@@ -1,0 +1,41 @@
+"""What a report says of the commits and machines that its runs were trained with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from calibnorm.lab.environment import describe_environment
+from calibnorm.lab.experiments.grid import Cell, Grid
+from calibnorm.lab.experiments.origins import made_with
+from calibnorm.lab.recipes import Recipe
+
+
+def make(root: Path, *environments: dict[str, object] | None) -> Grid:
+    """Return a grid of a run for each environment, begun, and of one that has not begun."""
+    recipe = Recipe(model="resnet11", data="digits", epochs=1)
+    grid = Grid(root, [Cell("clean", "bn", recipe, Path("bn"))], range(len(environments) + 1))
+    for run, environment in zip(grid.runs(), environments, strict=False):
+        run.folder.mkdir(parents=True)
+        (run.folder / "config.json").write_text(json.dumps(run.recipe.to_dict()))
+        if environment is not None:
+            (run.folder / "environment.json").write_text(json.dumps(environment))
+    return grid
+
+
+def test_the_commits_of_the_runs_are_named_and_the_reports_own_beside_them(tmp_path: Path) -> None:
+    now = describe_environment()
+    old = now | {"commit": "c0ffee" * 6, "cpu": "Abacus"}
+    text = made_with("calibnorm compare x", 3.0, make(tmp_path, now, old, old, None))
+    assert f"- 2 runs trained with calibnorm {now['calibnorm']} (commit {'c0ffee' * 6}), torch {now['torch']}" in text
+    assert "on Abacus with" in text
+    assert f"- 1 run trained with calibnorm {now['calibnorm']}" in text
+    assert "- 1 run trained where nothing was noted." in text
+    assert "- This report was written with calibnorm" in text
+    assert "`calibnorm compare x`, 3 s this time" in text
+
+
+def test_the_report_says_nothing_of_itself_where_it_was_made_as_the_runs_were(tmp_path: Path) -> None:
+    text = made_with("calibnorm compare x", 3.0, make(tmp_path, describe_environment()))
+    assert text.count("trained with") == 1
+    assert "written with" not in text
