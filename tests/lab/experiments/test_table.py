@@ -265,6 +265,11 @@ def test_one_table_at_tiny_scale(
         (["iebn-2", "--scale", "paper"], "CIFAR-100 is missing: "),
         (["iebn-3", "--scale", "paper"], "CIFAR-100 is missing: "),
         (["rbn-1", "--scale", "paper"], "imagenet"),
+        pytest.param(
+            ["iebn-2", "--accelerator", "cuda"],
+            "--accelerator cuda: torch sees no GPU here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
     ],
 )
 def test_wrong_input_and_missing_data_are_named_before_training(

@@ -14,11 +14,11 @@ import pytest
 
 from calibnorm.lab.experiments import workers
 from calibnorm.lab.experiments.grid import Cell, Grid, Run
-from calibnorm.lab.experiments.locks import exclusive
 from calibnorm.lab.experiments.outcomes import Outcome, curve, epochs_done, outcome
 from calibnorm.lab.experiments.progress import complaints
 from calibnorm.lab.experiments.worker_process import Settings
 from calibnorm.lab.experiments.workers import train_all, visible_gpus
+from calibnorm.lab.locks import exclusive
 from calibnorm.lab.recipes import Recipe
 
 TINY = Recipe(model="resnet11", data="digits", epochs=1, train_images=64, batch_size=32, schedule="cosine")

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from calibnorm.lab.environment import describe_environment
-from calibnorm.lab.experiments.grid import CONFIG, ENVIRONMENT, Grid, Run, read_json
+from calibnorm.lab.experiments.grid import CONFIG, ENVIRONMENT, Grid, Run
+from calibnorm.lab.files import read_json
 
 
 def made_with(command: str, seconds: float, grid: Grid) -> str:

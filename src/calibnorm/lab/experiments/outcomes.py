@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from calibnorm.lab.experiments.grid import Run, read_json
+from calibnorm.lab.experiments.grid import Run
+from calibnorm.lab.files import read_json
 
 RESULT, METRICS = "result.json", "metrics.csv"
 State = Literal["finished", "diverged", "failed", "missing", "busy"]

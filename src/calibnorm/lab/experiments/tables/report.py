@@ -11,12 +11,13 @@ from rich.console import Console
 
 from calibnorm.lab.experiments import plots, texts
 from calibnorm.lab.experiments.config import Scale
-from calibnorm.lab.experiments.grid import Grid, write_text
+from calibnorm.lab.experiments.grid import Grid
 from calibnorm.lab.experiments.origins import made_with
 from calibnorm.lab.experiments.published import PAPERS
 from calibnorm.lab.experiments.summary import Line, number, write_results, write_summary
 from calibnorm.lab.experiments.tables.definitions import Entry, Table
 from calibnorm.lab.experiments.tables.extras import further
+from calibnorm.lab.files import write_whole
 from calibnorm.lab.pictures import save, tidy
 
 
@@ -164,7 +165,7 @@ class TableReport:
         plots.draw_curves(self.grid, root / "curves.png")
         plots.draw_finals(self.grid, self.lines, root / "accuracies.png")
         differences = self.draw_differences(root / "differences.png")
-        write_text(root / "report.md", self.markdown(differences))
+        write_whole(root / "report.md", self.markdown(differences).encode())
 
     def printed_columns(self, line: Line) -> dict[str, str]:
         """Return what summary.csv says of the paper."""
