@@ -12,6 +12,7 @@ from calibnorm.lab.errors import UsageError
 from calibnorm.lab.experiments import grid as grids
 from calibnorm.lab.experiments.grid import Cell, Grid, check_folder, check_name, conditions, slug
 from calibnorm.lab.recipes import Recipe
+from calibnorm.lab.training.folder import CONFIG
 
 RECIPE = Recipe(model="resnet11", data="digits", epochs=1)
 
@@ -88,7 +89,7 @@ def test_a_condition_twice() -> None:
 def write_config(grid: Grid, number: int, **changes: object) -> Path:
     run = grid.runs()[number]
     run.folder.mkdir(parents=True)
-    (run.folder / grids.CONFIG).write_text(json.dumps({**run.recipe.to_dict(), **changes}))
+    (run.folder / CONFIG).write_text(json.dumps({**run.recipe.to_dict(), **changes}))
     return run.folder
 
 
@@ -104,14 +105,14 @@ def test_a_changed_setting_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_setting_of_a_later_version_counts_as_its_default(tmp_path: Path) -> None:
     grid = make(tmp_path)
     folder = write_config(grid, 0)
-    settings = json.loads((folder / grids.CONFIG).read_text())
+    settings = json.loads((folder / CONFIG).read_text())
     del settings["image_size"]
-    (folder / grids.CONFIG).write_text(json.dumps(settings))
+    (folder / CONFIG).write_text(json.dumps(settings))
     check_folder(grid)
-    (folder / grids.CONFIG).write_text(json.dumps({**settings, "colour": "red"}))
+    (folder / CONFIG).write_text(json.dumps({**settings, "colour": "red"}))
     with pytest.raises(UsageError, match="colour"):
         check_folder(grid)
-    (folder / grids.CONFIG).write_text("{")
+    (folder / CONFIG).write_text("{")
     with pytest.raises(UsageError, match="cannot be read"):
         check_folder(grid)
 

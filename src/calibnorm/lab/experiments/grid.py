@@ -11,8 +11,9 @@ from typing import Any
 from calibnorm.lab.errors import UsageError
 from calibnorm.lab.files import read_json, write_json
 from calibnorm.lab.recipes import Recipe, parse_noise
+from calibnorm.lab.training.folder import CONFIG
 
-CONFIG, ENVIRONMENT, NOTE = "config.json", "environment.json", "grid.json"
+NOTE = "grid.json"
 _PLAIN = re.compile(r"[A-Za-z0-9][\w.=,+-]*")
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from calibnorm.lab.environment import describe_environment
-from calibnorm.lab.experiments.grid import CONFIG, ENVIRONMENT, Grid, Run
+from calibnorm.lab.experiments.grid import Grid, Run
 from calibnorm.lab.files import read_json
+from calibnorm.lab.training.folder import CONFIG, ENVIRONMENT
 
 
 def made_with(command: str, seconds: float, grid: Grid) -> str:

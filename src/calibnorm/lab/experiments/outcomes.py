@@ -11,8 +11,8 @@ from typing import Literal
 
 from calibnorm.lab.experiments.grid import Run
 from calibnorm.lab.files import read_json
+from calibnorm.lab.training.folder import METRICS, RESULT
 
-RESULT, METRICS = "result.json", "metrics.csv"
 State = Literal["finished", "diverged", "failed", "missing", "busy"]
 
 
