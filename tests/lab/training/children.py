@@ -176,6 +176,47 @@ def rank(number: int, world: int, port: int, args: list[str], kill: tuple[int, i
         return command(args, kill)
 
 
+def rank_that_says_what_it_tests(*arguments: Any) -> int:
+    """As `rank`; prints the digest of the tested network in each test."""
+    import hashlib
+
+    from calibnorm.lab.training.checkpoints import dumped
+    from calibnorm.lab.training.trainee import Trainee
+
+    before = Trainee.before_tests
+
+    def told(self: Trainee) -> None:
+        before(self)
+        content = {name: value.tolist() for name, value in self.tested.state_dict().items()}
+        print("tested", hashlib.sha256(dumped(content)).hexdigest())
+
+    with mock.patch.object(Trainee, "before_tests", told):
+        return rank(*arguments)
+
+
+def rank_that_cannot_load(number: int, *arguments: Any) -> int:
+    """As `rank`; the second process finds no images."""
+    from calibnorm.lab.training import inputs
+
+    with mock.patch.object(inputs, "load", no_images if number == 1 else inputs.load):
+        return rank(number, *arguments)
+
+
+def rank_that_cannot_start(number: int, *arguments: Any) -> int:
+    """As `rank`; the second process finds out before it has met the first."""
+    from calibnorm.lab.training import inputs
+
+    with mock.patch.object(inputs, "check", no_images if number == 1 else inputs.check):
+        return rank(number, *arguments)
+
+
+def no_images(*arguments: Any) -> None:
+    """Refuse."""
+    from calibnorm.lab.errors import UsageError
+
+    raise UsageError("no images here")
+
+
 def command_stopped_in_test(args: list[str]) -> int:
     """Run `calibnorm ARGS`, and be told to end while the first epoch is tested."""
     from calibnorm.lab.training.trainee import Trainee

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,13 +27,17 @@ def free_port() -> int:
 
 
 def pair(
-    recipe: Recipe, folder: Path, kill: tuple[int, int] | None = None, more: tuple[str, ...] = ()
+    recipe: Recipe,
+    folder: Path,
+    kill: tuple[int, int] | None = None,
+    more: tuple[str, ...] = (),
+    target: Callable[..., int] = children.rank,
 ) -> tuple[list[int | None], list[str]]:
     """Return the exit statuses and outputs of two ranks; a signal goes to the second alone."""
     port, args = free_port(), [*arguments(recipe, folder), *more]
     outputs = [folder.with_name(f"{folder.name}-{rank}") for rank in range(2)]
     ranks = [(rank, 2, port, args, kill if rank == 1 else None) for rank in range(2)]
-    return children.together(children.rank, ranks, outputs), [path.read_text() for path in outputs]
+    return children.together(target, ranks, outputs), [path.read_text() for path in outputs]
 
 
 @pytest.mark.parametrize("norm", ["bn", "iebn"])  # the shortcuts of "iebn" are plain
@@ -40,6 +45,7 @@ def test_two_processes_train_what_one_does(norm: str, tmp_path: Path) -> None:
     recipe = replace(TINY, norm=norm, epochs=1, learning_rate=0.01)
     statuses, said = pair(recipe, tmp_path / "two")
     assert statuses == [0, 0], said
+    assert said[0].startswith("epoch 1/1"), "Lightning does not introduce itself"
     assert said[0].count("epoch 1/1") == 1
     assert said[1] == "", "only the first process speaks"
     run(recipe, tmp_path / "one")
@@ -65,21 +71,30 @@ def test_a_signal_to_one_process_stops_both_and_both_go_on(tmp_path: Path) -> No
     assert_same_run(folder, whole)
 
 
-def test_without_synchronization_the_tested_statistics_are_those_of_both(tmp_path: Path) -> None:
-    statuses, said = pair(replace(TINY, epochs=1, sync_statistics=False), tmp_path / "run")
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_without_synchronization_both_test_the_network_of_the_first(ema: float | None, tmp_path: Path) -> None:
+    recipe = replace(TINY, epochs=1, sync_statistics=False, ema=ema)
+    statuses, said = pair(recipe, tmp_path / "run", target=children.rank_that_says_what_it_tests)
     assert statuses == [0, 0], said
-    run(replace(TINY, epochs=1), tmp_path / "one")
+    tested = [[line for line in text.splitlines() if line.startswith("tested ")] for text in said]
+    assert len(tested[0]) == 1
+    assert tested[0] == tested[1]
+    run(replace(TINY, epochs=1, ema=ema), tmp_path / "one")
     name = "bn1.bn.running_mean"
-    ours, one = (state(tmp_path / folder)["network"][name] for folder in ("run", "one"))
+    ours, one = (best(tmp_path / folder)[name] for folder in ("run", "one"))
     assert not torch.allclose(ours, one, rtol=1e-5), "not synchronized"
     torch.testing.assert_close(ours, one, rtol=0.3, atol=0.05)
+
+
+def best(folder: Path) -> dict[str, torch.Tensor]:
+    network: dict[str, torch.Tensor] = torch.load(folder / "best.pt", weights_only=True)["network"]
+    return network
 
 
 @pytest.mark.parametrize(
     ("change", "more", "named"),
     [
         ({"batch_size": 63}, (), "batch_size=63: 2 processes cannot share it equally"),
-        ({}, ("--devices", "3"), "--devices 3: torchrun started 2"),
         ({}, ("--override", "seed"), "--override seed"),
     ],
 )
@@ -90,6 +105,20 @@ def test_errors_end_both_and_are_said_once(
     assert statuses == [2, 2], said
     assert named in said[0]
     assert said[1] == ""
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("moment", ["start", "load"])
+def test_an_error_of_the_second_process_alone_is_said(moment: str, tmp_path: Path) -> None:
+    target = children.rank_that_cannot_start if moment == "start" else children.rank_that_cannot_load
+    if moment == "start":  # by itself: the first would wait for it
+        output = tmp_path / "said"
+        assert children.together(target, [(1, 2, free_port(), arguments(TINY, tmp_path / "run"))], [output]) == [2]
+        assert output.read_text() == "calibnorm: process 1: no images here\n"
+        return
+    statuses, said = pair(TINY, tmp_path / "run", target=target)
+    assert statuses == [2, 2], said
+    assert said == ["calibnorm: process 1: no images here\n", ""]
     assert not (tmp_path / "run").exists()
 
 

@@ -109,7 +109,9 @@ def main(args: Sequence[str]) -> int:
         return run(command.recipe, folder, command.options)
     except (UsageError, RunFailed, Stopped) as error:
         if not first_process():
-            return status(error)  # process 0 says it
+            if not (isinstance(error, Stopped) or error.shared):  # else process 0 says it
+                print(f"calibnorm: process {os.environ.get('RANK', '?')}: {error}", file=sys.stderr)
+            return status(error)
         if isinstance(error, UsageError):
             raise
         advice = f"; the same command goes on from there ({folder})" if isinstance(error, Stopped) else ""

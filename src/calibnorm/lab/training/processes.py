@@ -65,13 +65,16 @@ def start(machine: Machine, precision: Precision) -> Fabric:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Let Lightning say no more than its warnings: every process would introduce itself."""
-    logger = logging.getLogger("lightning.fabric")
-    before = logger.level
-    logger.setLevel(logging.WARNING)
+    # Fabric speaks through the logger of lightning.pytorch where that is imported, and `import lightning` does it.
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("fabric", "pytorch")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _arithmetic(kind: str, precision: Precision) -> dict[str, Any]:
@@ -105,7 +108,7 @@ def on_first(fabric: Fabric, work: Callable[[], T]) -> T:
     Only process 0 touches a run's folder: the machines need not share a disk.
     """
     value: T | None = None
-    error: Exception | None = None
+    error: UsageError | RunFailed | None = None
     if fabric.is_global_zero:
         try:
             value = work()
@@ -114,6 +117,30 @@ def on_first(fabric: Fabric, work: Callable[[], T]) -> T:
     if fabric.world_size > 1:
         value, error = fabric.broadcast((value, error))
     if error is not None:
+        error.shared = True
+        raise error
+    return value  # type: ignore[return-value]  # work returned it
+
+
+def on_all(fabric: Fabric, work: Callable[[], T]) -> T:
+    """Return what ``work`` returns in this process; the error of any process is raised in all of them.
+
+    Otherwise the others would wait, for as long as half an hour, for a process that is gone.
+    """
+    value: T | None = None
+    error: UsageError | None = None
+    try:
+        value = work()
+    except UsageError as caught:
+        error = caught
+    if fabric.world_size > 1:
+        errors: list[UsageError | None] = [None] * fabric.world_size
+        dist.all_gather_object(errors, error)
+        number, error = next(((n, e) for n, e in enumerate(errors) if e is not None), (0, None))
+        if error is not None and number > 0:
+            error = UsageError(f"process {number}: {error}")
+    if error is not None:
+        error.shared = True
         raise error
     return value  # type: ignore[return-value]  # work returned it
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from lightning.fabric import Fabric
+from torch import nn
 
 from calibnorm.lab import data
 from calibnorm.lab.environment import describe_environment, package_version
@@ -80,9 +81,14 @@ def train(
     if (done := on_first(fabric, lambda: folders.finished(folder, recipe))) is not None:
         return done
     on_first(fabric, lambda: folders.check(folder, recipe, override))
-    feeds = inputs.load(recipe, data_root, fabric, workers)
-    network = build(recipe, feeds.classes, feeds.channels)
-    inputs.try_out(recipe, network, feeds)
+
+    def prepared() -> tuple[inputs.Inputs, nn.Module]:
+        feeds = inputs.load(recipe, data_root, fabric, workers)
+        network = build(recipe, feeds.classes, feeds.channels)
+        inputs.try_out(recipe, network, feeds)
+        return feeds, network
+
+    feeds, network = processes.on_all(fabric, prepared)
     with contextlib.ExitStack() as stack:
         stack.callback(watcher.close)
         stack.callback(feeds.close)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -88,9 +89,14 @@ class Trainee:
         return loss.detach(), logits.detach()
 
     def before_tests(self) -> None:
-        """Switch to evaluation; processes that keep their own statistics get the mean of all."""
+        """Switch to evaluation; where processes keep their own statistics, all of them test with those of process 0.
+
+        As under DDP, which copies process 0's buffers to the others before each forward: a mean would add the others'
+        last batch. They are also all that a checkpoint holds, so that a resumed run tests the same network.
+        """
         if self.fabric.world_size > 1 and not self.synchronized:
-            cn.average_statistics(self.bare)
+            for buffer in self.tested.buffers():
+                dist.broadcast(buffer, 0)
         self.network.eval()
         self.tested.eval()
 
