@@ -135,8 +135,8 @@ class TableReport:
         own = [paper for paper, ours in pairs if ours == paper]
         if own:
             others.append(f"{' and '.join(own)} {'are' if len(own) > 1 else 'is'} as in the paper")
-        recipes = dict.fromkeys((texts.images(replace(c.recipe, mix=None)), c.recipe.epochs) for c in self.grid.cells)
-        trained = [f"{images} for {epochs} epoch{'s' if epochs > 1 else ''}" for images, epochs in recipes]
+        recipes = [replace(cell.recipe, mix=None) for cell in self.grid.cells]
+        trained = dict.fromkeys(f"{texts.images(recipe)} for {texts.epochs(recipe.epochs)}" for recipe in recipes)
         return f"trained on {'; on '.join(trained)}. {'; '.join(others)}."
 
     def shared(self) -> list[str]:
