@@ -220,7 +220,7 @@ GOOD: dict[str, Any] = {"name": "resnet11", "num_classes": 10}
         ({"num_classes": 10.0}, r"num_classes 10\.0: must be a whole number"),
         ({"num_classes": True}, "num_classes True: must be"),
         ({"in_channels": 0}, "in_channels 0: must be a whole number, at least 1"),
-        ({"name": "resnet50", "in_channels": 1}, "in_channels 1: resnet50 takes images of 3 channels; use 3"),
+        ({"name": "resnet50", "in_channels": 1}, "model resnet50: takes images of 3 channels, not 1; choose another"),
         ({"stages": "stage4"}, "stages stage4: resnet11 has all, stage1, stage2, stage3; choose one of these"),
         ({"stages": 2}, "stages 2: resnet11 has all, stage1, "),
         ({"name": "mobilenet_v2", "stages": "stage1"}, "stages stage1: mobilenet_v2 has all; choose one of these"),

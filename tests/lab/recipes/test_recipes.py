@@ -10,7 +10,7 @@ import torch
 
 from calibnorm.lab import data, models
 from calibnorm.lab.errors import UsageError
-from calibnorm.lab.recipes import RECIPES, Recipe, parse_noise, recipe, summary
+from calibnorm.lab.recipes import RECIPES, Recipe, as_typed, parse_noise, recipe, summary
 
 # Of the papers: batch, epochs, learning rate, milestones, weight decay. IEBN's Tables 6 and 7; RBN's section 4.1.
 IEBN = {
@@ -157,3 +157,20 @@ def test_a_whole_number_may_stand_for_a_real_one() -> None:
 def test_texts_that_are_no_noise(text: str) -> None:
     with pytest.raises(UsageError, match=f"^--noise {text}: "):
         parse_noise(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "typed"),
+    [
+        ("data=mnist: unknown", "--mix mnist: unknown"),
+        ("mnist: its images of 3 x 8 x 8 do not fit", "--mix mnist: its images of 3 x 8 x 8 do not fit"),
+        ("data=digits: unknown", "--data digits: unknown"),
+        ("batch_size=5: too many", "--batch-size 5: too many"),
+        ("stages stage9: resnet11 has all", "--stages stage9: resnet11 has all"),
+        ("model resnet12: its depth", "--model resnet12: its depth"),
+        ("--data digits: a label", "--data digits: a label"),
+        ("models are not there", "models are not there"),
+    ],
+)
+def test_errors_name_what_was_typed(text: str, typed: str) -> None:
+    assert as_typed(text, replace(BASE, mix="mnist")) == typed

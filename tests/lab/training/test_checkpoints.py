@@ -19,7 +19,7 @@ from calibnorm.lab.errors import RunFailed, UsageError
 from calibnorm.lab.training import folder as folders
 from calibnorm.lab.training.checkpoints import Checkpoints, digest
 from calibnorm.lab.training.state import Row
-from calibnorm.lab.training.watching import Watcher
+from calibnorm.lab.training.watching import Several, Watcher
 from lab.training.tiny import RICH, STEPS, Interrupting, assert_same_run, run
 
 CONTENT = {"network": {"weight": torch.arange(1000.0)}, "step": 1}
@@ -178,6 +178,37 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path: Path, 
     assert [newest.name in text for text in listening.heard[:2]] == [True, False]
     assert listening.heard[1].endswith(f"going on after step {STEPS + 1}")
     assert_same_run(folder, undisturbed)
+
+
+def test_the_first_environment_is_kept_and_a_change_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, path = tmp_path / "run", tmp_path / "run" / "environment.json"
+    with pytest.raises(KeyboardInterrupt):
+        run(RICH, folder, watcher=Interrupting(STEPS + 1))
+    first = json.loads(path.read_text())
+    before = path.read_bytes()
+    listening = Listening()
+    with pytest.raises(KeyboardInterrupt):
+        run(RICH, folder, watcher=Several([Interrupting(1), listening]))
+    assert path.read_bytes() == before, "on the same machine"
+    assert len(listening.heard) == 1
+    monkeypatch.setattr("torch.get_num_threads", lambda: first["threads"] + 1)
+    listening = Listening()
+    run(RICH, folder, watcher=listening)
+    assert json.loads(path.read_text()) == {**first, "later": [{"threads": first["threads"] + 1}]}
+    assert listening.heard[0] == (
+        f"{folder}: goes on with threads {first['threads'] + 1} in place of {first['threads']}: not bit for bit what "
+        "an undisturbed run comes to"
+    )
+
+
+def test_environments_are_compared_with_the_last(tmp_path: Path) -> None:
+    base = {"torch": "2.15", "platform": "Linux-6", "threads": 1}
+    assert folders.note_environment(tmp_path, base) == {}
+    assert folders.note_environment(tmp_path, {**base, "threads": 2}) == {"threads": [1, 2]}
+    assert folders.note_environment(tmp_path, {**base, "threads": 2, "platform": "Linux-7"}) == {}
+    assert folders.note_environment(tmp_path, {**base, "platform": "Linux-7"}) == {"threads": [2, 1]}
+    later = [{"threads": 2}, {"platform": "Linux-7"}, {"threads": 1}]
+    assert json.loads((tmp_path / "environment.json").read_text()) == {**base, "later": later}
 
 
 def test_a_changed_recipe_is_refused_unless_named(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from calibnorm.lab import cli
 from calibnorm.lab.recipes import RECIPES
 from calibnorm.lab.training import running
+from calibnorm.lab.training.command import joined_noise
 from calibnorm.lab.training.interruption import Interruption
 from lab.training import children
 from lab.training.tiny import RICH, arguments, assert_same_run
@@ -68,19 +69,25 @@ def no_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (["digits-tiny", "--label-smoothing", "1"], "--label-smoothing 1.0"),
         (["digits-tiny", "--schedule", "step", "--milestones", "2", "1"], "--milestones 2 1"),
         (["iebn-resnet164-cifar100", "--epochs", "90"], "--milestones 81 122: 122 is never reached in --epochs 90"),
-        (["digits-tiny", "--norm", "batch"], "norm batch"),
+        (["digits-tiny", "--norm", "batch"], "calibnorm: --norm batch: "),
+        (["digits-tiny", "--noise", "0.5"], "calibnorm: --noise 0.5: must be none or two numbers such as 0.8,0.5\n"),
+        (["digits-tiny", "--noise"], "calibnorm: --noise : must be none or two numbers"),
+        (["digits-tiny", "--noise", "0", "0"], "calibnorm: --noise 0,0: needs two finite numbers, the first not 0\n"),
+        (["digits-tiny", "--noise=0,1", "--seed", "1"], "calibnorm: --noise 0,1: needs two finite numbers"),
         (["digits-tiny", "--norm", "iebn:inti=(0,1)"], "inti"),
-        (["digits-tiny", "--model", "resnet12"], "model resnet12"),
-        (["digits-tiny", "--stages", "stage9"], "stage9"),
-        (["digits-tiny", "--data", "nist"], "nist"),
+        (["digits-tiny", "--model", "resnet12"], "calibnorm: --model resnet12: "),
+        (["digits-tiny", "--stages", "stage9"], "calibnorm: --stages stage9: resnet11 has "),
+        (["digits-tiny", "--data", "nist"], "calibnorm: --data nist: unknown; choose one of digits"),
         (["iebn-resnet164-cifar100"], "download"),
         (["rbn-resnet50-imagenet"], "imagenet is missing"),
-        (["digits-tiny", "--train-images", "5000"], "5000"),
-        (["digits-tiny", "--batch-size", "5000"], "5000"),
-        (["digits-tiny", "--image-size", "5"], "image_size=5"),
+        (["digits-tiny", "--train-images", "5000"], "calibnorm: --train-images 5000: choose between 1 and the 1198 "),
+        (["digits-tiny", "--batch-size", "5000"], "calibnorm: --batch-size 5000: choose between 1 and the 1198 "),
+        (["digits-tiny", "--image-size", "5"], "calibnorm: --image-size 5: digits has 8 pixels a side"),
         (["digits-tiny", "--image-size", "1", "--batch-size", "1"], "resnet11: does not take images of 1 x 1 x 1"),
         (["digits-tiny", "--mix", "digits"], "--mix digits"),
         (["digits-tiny", "--mix", "imagenet"], "--mix imagenet"),
+        (["digits-tiny", "--mix", "foo"], "calibnorm: --mix foo: unknown; choose one of digits"),
+        (["digits-tiny", "--model", "resnet50"], "calibnorm: --model resnet50: takes images of 3 channels, not 1; "),
         (["digits-tiny", "--precision", "float16", "--accelerator", "cpu"], "--precision float16"),
         (["digits-tiny", "--precision", "half"], "--precision"),
         (["digits-tiny", "--devices", "0"], "--devices 0"),
@@ -179,6 +186,47 @@ def test_help_does_not_import_what_training_needs() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_typo_is_found_without_waiting_for_lightning() -> None:
+    code = (
+        "import sys\nfrom calibnorm.lab import cli\n"
+        "for wrong in ('--model=resnet12', '--data=nist', '--stages=stage9', '--norm=xbn', '--precision=float16'):\n"
+        "    assert cli.main(['train', 'digits-tiny', '--accelerator', 'cpu', wrong]) == 2\n"
+        "print('lightning' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+    assert len(done.stderr.splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (["--noise", "0.5,-0.2", "--seed", "1"], ["--noise", "0.5", "-0.2", "--seed", "1"]),
+        (["--noise=0.5,0.2"], ["--noise", "0.5", "0.2"]),
+        (["--noise", "0.5", "-0.2"], ["--noise", "0.5", "-0.2"]),
+        (["--noise", "None", "--epochs", "1"], ["--noise", "None", "--epochs", "1"]),
+        (["--noise-in", "train"], ["--noise-in", "train"]),
+    ],
+)
+def test_noise_is_written_as_in_compare_too(given: list[str], read: list[str]) -> None:
+    assert joined_noise(given) == read
+
+
+def test_who_gave_no_folder_is_told_of_a_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("runs/digits-tiny/iebn-seed0")
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({**RECIPES["digits-tiny"].to_dict(), "epochs": 7}))
+    for out, said in (
+        ([], f"{folder}: holds a run with epochs 7, not 3; choose another folder with --name or --out."),
+        (["--out", str(folder)], f"--out {folder}: holds a run with epochs 7, not 3; choose another folder."),
+    ):
+        assert main(["train", "digits-tiny", "--accelerator", "cpu", *out]) == 2
+        assert capsys.readouterr().err.startswith(f"calibnorm: {said}")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -94,7 +94,7 @@ def best(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("change", "more", "named"),
     [
-        ({"batch_size": 63}, (), "batch_size=63: 2 processes cannot share it equally"),
+        ({"batch_size": 63}, (), "--batch-size 63: 2 processes cannot share it equally"),
         ({}, ("--override", "seed"), "--override seed"),
     ],
 )

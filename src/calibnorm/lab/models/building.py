@@ -47,14 +47,8 @@ def build(
     >>> type(model.layer1[0].bn1).__name__, type(model.layer2[0].bn1).__name__
     ('BatchNorm2d', 'RBN2d')
     """
-    network = networks.find(name)
-    for option, value in (("num_classes", num_classes), ("in_channels", in_channels)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UsageError(f"{option} {value!r}: must be a whole number, at least 1")
-    if in_channels != 3 and not network.grey:
-        raise UsageError(f"in_channels {in_channels}: {name} takes images of 3 channels; use 3, or another network")
-    norm = parse_norm(norm)
-    stage = _stage(name, network, stages)
+    _check_count("num_classes", num_classes)
+    network, norm, stage = _checked(name, norm, stages, in_channels)
     try:
         _checks.noise(noise, noise_in)
     except (TypeError, ValueError) as error:
@@ -66,6 +60,36 @@ def build(
         )
     except (TypeError, ValueError) as error:
         raise UsageError(f"norm {norm}: {name} cannot have it: {error}") from error
+
+
+def check(name: str, *, norm: str | Norm = "bn", stages: str = ALL, in_channels: int = 3) -> None:
+    """Refuse what :func:`build` would, as far as that shows without making a network: at once.
+
+    Args:
+        name: As that of :func:`build`.
+        norm: Likewise.
+        stages: Likewise.
+        in_channels: Likewise.
+
+    Raises:
+        UsageError: One of these cannot be.
+    """
+    _checked(name, norm, stages, in_channels)
+
+
+def _checked(name: str, norm: str | Norm, stages: str, in_channels: int) -> tuple[networks.Network, Norm, int | None]:
+    network = networks.find(name)
+    _check_count("in_channels", in_channels)
+    if in_channels != 3 and not network.grey:
+        raise UsageError(
+            f"model {name}: takes images of 3 channels, not {in_channels}; choose another network, or other images"
+        )
+    return network, parse_norm(norm), _stage(name, network, stages)
+
+
+def _check_count(option: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UsageError(f"{option} {value!r}: must be a whole number, at least 1")
 
 
 def _stage(name: str, network: networks.Network, stages: object) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -163,6 +164,20 @@ class Recipe:
 def option(name: str) -> str:
     """Return a field's name as the command line writes it."""
     return name.replace("_", "-")
+
+
+def as_typed(text: str, recipe: Recipe) -> str:
+    """Return an error's text with the setting that it begins with as the command line writes it.
+
+    The functions of models and data name their own arguments; a mixed set's name is an argument "data" there, too.
+
+    >>> as_typed("image_size=5: digits has 8 pixels a side", Recipe("resnet11", "digits", 1))
+    '--image-size 5: digits has 8 pixels a side'
+    """
+    if recipe.mix is not None and (found := re.match(rf"(data=)?{re.escape(recipe.mix)}: ", text)):
+        return f"--mix {recipe.mix}: {text[found.end() :]}"
+    names = "|".join(f.name for f in dataclasses.fields(Recipe))
+    return re.sub(rf"^({names})[ =]", lambda found: f"--{option(found[1])} ", text)
 
 
 def parse_noise(text: str) -> tuple[float, float] | None:

@@ -9,14 +9,14 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from calibnorm.lab.errors import RunFailed, Stopped, UsageError
-from calibnorm.lab.recipes import RECIPES, Recipe, recipe, summary
+from calibnorm.lab.recipes import RECIPES, Recipe, as_typed, parse_noise, recipe, summary
 
 if TYPE_CHECKING:
     from calibnorm.lab.training.watching import Watcher
@@ -101,7 +101,7 @@ def main(args: Sequence[str]) -> int:
         prog=f"{PROGRAM} {name}",
         description=summary(name) if name in RECIPES else "",
         default=_Command(recipe(name), RunOptions()),
-        args=rest,
+        args=joined_noise(rest),
         config=(tyro.conf.OmitArgPrefixes,),
     )
     folder = command.options.out or Path("runs") / name / (command.options.name or run_name(command.recipe))
@@ -110,13 +110,47 @@ def main(args: Sequence[str]) -> int:
     except (UsageError, RunFailed, Stopped) as error:
         if not first_process():
             if not (isinstance(error, Stopped) or error.shared):  # else process 0 says it
-                print(f"calibnorm: process {os.environ.get('RANK', '?')}: {error}", file=sys.stderr)
+                number = os.environ.get("RANK", os.environ.get("LOCAL_RANK"))
+                print(f"calibnorm: process {number}: {said(error, command, folder)}", file=sys.stderr)
             return status(error)
         if isinstance(error, UsageError):
-            raise
+            raise UsageError(said(error, command, folder)) from error
         advice = f"; the same command goes on from there ({folder})" if isinstance(error, Stopped) else ""
         print(f"calibnorm: {error}{advice}", file=sys.stderr)
         return status(error)
+
+
+def said(error: Exception, command: _Command, folder: Path) -> str:
+    """Return an error's text with the options that the user has typed, or can type."""
+    text = as_typed(str(error), command.recipe)
+    if command.options.out is None:
+        text = text.replace(f"--out {folder}: ", f"{folder}: ")
+        text = text.replace("choose another folder", "choose another folder with --name or --out")
+    return text
+
+
+def joined_noise(args: Sequence[str]) -> list[str]:
+    """Return the arguments with a noise of `compare`'s form, 0.5,0.2, as two numbers, which is train's own.
+
+    Raises:
+        UsageError: What follows --noise is no noise.
+
+    >>> joined_noise(["--noise", "0.5,-0.2", "--seed", "1"])
+    ['--noise', '0.5', '-0.2', '--seed', '1']
+    """
+    rest, found = list(args), []
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if name != "--noise":
+            found.append(word)
+            continue
+        values = [value] if equals else []
+        while rest and not re.match(r"--?[A-Za-z]", rest[0]) and not equals:
+            values.append(rest.pop(0))
+        noise = parse_noise(",".join(values))
+        found += [name, *(["None"] if noise is None else map(str, noise))]
+    return found
 
 
 def status(error: UsageError | RunFailed | Stopped) -> int:
@@ -128,7 +162,11 @@ def status(error: UsageError | RunFailed | Stopped) -> int:
 
 def run(settings: Recipe, folder: Path, options: RunOptions) -> int:
     """Train, and print what came out."""
-    # Here: seconds of import.
+    from calibnorm.lab.training import inputs
+
+    # Before Lightning is imported, which takes seconds; `train` does it again, and compiles.
+    inputs.check(settings)
+    inputs.check_machine(replace(settings, compile=False), options.accelerator)
     from calibnorm.lab.training.folder import TIMING, finished
     from calibnorm.lab.training.interruption import Interruption
     from calibnorm.lab.training.running import train
@@ -189,7 +227,11 @@ def run_name(settings: Recipe) -> str:
     """
     from calibnorm.lab.models import parse_norm
 
-    norm = re.sub(r"[^\w.,=+-]", "", str(parse_norm(settings.norm)).replace(":", "-"), flags=re.ASCII)
+    try:
+        text = str(parse_norm(settings.norm))
+    except UsageError as error:
+        raise UsageError(as_typed(str(error), settings)) from error
+    norm = re.sub(r"[^\w.,=+-]", "", text.replace(":", "-"), flags=re.ASCII)
     noise = "" if settings.noise is None else "-noise{:g},{:g}".format(*settings.noise)
     return f"{norm}{noise}-seed{settings.seed}"
 

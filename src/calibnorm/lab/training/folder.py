@@ -51,6 +51,10 @@ OVERRIDABLE = frozenset(
 """Settings that may change under way; with others, the checkpoint would be of another network or of other data."""
 
 
+NUMERICAL = ("torch", "backend", "device", "cpu", "processes", "threads")
+"""What of the environment the last bits of a sum depend on."""
+
+
 @dataclass(frozen=True)
 class Result:
     """What a finished run came to.
@@ -165,6 +169,26 @@ def claim(folder: Path, recipe: Recipe, override: Sequence[str] = ()) -> None:
         write_json(notes, {"changes": [*past, changed]})
         (folder / RESULT).unlink(missing_ok=True)  # of the settings of before
         write_json(folder / CONFIG, now)
+
+
+def note_environment(folder: Path, environment: dict[str, Any]) -> dict[str, list[Any]]:
+    """Write what a run starts on; where it goes on, add what has changed since under "later".
+
+    Returns:
+        What has changed of `NUMERICAL`, by name: before and now.
+    """
+    path = folder / ENVIRONMENT
+    first = read_json(path)
+    if first is None:
+        write_json(path, environment)
+        return {}
+    later: list[dict[str, Any]] = first.pop("later", [])
+    last = first.copy()
+    for change in later:
+        last |= change
+    if changed := {name: value for name, value in environment.items() if last.get(name) != value}:
+        write_json(path, {**first, "later": [*later, changed]})
+    return {name: [last.get(name), changed[name]] for name in NUMERICAL if name in changed}
 
 
 @contextmanager

@@ -51,10 +51,10 @@ def check(recipe: Recipe) -> None:
     """Refuse what can be refused without reading an image or building a network.
 
     Raises:
-        UsageError: A text that names no norm or no data set, or sizes that do not fit the data set.
+        UsageError: A text that names no network, norm, stage or data set, or images that do not fit the network.
     """
-    models.parse_norm(recipe.norm)
     info = data.info(recipe.data)
+    models.check(recipe.model, norm=recipe.norm, stages=recipe.stages, in_channels=info.channels)
     if recipe.mix is not None and (info.folder or data.info(recipe.mix).folder):
         raise UsageError(f"--mix {recipe.mix}: sets in memory can be mixed, not folders of pictures")
 
