@@ -1,12 +1,8 @@
-"""The order of runs, their folders, locks between processes, and what a folder that is already there may hold."""
+"""The order of runs, their folders, and what a folder that is already there may hold."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +10,9 @@ import pytest
 
 from calibnorm.lab.errors import UsageError
 from calibnorm.lab.experiments import grid as grids
-from calibnorm.lab.experiments import locks
 from calibnorm.lab.experiments.grid import Cell, Grid, check_folder, check_name, conditions, slug
 from calibnorm.lab.recipes import Recipe
+from calibnorm.lab.training.folder import CONFIG
 
 RECIPE = Recipe(model="resnet11", data="digits", epochs=1)
 
@@ -79,7 +75,7 @@ def test_names_that_are() -> None:
     assert check_name("--name", "resnet83-noise_0.5,0.2") == "resnet83-noise_0.5,0.2"
 
 
-@pytest.mark.parametrize("noise", ["0.5", "a,b", "0.5,0.2,0.1", "0,0.5", "inf,1", "nan,1", "1,nan", "", "None"])
+@pytest.mark.parametrize("noise", ["0.5", "a,b", "0.5,0.2,0.1", "0,0.5", "inf,1", "nan,1", "1,nan", ""])
 def test_wrong_noise_is_named(noise: str) -> None:
     with pytest.raises(UsageError, match=f"--noise {noise}: "):
         list(conditions(RECIPE, [noise]))
@@ -93,7 +89,7 @@ def test_a_condition_twice() -> None:
 def write_config(grid: Grid, number: int, **changes: object) -> Path:
     run = grid.runs()[number]
     run.folder.mkdir(parents=True)
-    (run.folder / grids.CONFIG).write_text(json.dumps({**run.recipe.to_dict(), **changes}))
+    (run.folder / CONFIG).write_text(json.dumps({**run.recipe.to_dict(), **changes}))
     return run.folder
 
 
@@ -109,14 +105,14 @@ def test_a_changed_setting_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_setting_of_a_later_version_counts_as_its_default(tmp_path: Path) -> None:
     grid = make(tmp_path)
     folder = write_config(grid, 0)
-    settings = json.loads((folder / grids.CONFIG).read_text())
+    settings = json.loads((folder / CONFIG).read_text())
     del settings["image_size"]
-    (folder / grids.CONFIG).write_text(json.dumps(settings))
+    (folder / CONFIG).write_text(json.dumps(settings))
     check_folder(grid)
-    (folder / grids.CONFIG).write_text(json.dumps({**settings, "colour": "red"}))
+    (folder / CONFIG).write_text(json.dumps({**settings, "colour": "red"}))
     with pytest.raises(UsageError, match="colour"):
         check_folder(grid)
-    (folder / grids.CONFIG).write_text("{")
+    (folder / CONFIG).write_text("{")
     with pytest.raises(UsageError, match="cannot be read"):
         check_folder(grid)
 
@@ -135,39 +131,3 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     assert grids.read_note(tmp_path / "new", "calibnorm table") == {"command": "calibnorm table"}
     with pytest.raises(UsageError, match="cannot be written"):
         grids.write_note(tmp_path / "thesis.txt" / "below", {})
-
-
-HOLDER = """
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("locks", sys.argv[1])
-locks = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(locks)
-from pathlib import Path
-with locks.exclusive(Path(sys.argv[2])) as ours:
-    print(ours, flush=True)
-    sys.stdin.readline()
-"""
-
-
-def hold(path: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", HOLDER, str(locks.__file__), str(path)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def test_two_processes_never_hold_one_lock_and_the_kernel_frees_it(tmp_path: Path) -> None:
-    path = tmp_path / "deeper" / "seed0.lock"
-    with hold(path) as first:
-        assert first.stdout is not None
-        assert first.stdout.readline() == "True\n"
-        with hold(path) as second:
-            assert second.communicate("\n")[0] == "False\n"
-        with locks.exclusive(path) as ours:
-            assert not ours
-        with locks.exclusive(tmp_path / "other.lock") as ours:
-            assert ours
-        os.kill(first.pid, signal.SIGKILL)
-        first.wait()
-    with locks.exclusive(path) as ours:
-        assert ours
-        with hold(path) as third:
-            assert third.communicate("\n")[0] == "False\n"

@@ -25,10 +25,11 @@ def make(root: Path, *environments: dict[str, object] | None) -> Grid:
 
 def test_the_commits_of_the_runs_are_named_and_the_reports_own_beside_them(tmp_path: Path) -> None:
     now = describe_environment()
-    old = now | {"commit": "c0ffee" * 6, "cpu": "Abacus"}
+    old = now | {"commit": "c0ffee" * 6, "cpu": "Abacus", "device": "cuda:0"}
     text = made_with("calibnorm compare x", 3.0, make(tmp_path, now, old, old, None))
     assert f"- 2 runs trained with calibnorm {now['calibnorm']} (commit {'c0ffee' * 6}), torch {now['torch']}" in text
     assert "on Abacus with" in text
+    assert ", device cuda:0." in text
     assert f"- 1 run trained with calibnorm {now['calibnorm']}" in text
     assert "- 1 run trained where nothing was noted." in text
     assert "- This report was written with calibnorm" in text

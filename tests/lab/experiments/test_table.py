@@ -14,6 +14,7 @@ from PIL import Image
 
 from calibnorm.lab import cli, models
 from calibnorm.lab.data import info
+from calibnorm.lab.errors import Stopped
 from calibnorm.lab.experiments import published
 from calibnorm.lab.experiments.config import TABLES as NAMES
 from calibnorm.lab.experiments.config import Scale, TableConfig
@@ -190,6 +191,21 @@ def test_what_is_left_out_is_said_before_the_table() -> None:
     assert text.count(sentence) == 1
 
 
+def test_what_is_left_out_is_said_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*_: object) -> None:
+        print("TRAINING")
+        raise Stopped(15, "stopped")
+
+    monkeypatch.setattr(run, "train_grid", train)
+    args = ["--out", str(tmp_path / "out"), "--data-root", str(tmp_path / "data"), "--accelerator", "cpu"]
+    assert main("iebn-3", *args) == 143
+    said = capsys.readouterr()
+    assert 0 <= said.out.index("240 of mnist a batch: left out. MNIST") < said.out.index("TRAINING")
+    assert "stopped by SIGTERM" in said.err
+
+
 def test_parameters_top5_and_losses_stand_beside_the_papers() -> None:
     text = told("iebn-1", "tiny").markdown(False)
     assert "## Parameters, millions" in text
@@ -263,6 +279,11 @@ def test_one_table_at_tiny_scale(
         (["iebn-2", "--scale", "paper"], "CIFAR-100 is missing: "),
         (["iebn-3", "--scale", "paper"], "CIFAR-100 is missing: "),
         (["rbn-1", "--scale", "paper"], "imagenet"),
+        pytest.param(
+            ["iebn-2", "--accelerator", "cuda"],
+            "--accelerator cuda: torch sees no GPU here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
     ],
 )
 def test_wrong_input_and_missing_data_are_named_before_training(

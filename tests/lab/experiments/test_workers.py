@@ -14,11 +14,11 @@ import pytest
 
 from calibnorm.lab.experiments import workers
 from calibnorm.lab.experiments.grid import Cell, Grid, Run
-from calibnorm.lab.experiments.locks import exclusive
 from calibnorm.lab.experiments.outcomes import Outcome, curve, epochs_done, outcome
 from calibnorm.lab.experiments.progress import complaints
 from calibnorm.lab.experiments.worker_process import Settings
 from calibnorm.lab.experiments.workers import train_all, visible_gpus
+from calibnorm.lab.locks import exclusive
 from calibnorm.lab.recipes import Recipe
 
 TINY = Recipe(model="resnet11", data="digits", epochs=1, train_images=64, batch_size=32, schedule="cosine")
@@ -128,8 +128,19 @@ def test_a_run_without_a_result_is_complained_of(tmp_path: Path) -> None:
     assert complaints(grid, busy) == ["bn/seed1 busy: another command trains it"]
 
 
+@pytest.mark.parametrize("content", ["[]", "{", '{"test_accuracy": 90.0}'])
+def test_a_damaged_result_is_named(content: str, tmp_path: Path) -> None:
+    run = Run(TINY, tmp_path / "seed0")
+    run.folder.mkdir()
+    (run.folder / "config.json").write_text(json.dumps(TINY.to_dict()))
+    (run.folder / "result.json").write_text(content)
+    assert outcome(run).state == "missing"
+    failed = train_all([run], 0, Settings(tmp_path / "data", "cpu"))
+    assert "result.json: is damaged" in failed[run.folder].message
+
+
 def test_gpus_are_shared_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert visible_gpus("auto") == ["0", "1"]
     assert visible_gpus("cpu") == [None]

@@ -143,7 +143,7 @@ def test_a_disk_without_locks_is_used_all_the_same(tmp_path: Path, monkeypatch: 
     def unsupported(*args: object) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(folders.fcntl, "flock", unsupported)
+    monkeypatch.setattr("fcntl.flock", unsupported)
     with folders.locked(tmp_path / "run"):
         assert (tmp_path / "run").is_dir()
 

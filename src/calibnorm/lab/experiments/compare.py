@@ -25,12 +25,12 @@ from calibnorm.lab.experiments.grid import (
     said,
     slug,
     write_note,
-    write_text,
 )
 from calibnorm.lab.experiments.origins import made_with
 from calibnorm.lab.experiments.outcomes import Outcome
 from calibnorm.lab.experiments.progress import complaints, stopped, train_grid
 from calibnorm.lab.experiments.summary import Line, summarize, write_results, write_summary
+from calibnorm.lab.files import write_whole
 from calibnorm.lab.recipes import Recipe
 
 COMMAND = "calibnorm compare"
@@ -52,7 +52,7 @@ def run(config: CompareConfig, console: Console | None = None) -> int:
     """
     console, start = console or Console(), time.perf_counter()
     recipe, grid = plan(config)
-    check((cell.recipe for cell in grid.cells), config.data_root)
+    check((cell.recipe for cell in grid.cells), config.data_root, config.accelerator)
     write_note(grid.root, {"command": COMMAND, "recipe": config.recipe, "settings": shared(recipe)})
     try:
         failed = train_grid(grid, config, console)
@@ -220,7 +220,7 @@ class Report:
         write_summary(root / "summary.csv", self.lines)
         drawn = plots.draw_curves(self.grid, root / "curves.png")
         plots.draw_finals(self.grid, self.lines, root / "accuracies.png")
-        write_text(root / "report.md", self.markdown(drawn))
+        write_whole(root / "report.md", self.markdown(drawn).encode())
 
     def markdown(self, curves: bool = True) -> str:
         """Return the report as Markdown, with the pictures that lie beside it."""

@@ -16,6 +16,7 @@ import tyro
 
 from calibnorm.lab.errors import UsageError
 from calibnorm.lab.recipes import Recipe
+from calibnorm.lab.training.machine import Accelerator
 
 NOT_OVERRIDDEN = frozenset({"norm", "noise", "seed"})
 """What a grid varies."""
@@ -87,7 +88,7 @@ class Common:
     not depend on their number."""
     data_root: Path = Path("data")
     """Folder of the data sets."""
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    accelerator: Accelerator = "auto"
     """Where to train."""
 
     def __post_init__(self) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from calibnorm.lab.errors import UsageError
-from calibnorm.lab.recipes import Recipe
+from calibnorm.lab.files import read_json, write_json
+from calibnorm.lab.recipes import Recipe, parse_noise
+from calibnorm.lab.training.folder import CONFIG
 
-CONFIG, ENVIRONMENT, NOTE = "config.json", "environment.json", "grid.json"
+NOTE = "grid.json"
 _PLAIN = re.compile(r"[A-Za-z0-9][\w.=,+-]*")
 
 
@@ -131,26 +130,6 @@ def conditions(recipe: Recipe, noises: Sequence[str]) -> Iterator[tuple[str, Rec
         yield name, replace(recipe, noise=noise)
 
 
-def parse_noise(text: str) -> tuple[float, float] | None:
-    """Return (N_a, N_b), or None for "none".
-
-    Raises:
-        UsageError: The text is something else.
-
-    >>> parse_noise("0.8,0.5")
-    (0.8, 0.5)
-    """
-    if text == "none":
-        return None
-    try:
-        n_a, n_b = map(float, text.split(","))
-    except ValueError:
-        raise UsageError(f"--noise {text}: must be none or two numbers such as 0.8,0.5") from None
-    if not (math.isfinite(n_a) and math.isfinite(n_b)) or n_a == 0:
-        raise UsageError(f"--noise {text}: needs two finite numbers, the first not 0")
-    return n_a, n_b
-
-
 def slug(name: str) -> str:
     """Return a name as a folder's, without what shells and file systems treat in a way of their own.
 
@@ -219,16 +198,9 @@ def write_note(root: Path, note: dict[str, Any]) -> None:
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        write_text(root / NOTE, json.dumps(note, indent=2) + "\n")
+        write_json(root / NOTE, note)
     except OSError as error:
         raise UsageError(f"--out {root}: cannot be written ({error.strerror}); choose another folder") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole: another command may be writing the same one."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
 
 
 def said(value: Any) -> str:
@@ -236,12 +208,3 @@ def said(value: Any) -> str:
     if value is None:
         return "none"
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the mapping that a JSON file holds; None where there is no such file, or something else in it."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None

@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from calibnorm.lab.environment import describe_environment
-from calibnorm.lab.experiments.grid import CONFIG, ENVIRONMENT, Grid, Run, read_json
+from calibnorm.lab.experiments.grid import Grid, Run
+from calibnorm.lab.files import read_json
+from calibnorm.lab.training.folder import CONFIG, ENVIRONMENT
 
 
 def made_with(command: str, seconds: float, grid: Grid) -> str:
@@ -43,7 +45,8 @@ def said(environment: dict[str, Any]) -> str:
     """Return versions, commit and machine in words."""
     e = environment
     commit = f" (commit {e['commit']})" if e.get("commit") else ""
+    device = f", device {e['device']}" if e.get("device", "cpu") != "cpu" else ""
     return (
         f"calibnorm {e.get('calibnorm', '?')}{commit}, torch {e.get('torch', '?')}, Python {e.get('python', '?')}, "
-        f"on {e.get('cpu', '?')} with {e.get('cpu_count', '?')} cores, {e.get('platform', '?')}"
+        f"on {e.get('cpu', '?')} with {e.get('cpu_count', '?')} cores, {e.get('platform', '?')}{device}"
     )

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from calibnorm.lab.experiments.grid import Run, read_json
+from calibnorm.lab.experiments.grid import Run
+from calibnorm.lab.files import read_json
+from calibnorm.lab.training.folder import METRICS, RESULT
 
-RESULT, METRICS = "result.json", "metrics.csv"
+_NUMBERS = {"test_accuracy", "best_test_accuracy", "test_top5", "parameters", "seconds"}
 State = Literal["finished", "diverged", "failed", "missing", "busy"]
 
 
@@ -56,7 +58,8 @@ class Outcome:
 def outcome(run: Run) -> Outcome:
     """Return what the run's folder says; "missing" where it neither finished nor diverged."""
     result = read_json(run.folder / RESULT)
-    if result is not None:
+    # One that lacks a number counts as none: training then names the file.
+    if result is not None and result.keys() >= _NUMBERS:
         return Outcome(
             "finished",
             result["test_accuracy"],

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from calibnorm.lab.experiments import statistics
-from calibnorm.lab.experiments.grid import Cell, Grid, write_text
+from calibnorm.lab.experiments.grid import Cell, Grid
 from calibnorm.lab.experiments.outcomes import Outcome, outcome
 from calibnorm.lab.experiments.statistics import Interval, Paired
+from calibnorm.lab.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -166,4 +167,4 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_whole(path, text.getvalue().encode())

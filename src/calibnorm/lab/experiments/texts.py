@@ -120,15 +120,24 @@ def setting(recipe: Recipe) -> str:
     falls = " ".join(map(str, recipe.milestones))
     step = f"x {recipe.gamma:g} after epochs {falls}" if falls else "constant"
     rate = "a cosine to 0" if recipe.schedule == "cosine" else step
-    warm = f", {recipe.warmup_epochs} warm-up epochs" if recipe.warmup_epochs else ""
+    warm = f", {epochs(recipe.warmup_epochs)} of warm-up" if recipe.warmup_epochs else ""
     place = "" if recipe.stages == "all" else f" (the norm in {recipe.stages} alone)"
     more = "".join(f", {text}" for text in unusual(recipe))
     return (
-        f"{recipe.model}{place} on {images(recipe)}; {recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''} of SGD, "
+        f"{recipe.model}{place} on {images(recipe)}; {epochs(recipe.epochs)} of SGD, "
         f"batch {recipe.images_a_step}, learning rate {recipe.learning_rate:g}, {rate}{warm}, "
         f"{'Nesterov' if recipe.nesterov else 'momentum'} {recipe.momentum:g}, weight decay {recipe.weight_decay:g} "
         f"({'on gates too' if recipe.decay_gates else 'not on gates'}){more}."
     )
+
+
+def epochs(count: int) -> str:
+    """Return a number of epochs in words.
+
+    >>> epochs(1), epochs(3)
+    ('1 epoch', '3 epochs')
+    """
+    return f"{count} epoch{'s' if count != 1 else ''}"
 
 
 def images(recipe: Recipe) -> str:

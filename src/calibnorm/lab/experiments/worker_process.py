@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
@@ -14,16 +13,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from calibnorm.lab.errors import Diverged, RunFailed, Stopped, UsageError
-from calibnorm.lab.experiments.grid import Run, write_text
-from calibnorm.lab.experiments.locks import exclusive
+from calibnorm.lab.experiments.grid import Run
 from calibnorm.lab.experiments.outcomes import Outcome, outcome
+from calibnorm.lab.files import write_json
+from calibnorm.lab.locks import exclusive
+from calibnorm.lab.training.machine import Accelerator
 
-Accelerator = Literal["auto", "cpu", "cuda"]
 BUSY = Outcome("busy", message="another command trains it")
 
 
@@ -108,7 +107,7 @@ def trained(run: Run, settings: Settings) -> Outcome:
         raise
     except Diverged as error:
         watcher.say(str(error))
-        write_text(run.failure, json.dumps({"state": "diverged", "message": str(error)}) + "\n")
+        write_json(run.failure, {"state": "diverged", "message": str(error)})
     except (RunFailed, UsageError) as error:
         watcher.say(str(error))
         return Outcome("failed", message=str(error))

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from calibnorm.lab.errors import RunFailed, UsageError
 from calibnorm.lab.files import read_json, write_json, write_whole
+from calibnorm.lab.locks import exclusive
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training.clock import Timing
 from calibnorm.lab.training.state import Row
@@ -198,18 +198,13 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UsageError: The folder cannot be written, or another process trains in it.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK).open("w")
-    except OSError as error:
-        raise UsageError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from error
-    with file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"--out {folder}: another process is training in it; wait, or choose another") from None
-        except OSError:
-            pass  # a disk without locks, such as some of several machines
+            ours = stack.enter_context(exclusive(folder / LOCK))
+        except OSError as error:
+            raise UsageError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from error
+        if not ours:
+            raise UsageError(f"--out {folder}: another process is training in it; wait, or choose another")
         yield
 
 

@@ -86,10 +86,23 @@ def load(recipe: Recipe, data_root: Path, fabric: Fabric, workers: int | None = 
     Raises:
         UsageError: Images are missing, or the batches cannot be made of them.
     """
-    info = data.info(recipe.data)
     place = Place(device=fabric.device, rank=fabric.global_rank, world=fabric.world_size)
+    return feeds(recipe, data_root, place, workers)
+
+
+class Place(TypedDict):
+    """What all feeds of a process are told."""
+
+    device: torch.device
+    rank: int
+    world: int
+
+
+def feeds(recipe: Recipe, data_root: Path, place: Place, workers: int | None = None) -> Inputs:
+    """As `load`, for a process that is not one of Fabric's."""
+    info = data.info(recipe.data)
     if info.folder:
-        feeds = data.imagenet(
+        pictures = data.imagenet(
             data_root,
             batch_size=recipe.batch_size,
             seed=recipe.seed,
@@ -99,7 +112,7 @@ def load(recipe: Recipe, data_root: Path, fabric: Fabric, workers: int | None = 
             workers=workers,
             **place,
         )
-        return Inputs(feeds.train, feeds.test)
+        return Inputs(pictures.train, pictures.test)
     images = _image_set(recipe, recipe.data, data_root, recipe.train_images)
     train = data.train_feed(
         images,
@@ -112,14 +125,6 @@ def load(recipe: Recipe, data_root: Path, fabric: Fabric, workers: int | None = 
         **place,
     )
     return Inputs(train, data.test_feed(images, batch_size=recipe.images_a_step, **place))
-
-
-class Place(TypedDict):
-    """What all feeds of a process are told."""
-
-    device: torch.device
-    rank: int
-    world: int
 
 
 def _image_set(recipe: Recipe, name: str, data_root: Path, train_images: int | None) -> data.ImageSet:

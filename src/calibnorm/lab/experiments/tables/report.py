@@ -11,12 +11,13 @@ from rich.console import Console
 
 from calibnorm.lab.experiments import plots, texts
 from calibnorm.lab.experiments.config import Scale
-from calibnorm.lab.experiments.grid import Grid, write_text
+from calibnorm.lab.experiments.grid import Grid
 from calibnorm.lab.experiments.origins import made_with
 from calibnorm.lab.experiments.published import PAPERS
 from calibnorm.lab.experiments.summary import Line, number, write_results, write_summary
 from calibnorm.lab.experiments.tables.definitions import Entry, Table
 from calibnorm.lab.experiments.tables.extras import further
+from calibnorm.lab.files import write_whole
 from calibnorm.lab.pictures import save, tidy
 
 
@@ -134,8 +135,8 @@ class TableReport:
         own = [paper for paper, ours in pairs if ours == paper]
         if own:
             others.append(f"{' and '.join(own)} {'are' if len(own) > 1 else 'is'} as in the paper")
-        recipes = dict.fromkeys((texts.images(replace(c.recipe, mix=None)), c.recipe.epochs) for c in self.grid.cells)
-        trained = [f"{images} for {epochs} epoch{'s' if epochs > 1 else ''}" for images, epochs in recipes]
+        recipes = [replace(cell.recipe, mix=None) for cell in self.grid.cells]
+        trained = dict.fromkeys(f"{texts.images(recipe)} for {texts.epochs(recipe.epochs)}" for recipe in recipes)
         return f"trained on {'; on '.join(trained)}. {'; '.join(others)}."
 
     def shared(self) -> list[str]:
@@ -164,7 +165,7 @@ class TableReport:
         plots.draw_curves(self.grid, root / "curves.png")
         plots.draw_finals(self.grid, self.lines, root / "accuracies.png")
         differences = self.draw_differences(root / "differences.png")
-        write_text(root / "report.md", self.markdown(differences))
+        write_whole(root / "report.md", self.markdown(differences).encode())
 
     def printed_columns(self, line: Line) -> dict[str, str]:
         """Return what summary.csv says of the paper."""

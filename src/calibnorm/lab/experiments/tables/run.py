@@ -37,7 +37,7 @@ def run(config: TableConfig, console: Console | None = None) -> int:
     console, start = console or Console(), time.perf_counter()
     table = definitions.table(config.table)
     grid, left_out = plan(table, config)
-    check((cell.recipe for cell in grid.cells), config.data_root)
+    check((cell.recipe for cell in grid.cells), config.data_root, config.accelerator)
     for sentence in absent(left_out):
         console.print(sentence, style="yellow", highlight=False)
     write_note(grid.root, {"command": COMMAND, "table": table.name, "scale": config.scale})

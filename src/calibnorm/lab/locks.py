@@ -1,4 +1,4 @@
-"""One process a run: a lock on a file beside it, which the kernel frees when the process ends, however it ends."""
+"""One process a run: a lock on a file, which the kernel frees when the process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ def exclusive(path: Path) -> Iterator[bool]:
     the old one.
 
     Yields:
-        Whether this process has the lock; False while another holds it.
+        Whether this process may go on: False while another holds the lock; True also on a disk without locks, such as
+        some that several machines share, where nobody can know.
+
+    Raises:
+        OSError: The file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -32,4 +36,6 @@ def _lock(handle: int) -> bool:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError:
+        return True
     return True
