@@ -32,8 +32,8 @@ from calibnorm.lab.bench import (
     impls,
     layer,
     model,
+    networks,
     plots,
-    resnet,
     run,
     start,
     summary,
@@ -366,7 +366,7 @@ def test_fused_networks_are_fused_and_keep_the_state_dict() -> None:
 
 
 def test_resnet164_is_that_of_the_papers() -> None:
-    network = resnet.resnet164()
+    network = networks.resnet164()
     main_path = [m for name, m in network.named_modules() if "downsample" not in name]
     assert sum(isinstance(m, nn.Conv2d | nn.Linear) for m in main_path) == 164
     # The IEBN paper's Table 1, "#P(M)": 1.70 and 1.73 for 10 and 100 classes with BN; with IEBN 1.73 and 1.75.
@@ -386,7 +386,7 @@ def test_resnet164_is_that_of_the_papers() -> None:
 
 def test_resnet50_is_torchvisions() -> None:
     torchvision = pytest.importorskip("torchvision")
-    ours, theirs = resnet.resnet50().eval(), torchvision.models.resnet50().eval()
+    ours, theirs = networks.resnet50().eval(), torchvision.models.resnet50().eval()
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -414,7 +414,7 @@ def test_compiled_networks_without_a_compiler(
 def test_compiled_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     counter, compile_ = CompileCounter(), nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda self, **kwargs: compile_(self, backend=counter, **kwargs))
-    monkeypatch.setitem(resnet.NETWORKS, "resnet164", lambda: resnet.ResNet((1,), 4, 10, large=False))
+    monkeypatch.setitem(networks.NETWORKS, "resnet164", lambda: networks.ResNet((1,), 4, 10))
     settings = config.ModelConfig("resnet164", 2, 8, impls=("fused:cn.RBN2d",), modes=("compiled",), device="cpu")
     rows, wrong = model.run_case(settings, table.Place.here(torch.device("cpu")), "float32", "NCHW", "compiled")
     torch.compiler.reset()

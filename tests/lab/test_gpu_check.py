@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from calibnorm.lab.bench import gpu, impls, kernel_checks, layer, resnet
+from calibnorm.lab.bench import gpu, impls, kernel_checks, layer, networks
 from calibnorm.lab.bench.cases import Case
 from calibnorm.lab.bench.config import LayerConfig, ModelConfig
 from calibnorm.lab.bench.table import Place
@@ -56,13 +56,13 @@ def test_what_it_times_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(layer, "AT_LEAST_S", 0.0)
     monkeypatch.setattr(gpu, "copy_bandwidth", lambda device, mib: 10.0)
     steps = ModelConfig("resnet164", 1, 8, ("NCHW",), impls=(impls.BASELINE,), device="cpu")
-    monkeypatch.setitem(resnet.NETWORKS, "resnet164", lambda: resnet.ResNet((1, 1, 1), 4, 10, large=False))
+    monkeypatch.setitem(networks.NETWORKS, "resnet164", lambda: networks.ResNet((1, 1, 1), 4, 10))
     monkeypatch.setattr(gpu, "networks", lambda device: [steps, replace(steps, network="resnet50")])
 
     def fail() -> None:
         raise RuntimeError("no memory\nmore")
 
-    monkeypatch.setitem(resnet.NETWORKS, "resnet50", fail)
+    monkeypatch.setitem(networks.NETWORKS, "resnet50", fail)
     monkeypatch.setattr(gpu, "compile_problem", lambda: "no compiler")
     assert gpu.time_layers(CPU, tmp_path, time.perf_counter(), 300.0, []) == 1
     with (tmp_path / "gpu-layer.csv").open() as file:
@@ -92,7 +92,7 @@ def test_training_steps_of_both_networks_without_any_other_package() -> None:
     settings = gpu.networks(CPU)
     assert [config.network for config in settings] == ["resnet50", "resnet164"]
     for config in settings:
-        assert config.network in resnet.NETWORKS
+        assert config.network in networks.NETWORKS
         assert {"cn.IEBN2d", "cn.RBN2d", "fused:nn.BatchNorm2d", "fused:cn.RBN2d"} <= set(config.names())
 
 

@@ -10,7 +10,7 @@ import torch
 from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
 
 import calibnorm as cn
-from calibnorm.lab.bench.resnet import ResNet
+from calibnorm.lab.models.resnet import ResNet
 from cases import each_layer, each_mode, randn, randomize
 from tolerances import COMPILED, error
 
@@ -104,7 +104,7 @@ NETWORKS = [
 def test_a14_a_converted_network_in_one_graph(method, fused, training):
     """The graph is Dynamo's alone; the layers' tests run AOTAutograd, which takes longer, too."""
     torch.manual_seed(0)
-    model = cn.convert(ResNet((1,), 2, 3, large=False), method).train(training)
+    model = cn.convert(ResNet((1,), 2, 3), method).train(training)
     counter = CompileCounter()
     assert_one_graph_for_all_batches(cn.fuse(model) if fused else model, counter, (3, 6, 4), batches=(5, 2, 7))
     assert counter.frame_count == 1
@@ -115,7 +115,7 @@ def test_a14_a_converted_network_in_one_graph(method, fused, training):
 @each_mode
 def test_a14_inductor_with_a_converted_network(method, training):
     torch.manual_seed(0)
-    model = cn.convert(ResNet((1, 1), 4, 10, large=False), method).train(training)
+    model = cn.convert(ResNet((1, 1), 4, 10), method).train(training)
     counter = CompileCounterWithBackend("inductor")
     assert_one_graph_for_all_batches(cn.fuse(model), counter, (3, 8, 8), batches=(5, 2, 7))
     assert counter.frame_count == 1

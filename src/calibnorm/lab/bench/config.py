@@ -23,7 +23,7 @@ from calibnorm.lab.bench.impls import (
     load,
     timm_problem,
 )
-from calibnorm.lab.bench.resnet import IMAGE_SIZES
+from calibnorm.lab.bench.networks import IMAGE_SIZES
 from calibnorm.lab.errors import UsageError
 
 FUSED = "fused:"

@@ -15,7 +15,7 @@ from calibnorm.lab.bench.cases import DTYPES, LAYOUTS, shape_name
 from calibnorm.lab.bench.clock import WARMUP, Prepare, Run, clock_for, measure
 from calibnorm.lab.bench.config import FUSED, NETWORK_NORMS, STEPS, ModelConfig
 from calibnorm.lab.bench.impls import BASELINE, compile_problem
-from calibnorm.lab.bench.resnet import NETWORKS
+from calibnorm.lab.bench.networks import NETWORKS
 from calibnorm.lab.bench.table import Place, Row, rows_of
 from calibnorm.lab.errors import UsageError
 

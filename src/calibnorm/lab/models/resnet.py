@@ -1,11 +1,12 @@
-"""ResNets of bottleneck blocks, in torch alone: a GPU is not always beside torchvision.
+"""ResNets of bottleneck blocks (He et al., CVPR 2016, arXiv 1512.03385), for images of 32x32 and of 224x224 pixels.
 
-ResNet-50 is torchvision's, names included; ResNet-164 is the network of both papers' CIFAR tables.
+ResNet-164 is the network of the IEBN paper's CIFAR tables; with ImageNet's stem and depths it is torchvision's, names
+included.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from torch import Tensor, nn
 
@@ -48,12 +49,16 @@ class ResNet(nn.Module):
         depths: Blocks of each stage.
         width: Of the first stage's 3x3 convolutions, and of the stem.
         classes: Outputs.
+        in_channels: Of the images.
         large: Whether the stem is ImageNet's, 7x7 of stride 2 and a maximum of stride 2, instead of CIFAR's 3x3.
     """
 
-    def __init__(self, depths: tuple[int, ...], width: int, classes: int, large: bool) -> None:
+    def __init__(
+        self, depths: tuple[int, ...], width: int, classes: int, in_channels: int = 3, large: bool = False
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, width, 7 if large else 3, 2 if large else 1, padding=3 if large else 1, bias=False)
+        kernel, stride, padding = (7, 2, 3) if large else (3, 1, 1)
+        self.conv1 = nn.Conv2d(in_channels, width, kernel, stride, padding, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if large else nn.Identity()
@@ -81,18 +86,3 @@ def blocks(inputs: int, width: int, depth: int, stride: int) -> Iterator[Bottlen
     """Yield the blocks of a stage; the first has its stride."""
     for number in range(depth):
         yield Bottleneck(inputs if number == 0 else EXPANSION * width, width, stride if number == 0 else 1)
-
-
-def resnet50() -> ResNet:
-    """Return ResNet-50 for ImageNet: torchvision's, version 1.5."""
-    return ResNet((3, 4, 6, 3), 64, 1000, large=True)
-
-
-def resnet164() -> ResNet:
-    """Return ResNet-164 for CIFAR-10: 9 * 18 + 2 layers, 1.70 million parameters."""
-    return ResNet((18, 18, 18), 16, 10, large=False)
-
-
-NETWORKS: dict[str, Callable[[], ResNet]] = {"resnet50": resnet50, "resnet164": resnet164}
-IMAGE_SIZES = {"resnet164": 32}
-"""Where it is not 224."""

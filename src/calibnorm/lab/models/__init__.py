@@ -1,0 +1,11 @@
+"""The networks of both papers by name, with any normalization by text.
+
+Importing this needs torch alone; the networks that torchvision or timm have are taken from them when they are built.
+"""
+
+from __future__ import annotations
+
+from calibnorm.lab.models.building import build, names
+from calibnorm.lab.models.norms import Norm, parse_norm
+
+__all__ = ["Norm", "build", "names", "parse_norm"]
