@@ -36,8 +36,12 @@ def test_alone_equals_the_equations(dims):
 
 @pytest.mark.parametrize(
     "module",
-    [timm.layers.SEModule(4, rd_channels=2), torchvision.ops.SqueezeExcitation(4, 2)],
-    ids=["timm", "torchvision"],
+    [
+        timm.layers.SEModule(4, rd_channels=2),
+        torchvision.ops.SqueezeExcitation(4, 2),
+        timm.layers.SEModule(4, rd_channels=2, bias=False),
+    ],
+    ids=["timm", "torchvision", "timm without biases"],
 )
 def test_alone_equals_other_modules(module):
     """Theirs are convolutions of one pixel, by the same two names."""
@@ -47,7 +51,10 @@ def test_alone_equals_other_modules(module):
         own = {name: t[:, :, None, None] if t.ndim == 2 else t for name, t in own.items()}
         return functional_call(module.double(), own, (x,))
 
-    found = errors(passes(ALONE), theirs, batch(2, 0), own_tensors())
+    biases = len(list(module.parameters())) == 4
+    ours = SE(alone=True, reduction=2, biases=biases)
+    own = {name: t for name, t in own_tensors().items() if name in ours.parameters(4)}
+    found = errors(passes(ours), theirs, batch(2, 0), own)
     assert max(found.values()) <= ORACLE, found
 
 
@@ -55,8 +62,11 @@ def test_parameters():
     shapes = [spec.shape for spec in SE().parameters(64).values()]
     assert shapes == [(4, 64), (4,), (64, 4), (64,)]
     assert SE().parameters(8)["fc1_weight"].shape == (1, 8)
+    assert list(SE(biases=False).parameters(64)) == ["fc1_weight", "fc2_weight"]
     with pytest.raises(ValueError, match="reduction=0"):
         SE(reduction=0)
+    with pytest.raises(TypeError, match="biases=0"):
+        SE(biases=0)
 
 
 def test_average_gate():

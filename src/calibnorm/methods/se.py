@@ -19,22 +19,25 @@ class SE(Method):
 
     After BN the squeeze costs no read: the mean of the plane of z is ``gamma * (m - mu) / sd + beta``.
 
-    The paper's Eq. 3 has no biases. They are here because the IEBN paper's SE-ResNet-50 has them: its 28.09 M
-    parameters are 28.088 M with biases and 28.072 M without. The paper does not say how the layers start; as in
-    ``nn.Linear`` here, and so the gate of a new layer is about 1/2.
+    The paper's Eq. 3 has no biases. They are the default because the IEBN paper's SE-ResNet-50 has them: its 28.09 M
+    parameters are 28.088 M with biases and 28.072 M without. That paper's SE-ResNeXt-29 and SE-PreResNet-164 have none.
+    The paper does not say how the layers start; as in ``nn.Linear`` here, and so the gate of a new layer is about 1/2.
 
     Args:
         alone: z is the input itself: no statistics of the batch, no gamma, no beta.
         reduction: Channels per hidden unit, r; 16 in the paper. Fewer channels than that have one hidden unit.
+        biases: Of both layers; the paper's Eq. 3 has none.
     """
 
     name: ClassVar[str] = "se"
     alone: bool = False
     reduction: int = 16
+    biases: bool = True
 
     def __post_init__(self) -> None:
         _checks.flag("alone", self.alone)
         check_reduction(self.reduction)
+        _checks.flag("biases", self.biases)
 
     @property
     def normalizes(self) -> bool:
@@ -58,7 +61,7 @@ class SE(Method):
 
     def parameters(self, num_features: int) -> dict[str, Parameter]:
         """Return the two fully connected layers."""
-        return bottleneck_parameters(num_features, self.reduction, decays=True)
+        return bottleneck_parameters(num_features, self.reduction, decays=True, biases=self.biases)
 
     def gate(self, z_NC: Tensor, p: Params) -> Tensor:
         """Return d, (N, C), from the means of the planes of z."""

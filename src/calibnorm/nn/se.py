@@ -31,8 +31,8 @@ class SE2d(_SE):
     ``alone=True`` z is the input itself.
 
     Learnable: ``fc1_weight`` (C / reduction, C), ``fc1_bias``, ``fc2_weight`` (C, C / reduction) and ``fc2_bias``,
-    beside gamma and beta in the child ``bn``. Eq. 3 of the paper has no biases; the parameter counts of SE networks in
-    the IEBN paper do. ``cn.convert(model, "se")`` puts the layer after the last BatchNorm of every residual branch.
+    beside gamma and beta in the child ``bn``. Eq. 3 of the paper has no biases; SE-ResNet's parameter counts in the
+    IEBN paper do. ``cn.convert(model, "se")`` puts the layer after the last BatchNorm of every residual branch.
 
     Args:
         num_features: Channels C of the input (N, C, H, W).
@@ -45,6 +45,7 @@ class SE2d(_SE):
         alone: No batch normalization: neither gamma and beta nor statistics, and affine and track_running_stats have no
             effect. For branches that end in a convolution (PreResNet, DenseNet).
         reduction: Channels per hidden unit, r.
+        biases: Whether the two fully connected layers have them.
         noise: The constant noise attack of the IEBN paper (N_a, N_b) on the standardized feature.
         noise_in: ``"always"``, or ``"train"`` for training mode alone.
         act: ``"relu"`` applies a ReLU to the output (after the residual, if forward gets one).

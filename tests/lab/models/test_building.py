@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
+import calibnorm as cn
 from calibnorm.lab import models
 from calibnorm.lab.errors import UsageError
 
@@ -26,3 +28,14 @@ def test_all_norms_of_a_seed_start_from_the_same_convolutions() -> None:
 def test_an_unknown_network_is_named() -> None:
     with pytest.raises(UsageError, match=r"^model resnet165: .*resnet\{9n\+2\}"):
         models.build("resnet165", num_classes=10)
+
+
+@pytest.mark.parametrize(
+    ("norm", "kind"),
+    [("iebn", nn.BatchNorm2d), ("iebn:skip=none", cn.IEBN2d), ("rbn", cn.RBN2d), ("rbn:skip=shortcut", nn.BatchNorm2d)],
+)
+def test_iebn_alone_leaves_the_norms_of_shortcuts_plain_unless_told(norm: str, kind: type[nn.Module]) -> None:
+    with torch.device("meta"):
+        model = models.build("resnet11", num_classes=10, norm=norm)
+    assert all(type(model.get_submodule(f"layer{stage}.0.downsample.1")) is kind for stage in (1, 2, 3))
+    assert type(model.get_submodule("layer1.0.bn3")) is not nn.BatchNorm2d

@@ -5,7 +5,8 @@ Importing this needs torch alone; the networks that torchvision or timm have are
 
 from __future__ import annotations
 
-from calibnorm.lab.models.building import build, names
+from calibnorm.lab.models.building import build
+from calibnorm.lab.models.networks import PATTERNS, image_size, names
 from calibnorm.lab.models.norms import Norm, parse_norm
 
-__all__ = ["Norm", "build", "names", "parse_norm"]
+__all__ = ["PATTERNS", "Norm", "build", "image_size", "names", "parse_norm"]

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import re
-
 from torch import nn
 
-import calibnorm as cn
+from calibnorm import _checks
 from calibnorm.lab.errors import UsageError
+from calibnorm.lab.models import networks, placing
 from calibnorm.lab.models.norms import Norm, parse_norm
-from calibnorm.lab.models.resnet import ResNet
 
 Noise = tuple[float, float]
 ALL = "all"
-_RESNET = re.compile(r"resnet(\d+)")
-
-
-def names() -> tuple[str, ...]:
-    """Return the named networks; :func:`build` takes ``resnet{9n+2}`` too."""
-    return ("resnet164",)
 
 
 def build(
@@ -34,37 +26,51 @@ def build(
     """Return a network with random weights from torch's global generator and the normalization asked for.
 
     The network is made with ``nn.BatchNorm2d`` and then converted, so that all norms of a seed start from the same
-    weights.
+    weights. Where SE goes, and whether its layers have biases, depends on the network, as the IEBN paper's parameter
+    counts imply: ``networks`` says how; ``"se:biases=true"`` overrides it.
 
     Args:
-        name: One of :func:`names`, or ``resnet{9n+2}``.
+        name: One of :func:`names`, or a member of ``PATTERNS``. ``resnet101`` is ImageNet's network.
         num_classes: Outputs.
         norm: A :class:`Norm` or its text, such as ``"iebn:init=(0,1)"``; ``"bn"`` leaves ``nn.BatchNorm2d``.
         noise: The IEBN paper's constant noise attack (N_a, N_b) on every BatchNorm, converted or not.
         noise_in: ``"always"``, or ``"train"`` for training alone.
-        stages: ``"all"``, or the one stage to convert, such as ``"stage1"``.
+        stages: ``"all"``, or the one stage to convert, such as ``"stage1"``, as in RBN's Table 4; what lies in no
+            stage, the stem's norm say, then stays plain.
         in_channels: Of the images.
 
     Raises:
         UsageError: One of these cannot be; the text names it, what came, and what can be.
+
+    >>> from calibnorm.lab import models
+    >>> model = models.build("resnet11", num_classes=10, norm="rbn", stages="stage2")
+    >>> type(model.layer1[0].bn1).__name__, type(model.layer2[0].bn1).__name__
+    ('BatchNorm2d', 'RBN2d')
     """
+    network = networks.find(name)
     for option, value in (("num_classes", num_classes), ("in_channels", in_channels)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UsageError(f"{option} {value!r}: must be a whole number of at least 1")
+            raise UsageError(f"{option} {value!r}: must be a whole number, at least 1")
+    if in_channels != 3 and not network.grey:
+        raise UsageError(f"in_channels {in_channels}: {name} takes images of 3 channels; use 3, or another network")
     norm = parse_norm(norm)
-    match = _RESNET.fullmatch(name) if isinstance(name, str) else None
-    if match is None or (int(match[1]) - 2) % 9 or int(match[1]) < 11:
-        raise UsageError(f"model {name}: is not known; choose from {', '.join(names())}, or resnet{{9n+2}}")
-    numbers = None
-    if stages != ALL:
-        if stages not in ("stage1", "stage2", "stage3"):
-            raise UsageError(f"stages {stages}: is not known; choose from all, stage1, stage2, stage3")
-        numbers = int(stages.removeprefix("stage"))
-    depth = (int(match[1]) - 2) // 9
-    model: nn.Module = ResNet((depth,) * 3, 16, num_classes, in_channels)
-    if noise is None and norm == Norm("bn"):
-        return model
+    stage = _stage(name, network, stages)
     try:
-        return cn.convert(model, norm.method, stages=numbers, noise=noise, noise_in=noise_in, **norm.options)
+        _checks.noise(noise, noise_in)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"norm {norm}: {error}") from None
+        raise UsageError(str(error)) from error
+    model = network.make(num_classes, in_channels)
+    try:
+        return placing.place(
+            model, network, norm, stage, {} if noise is None else {"noise": noise, "noise_in": noise_in}
+        )
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"norm {norm}: {name} cannot have it: {error}") from error
+
+
+def _stage(name: str, network: networks.Network, stages: object) -> int | None:
+    """Return the number of the stage to convert, from 1, or None for all."""
+    known = [ALL, *(f"stage{number}" for number in range(1, network.stages + 1))]
+    if stages not in known:
+        raise UsageError(f"stages {stages}: {name} has {', '.join(known)}; choose one of these")
+    return known.index(str(stages)) or None

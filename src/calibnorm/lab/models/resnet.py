@@ -1,7 +1,7 @@
-"""ResNets of bottleneck blocks (He et al., CVPR 2016, arXiv 1512.03385), for images of 32x32 and of 224x224 pixels.
+"""ResNets and ResNeXts of bottleneck blocks, for images of 32x32 and of 224x224 pixels.
 
-ResNet-164 is the network of the IEBN paper's CIFAR tables; with ImageNet's stem and depths it is torchvision's, names
-included.
+ResNet (He et al., CVPR 2016, arXiv 1512.03385) with 164 layers is the network of the IEBN paper's CIFAR tables; ResNeXt
+is Xie et al., CVPR 2017, arXiv 1611.05431. With ImageNet's stem and depths they are torchvision's, names included.
 """
 
 from __future__ import annotations
@@ -14,16 +14,24 @@ EXPANSION = 4
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolutions, each with its norm, and the shortcut around them; the 3x3 one has the stride."""
+    """1x1, 3x3, 1x1 convolutions, each with its norm, and the shortcut around them; the 3x3 one has the stride.
 
-    def __init__(self, inputs: int, width: int, stride: int) -> None:
+    Args:
+        inputs: Channels that come in; ``EXPANSION * width`` go out.
+        width: Channels of the 3x3 convolution where it is not grouped.
+        stride: Of the 3x3 convolution.
+        groups: Of the 3x3 convolution: the cardinality.
+        group_width: Its channels a group where ``width`` is 64, and in that proportion elsewhere.
+    """
+
+    def __init__(self, inputs: int, width: int, stride: int, groups: int = 1, group_width: int = 64) -> None:
         super().__init__()
-        outputs = EXPANSION * width
-        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        inner, outputs = width * groups * group_width // 64, EXPANSION * width
+        self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, inner, 3, stride, padding=1, groups=groups, bias=False)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = nn.Conv2d(inner, outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
@@ -47,14 +55,23 @@ class ResNet(nn.Module):
 
     Args:
         depths: Blocks of each stage.
-        width: Of the first stage's 3x3 convolutions, and of the stem.
+        width: Of the stem; of the first stage's blocks, which put out ``EXPANSION`` times that.
         classes: Outputs.
         in_channels: Of the images.
         large: Whether the stem is ImageNet's, 7x7 of stride 2 and a maximum of stride 2, instead of CIFAR's 3x3.
+        groups: As for :class:`Bottleneck`.
+        group_width: As for :class:`Bottleneck`.
     """
 
     def __init__(
-        self, depths: tuple[int, ...], width: int, classes: int, in_channels: int = 3, large: bool = False
+        self,
+        depths: tuple[int, ...],
+        width: int,
+        classes: int,
+        in_channels: int = 3,
+        large: bool = False,
+        groups: int = 1,
+        group_width: int = 64,
     ) -> None:
         super().__init__()
         kernel, stride, padding = (7, 2, 3) if large else (3, 1, 1)
@@ -65,13 +82,12 @@ class ResNet(nn.Module):
         stages = [f"layer{number}" for number in range(1, len(depths) + 1)]
         inputs = width
         for number, (stage, depth) in enumerate(zip(stages, depths, strict=True)):
-            self.add_module(stage, nn.Sequential(*blocks(inputs, width << number, depth, 1 if number == 0 else 2)))
+            found = blocks(inputs, width << number, depth, 1 if number == 0 else 2, groups, group_width)
+            self.add_module(stage, nn.Sequential(*found))
             inputs = EXPANSION * (width << number)
         self.stages = tuple(stages)
         self.fc = nn.Linear(inputs, classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits."""
@@ -82,7 +98,17 @@ class ResNet(nn.Module):
         return logits
 
 
-def blocks(inputs: int, width: int, depth: int, stride: int) -> Iterator[Bottleneck]:
+def blocks(
+    inputs: int, width: int, depth: int, stride: int, groups: int = 1, group_width: int = 64
+) -> Iterator[Bottleneck]:
     """Yield the blocks of a stage; the first has its stride."""
-    for number in range(depth):
-        yield Bottleneck(inputs if number == 0 else EXPANSION * width, width, stride if number == 0 else 1)
+    yield Bottleneck(inputs, width, stride, groups, group_width)
+    for _ in range(depth - 1):
+        yield Bottleneck(EXPANSION * width, width, 1, groups, group_width)
+
+
+def initialize(network: nn.Module) -> None:
+    """Draw the weights of the convolutions as He et al. (ICCV 2015) do, by what a convolution puts out."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

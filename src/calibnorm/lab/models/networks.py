@@ -1,0 +1,156 @@
+"""Which networks there are, by name and by pattern, and what the papers' tables say of each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from torch import nn
+
+from calibnorm.lab.errors import UsageError
+from calibnorm.lab.models.densenet import DenseNet
+from calibnorm.lab.models.preresnet import PreResNet
+from calibnorm.lab.models.resnet import ResNet
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that can be built.
+
+    Args:
+        make: From the number of classes and of the images' channels to the network, with ``nn.BatchNorm2d``.
+        stages: How many it has whose norms can be converted alone.
+        image_size: Pixels a side of the images that it is made for.
+        grey: Whether its images may have another number of channels than 3.
+        se: Which norms SE comes after, as a pattern of names; None is the last of every residual branch.
+        se_biases: Whether SE's layers have biases, as the IEBN paper's Table 1 counts.
+    """
+
+    make: Callable[[int, int], nn.Module]
+    stages: int
+    image_size: int = 224
+    grey: bool = False
+    se: str | None = None
+    se_biases: bool = True
+
+
+def _small(make: Callable[[int, int], nn.Module], stages: int = 3, **others: Any) -> Network:
+    return Network(make, stages, image_size=32, grey=True, **others)
+
+
+def _torchvision(name: str) -> Callable[[int, int], nn.Module]:
+    def make(classes: int, in_channels: int) -> nn.Module:
+        network: nn.Module = import_module("torchvision.models").get_model(name, num_classes=classes)
+        return network
+
+    return make
+
+
+def _res2net50(classes: int, in_channels: int) -> nn.Module:
+    # As in Res2Net's own code and torchvision's networks, a branch's last gamma starts at 1; timm's default is 0.
+    options = {"num_classes": classes, "in_chans": in_channels, "zero_init_last": False}
+    network: nn.Module = import_module("timm").create_model("res2net50_26w_4s", **options)
+    return network
+
+
+def _resnet50_32(classes: int, in_channels: int) -> nn.Module:
+    return ResNet((3, 4, 6, 3), 64, classes, in_channels)
+
+
+NAMED: dict[str, Network] = {
+    "resnet50_32": _small(_resnet50_32, stages=4),
+    **{name: Network(_torchvision(name), 4) for name in ("resnet34", "resnet50", "resnet101", "resnet152")},
+    "resnext50_32x4d": Network(_torchvision("resnext50_32x4d"), 4),
+    "res2net50": Network(_res2net50, 4, grey=True),
+    "mobilenet_v2": Network(_torchvision("mobilenet_v2"), 0),
+}
+"""Networks that are no member of a pattern: ResNet-50 for 32x32 images (RBN's Table 4), and ImageNet's."""
+
+PAPERS = ("resnet164", "preresnet164", "densenet100_k12", "resnext29_8x64d")
+"""The members of the patterns that the papers' tables have."""
+
+PATTERNS = ("resnet{9n+2}", "preresnet{9n+2}", "densenet{6n+4}_k{growth}", "resnext{9n+2}_{groups}x{width}d")
+"""How the other networks for 32x32 images are called."""
+
+
+def names() -> tuple[str, ...]:
+    """Return the named networks; those of ``PATTERNS`` are accepted too."""
+    return (*PAPERS, *NAMED)
+
+
+def find(name: object) -> Network:
+    """Return the network of a name.
+
+    ``resnet101`` is both ImageNet's network and one of 9n+2 layers: the name means ImageNet's. So no ResNeXt of 101
+    layers belongs to the pattern either.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if not isinstance(name, str):
+        raise UsageError(f"model {name!r}: must be a name such as resnet164")
+    if name in NAMED:
+        return NAMED[name]
+    for pattern, (factor, rest), make in _FAMILIES:
+        if match := re.fullmatch(pattern, name):
+            depth, *widths = (int(number) for number in match.groups())
+            repeats, odd = divmod(depth - rest, factor)
+            if odd or repeats < 1:
+                near = [factor * max(n, 1) + rest for n in (repeats, repeats + 1)]
+                fitting = " and ".join(map(str, dict.fromkeys(near)))
+                raise UsageError(
+                    f"model {name}: its depth must be {factor}n+{rest}, such as {fitting}; by name there are "
+                    f"{', '.join(names())}"
+                )
+            if make is _resnext and depth == 101:
+                raise UsageError(
+                    f"model {name}: ResNeXts of 101 layers are ImageNet's and not here; try resnext50_32x4d"
+                )
+            return make(repeats, *widths)
+    raise UsageError(f"model {name}: is not known; choose from {', '.join(names())}, or {', '.join(PATTERNS)}")
+
+
+def image_size(name: str) -> int:
+    """Return the pixels a side of the images that a network is made for.
+
+    Raises:
+        UsageError: There is no such network.
+
+    >>> image_size("preresnet29"), image_size("resnet50")
+    (32, 224)
+    """
+    return find(name).image_size
+
+
+def _resnet(depth: int) -> Network:
+    return _small(lambda classes, inputs: ResNet((depth,) * 3, 16, classes, inputs))
+
+
+def _preresnet(depth: int) -> Network:
+    # SE comes behind a branch's last convolution: `placing` fills the place that the block has for it.
+    return _small(lambda classes, inputs: PreResNet(depth, classes, inputs), se_biases=False)
+
+
+def _densenet(layers: int, growth: int) -> Network:
+    # SE on the 4k channels between a layer's convolutions. On the k = 12 that the layer adds, a reduction of 16 would
+    # leave one hidden unit, and 0.77 and 0.80 M parameters where the IEBN paper prints 0.78 and 0.81.
+    return _small(lambda classes, inputs: DenseNet(layers, growth, classes, inputs), se="*.norm2", se_biases=False)
+
+
+def _resnext(depth: int, groups: int, width: int) -> Network:
+    def make(classes: int, inputs: int) -> nn.Module:
+        return ResNet((depth,) * 3, 64, classes, inputs, groups=groups, group_width=width)
+
+    return _small(make, se_biases=False)
+
+
+_NUMBER = "([1-9][0-9]*)"
+_FAMILIES: tuple[tuple[str, tuple[int, int], Callable[..., Network]], ...] = (
+    (f"resnet{_NUMBER}", (9, 2), _resnet),
+    (f"preresnet{_NUMBER}", (9, 2), _preresnet),
+    (f"densenet{_NUMBER}_k{_NUMBER}", (6, 4), _densenet),
+    (f"resnext{_NUMBER}_{_NUMBER}x{_NUMBER}d", (9, 2), _resnext),
+)

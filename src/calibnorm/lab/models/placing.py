@@ -1,0 +1,56 @@
+"""Where a normalization goes in a network: the conversion, and SE where a branch ends in a convolution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+import calibnorm as cn
+from calibnorm.conversion.selection import in_shortcut
+from calibnorm.lab.models.networks import Network
+from calibnorm.lab.models.norms import Norm
+from calibnorm.lab.models.preresnet import PreActivation, PreResNet
+
+
+def place(model: nn.Module, network: Network, norm: Norm, stage: int | None, noise: dict[str, Any]) -> nn.Module:
+    """Return the network with its norms replaced, in place.
+
+    Args:
+        model: The network, with ``nn.BatchNorm2d``.
+        network: What is known of it.
+        norm: What its norms become.
+        stage: The only stage to convert, from 1; None is the whole network.
+        noise: ``noise`` and ``noise_in`` of every BatchNorm, converted or not; empty is none.
+
+    Raises:
+        TypeError: As ``cn.convert``.
+        ValueError: As ``cn.convert``.
+    """
+    options = {**noise, **norm.layer_options}
+    if norm.method == "se":
+        options.setdefault("biases", network.se_biases)
+        if isinstance(model, PreResNet):
+            fill(model, stage, norm.layer_options | {"biases": options["biases"]})
+            return cn.convert(model, "bn", **noise) if noise else model
+    elif norm.method == "bn" and not options:
+        return model
+    include = network.se if norm.method == "se" else None
+    projected = any(isinstance(m, nn.BatchNorm2d) and in_shortcut(model, name) for name, m in model.named_modules())
+    skip = norm.skip if projected else None  # else cn.convert warns that there is no shortcut to skip
+    return cn.convert(model, norm.method, include=include, stages=stage, skip=skip, **options)
+
+
+def fill(model: PreResNet, stage: int | None, options: dict[str, Any]) -> None:
+    """Put SE behind the last convolution of the branches of a stage, or of all.
+
+    As in ``cn.convert``, the generators stay as they were.
+    """
+    chosen = model if stage is None else model.get_submodule(f"layer{stage}")
+    cuda = sorted({p.device.index for p in model.parameters() if p.is_cuda and p.device.index is not None})
+    with torch.random.fork_rng(devices=cuda):
+        for block in chosen.modules():
+            if isinstance(block, PreActivation):
+                like = block.conv3.weight
+                block.se = cn.SE2d(like.shape[0], alone=True, device=like.device, dtype=like.dtype, **options)
