@@ -3,7 +3,25 @@
 Small sets live whole, as bytes, on the device that trains; batches are cut and standardized there.
 """
 
-from calibnorm.lab.data.feed import Feed, test_feed, train_feed
-from calibnorm.lab.data.sets import ImageSet, Info, Split, info, load, names
+from calibnorm.lab.data.feed import Augment, Feed
+from calibnorm.lab.data.image_set import ImageSet, Split, shrink
+from calibnorm.lab.data.imagenet import FolderFeeds, WorkerError, imagenet
+from calibnorm.lab.data.memory import test_feed, train_feed
+from calibnorm.lab.data.sets import Info, info, load, names
 
-__all__ = ["Feed", "ImageSet", "Info", "Split", "info", "load", "names", "test_feed", "train_feed"]
+__all__ = [
+    "Augment",
+    "Feed",
+    "FolderFeeds",
+    "ImageSet",
+    "Info",
+    "Split",
+    "WorkerError",
+    "imagenet",
+    "info",
+    "load",
+    "names",
+    "shrink",
+    "test_feed",
+    "train_feed",
+]

@@ -6,13 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-# One split for all seeds and norms, so that a spread over seeds is that of training and not of the test images.
-SPLIT_SEED = 0
-TEST_SHARE = 1 / 3
+from calibnorm.lab.data import digits
 
 
 @dataclass(frozen=True)
@@ -45,16 +41,16 @@ class Digits:
 
 def load() -> Digits:
     """Return the digits with a stratified split; statistics come from the training images alone."""
-    bunch = load_digits()
-    train_images, test_images, train_labels, test_labels = train_test_split(
-        bunch.images, bunch.target, test_size=TEST_SHARE, stratify=bunch.target, random_state=SPLIT_SEED
-    )
-    mean, std = train_images.mean(), train_images.std()
+    parts = digits.split()
+    mean, std = parts.train_images.mean(), parts.train_images.std()
 
     def images(array: object) -> Tensor:
         standardized: Tensor = (torch.as_tensor(array) - mean) / std
         return standardized.to(torch.float32).unsqueeze(1)
 
     return Digits(
-        images(train_images), torch.as_tensor(train_labels), images(test_images), torch.as_tensor(test_labels)
+        images(parts.train_images),
+        torch.as_tensor(parts.train_labels),
+        images(parts.test_images),
+        torch.as_tensor(parts.test_labels),
     )

@@ -1,0 +1,120 @@
+"""CIFAR-10 and CIFAR-100 from the archive of their python version, unpacked or not."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import tarfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from calibnorm.lab.data.image_set import Split
+from calibnorm.lab.errors import UsageError
+
+
+def read_cifar10(root: Path) -> tuple[Split, Split]:
+    """Return CIFAR-10's training and test images from where torchvision keeps them, or from the archive in root."""
+    from torchvision.datasets import CIFAR10  # a second of import
+
+    return _read("CIFAR-10", CIFAR10, "labels", root)
+
+
+def read_cifar100(root: Path) -> tuple[Split, Split]:
+    """Return CIFAR-100's, with the fine labels."""
+    from torchvision.datasets import CIFAR100
+
+    return _read("CIFAR-100", CIFAR100, "fine_labels", root)
+
+
+def _read(title: str, known: Any, labels: str, root: Path) -> tuple[Split, Split]:
+    """Read the set's files, each checked against the checksum that torchvision knows before it is unpickled.
+
+    Args:
+        title: The set's name in messages.
+        known: torchvision's class: names and checksums.
+        labels: The key of the labels.
+        root: Holds the folder or the archive.
+    """
+    folder, archive = root / known.base_folder, root / known.filename
+    if folder.is_dir():
+        where, content = folder, _from_folder(folder)
+    elif archive.is_file():
+        where, content = archive, _from_archive(archive, known)
+    else:
+        raise UsageError(
+            f"{title} is missing: download its python version, {known.filename}, into {root} (it need not be unpacked)"
+        )
+
+    def part(files: list[list[str]]) -> Split:
+        images, targets = [], []
+        for name, md5 in files:
+            stored = content(name)
+            if (found := _md5(stored)) != md5:
+                raise UsageError(
+                    f"{where}: {name} is not the original (MD5 {found}, not {md5}); download {known.filename} again"
+                )
+            entry = _Arrays(io.BytesIO(stored), encoding="latin1").load()
+            images.append(np.asarray(entry["data"], dtype=np.uint8).reshape(-1, 3, 32, 32))
+            targets += entry[labels]
+        return Split(torch.from_numpy(np.concatenate(images)), torch.tensor(targets, dtype=torch.int64))
+
+    return part(known.train_list), part(known.test_list)
+
+
+class _Arrays(pickle.Unpickler):
+    """Unpickles arrays and what Python builds in, and calls nothing else: a second wall behind the checksums."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what the originals ask for, in today's numpy, and refuse everything else."""
+        if module.startswith("numpy.") and name == "_reconstruct":  # its module has another name in numpy 2
+            return np.empty(0).__reduce__()[0]
+        if (module, name) == ("numpy", "ndarray"):
+            return np.ndarray
+        if (module, name) == ("numpy", "dtype"):  # the files have 0 and 1 where numpy 2.4 warns of all but bool
+            return lambda kind, align, copy: np.dtype(kind, align=bool(align), copy=bool(copy))
+        raise UsageError(f"a CIFAR file asks for {module}.{name}, which no original does; download the set again")
+
+
+def _from_folder(folder: Path) -> Callable[[str], bytes]:
+    def content(name: str) -> bytes:
+        try:
+            return (folder / name).read_bytes()
+        except OSError as error:
+            raise UsageError(f"{folder / name}: cannot be read ({error.strerror}); unpack the archive again") from None
+
+    return content
+
+
+def _from_archive(archive: Path, known: Any) -> Callable[[str], bytes]:
+    """Return a function that reads a file out of the archive, in memory: nothing is unpacked to the disk."""
+    try:
+        stored = archive.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{archive}: cannot be read ({error.strerror})") from None
+    if (found := _md5(stored)) != known.tgz_md5:
+        raise UsageError(
+            f"{archive}: not the original (MD5 {found}, not {known.tgz_md5}), or not whole; download it again"
+        )
+
+    def content(name: str) -> bytes:
+        try:
+            with tarfile.open(fileobj=io.BytesIO(stored)) as tar:
+                member = tar.getmember(f"{known.base_folder}/{name}")
+                file = tar.extractfile(member) if member.isreg() else None
+                if file is None:
+                    raise KeyError("no plain file")
+                return file.read()
+        except (tarfile.TarError, OSError, EOFError, zlib.error, KeyError) as error:
+            raise UsageError(f"{archive}: {name} cannot be read ({error}); download it again") from None
+
+    return content
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()

@@ -1,0 +1,253 @@
+"""ImageNet and folders like it: batches through worker processes, a function of integers all the same."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import weakref
+from abc import abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from calibnorm.lab.data.augment import standardize
+from calibnorm.lab.data.feed import AUGMENTS, Augment, Feed, check_choice, check_shares, share
+from calibnorm.lab.data.image_set import balanced
+from calibnorm.lab.data.pictures import Damaged, Listing, Pictures, collate, scan
+from calibnorm.lab.data.seeding import generator
+from calibnorm.lab.errors import UsageError
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's training images, as all use them: 1.3 million pictures are not read for three numbers."""
+
+WORKERS = 8
+TIMEOUT_S = 300
+"""A batch that takes longer never comes."""
+GRACE_S = 20
+"""How long a worker outlives a SIGTERM to the whole group, in which the main process writes its checkpoint."""
+
+
+class WorkerError(RuntimeError):
+    """A worker process died or hangs."""
+
+
+class FolderFeeds(NamedTuple):
+    """Both feeds of a folder set.
+
+    Args:
+        train: Training batches.
+        test: The validation pictures.
+        class_names: The names of the classes' folders: the labels.
+    """
+
+    train: Feed
+    test: Feed
+    class_names: tuple[str, ...]
+
+
+def imagenet(
+    root: Path,
+    *,
+    batch_size: int,
+    seed: int,
+    device: torch.device | str,
+    augment: Augment = "crop_flip",
+    size: int = 224,
+    classes: int | None = None,
+    train_images: int | None = None,
+    workers: int | None = None,
+    rank: int = 0,
+    world: int = 1,
+) -> FolderFeeds:
+    """Return feeds of root/train/<class>/* and root/val/<class>/*, or of those below root/imagenet.
+
+    Training pictures are cut at random, resized and flipped (:class:`calibnorm.lab.data.pictures.Pictures`), test
+    pictures are resized and cut from the centre. Workers hand over bytes; they are standardized on the device.
+
+    Args:
+        root: Holds train and val, or imagenet with them.
+        batch_size: Images a step of all processes together; only whole batches are trained on.
+        seed: Of the order and, picture by picture, of cuts and flips, together with the epoch.
+        device: Where the batches are put.
+        augment: "crop_flip", "crop" or "none".
+        size: Pixels a side.
+        classes: How many class folders there must be; any number by default.
+        train_images: Only so many training pictures, balanced over the classes; all by default.
+        workers: Processes that read pictures, for each feed; by default one a core, at most 8; 0 reads in this process.
+        rank: This process's number.
+        world: Processes that share each batch.
+
+    Raises:
+        UsageError: A folder is missing or empty, train and val have different classes, there are not ``classes`` of
+            them, or the batch cannot be shared; later, with its name, a picture that cannot be read.
+        WorkerError: Later: a worker process died.
+    """
+    check_choice("augment", augment, AUGMENTS)
+    device = torch.device(device)
+    folder = _find(Path(root))
+    train, test = scan(folder / "train"), scan(folder / "val")
+    _check_classes(train, test, classes)
+    if workers is None:
+        workers = min(
+            WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        )
+    rows = torch.arange(len(train))
+    if train_images is not None:
+        rows = balanced(train.labels, len(train.classes), train_images, 0)
+    check_shares("batch_size", batch_size, len(rows), world)
+    train_order = _TrainOrder(rows, batch_size, seed, rank, world)
+    test_order = _TestOrder(len(test), max(1, batch_size // world), rank, world)
+    common = (len(train.classes), device, workers)
+    return FolderFeeds(
+        _FolderFeed(Pictures(train, size, seed, augment), train_order, *common),
+        _FolderFeed(Pictures(test, size, seed, "none"), test_order, *common),
+        train.classes,
+    )
+
+
+def _find(root: Path) -> Path:
+    """Return the folder with train and val, or say how to make it."""
+    for folder in (root / "imagenet", root):
+        if (folder / "train").is_dir():
+            return folder
+    for folder in (root / "imagenet", root):
+        if (folder / "ILSVRC2012_img_train.tar").is_file():
+            command = f"from torchvision.datasets import ImageNet as I; I('{folder}', 'train'); I('{folder}', 'val')"
+            raise UsageError(f'data=imagenet: archives in {folder} are not unpacked: run python -c "{command}"')
+    raise UsageError(
+        "data=imagenet is missing: download ILSVRC2012 (its archives img_train, img_val and devkit_t12) and unpack the "
+        f"pictures into {root / 'imagenet'}/train/CLASS/ and val/CLASS/"
+    )
+
+
+def _check_classes(train: Listing, test: Listing, classes: int | None) -> None:
+    if different := sorted(set(train.classes) ^ set(test.classes)):
+        name = different[0]
+        there, lacking = (train, test) if name in train.classes else (test, train)
+        raise UsageError(
+            f"{there.folder} has a class {name!r} that {lacking.folder} has not ({len(different)} such classes); "
+            "both need the same folders"
+        )
+    if classes not in (None, len(train.classes)):
+        raise UsageError(f"{train.folder}: {len(train.classes)} folders of classes instead of {classes}")
+
+
+class _Order(Sampler[list[tuple[int, int]]]):
+    """Yields, for the epoch and from the batch that were set, what :class:`Pictures` is asked for."""
+
+    epoch = 0
+    start = 0
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+
+
+class _TrainOrder(_Order):
+    def __init__(self, rows: Tensor, batch_size: int, seed: int, rank: int, world: int) -> None:
+        self._rows, self._batch_size, self._seed, self._rank, self._world = rows, batch_size, seed, rank, world
+
+    def __len__(self) -> int:
+        return len(self._rows) // self._batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = self._rows[torch.randperm(len(self._rows), generator=generator("main order", self._seed, self.epoch))]
+        for number in range(self.start, len(self)):
+            yield [
+                (self.epoch, row) for row in order[share(number, self._batch_size, self._rank, self._world)].tolist()
+            ]
+
+
+class _TestOrder(_Order):
+    def __init__(self, count: int, batch_size: int, rank: int, world: int) -> None:
+        self._rows, self._batch_size = range(rank, count, world), batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self._rows) // self._batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for first in range(self.start * self._batch_size, len(self._rows), self._batch_size):
+            yield [(self.epoch, row) for row in self._rows[first : first + self._batch_size]]
+
+
+class _FolderFeed(Feed):
+    def __init__(self, pictures: Pictures, order: _Order, classes: int, device: torch.device, workers: int) -> None:
+        super().__init__(classes, 3)
+        self._order, self._device = order, device
+        mean, std = (255 * torch.tensor(values, device=device).view(-1, 1, 1) for values in (MEAN, STD))
+        self._mean, self._std = mean, std
+        self._loader: DataLoader[Any] = DataLoader(
+            pictures,
+            batch_sampler=order,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=device.type == "cuda",
+            timeout=TIMEOUT_S if workers else 0,
+            worker_init_fn=_start_worker,
+            generator=torch.Generator(),  # else a seed for the workers is drawn from the global one
+            persistent_workers=workers > 0,
+        )
+        self._end: weakref.finalize[Any, Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        self._order.epoch, self._order.start = epoch, start
+        iterator = self._iterator()
+        while True:
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "DataLoader" not in str(error):
+                    raise
+                self.close()
+                reason = str(error).splitlines()[0].rstrip(".")
+                raise WorkerError(f"{reason}; too little memory? Try fewer workers or smaller batches") from None
+            if isinstance(batch, Damaged):
+                self.close()
+                raise UsageError(f"{batch.path}: no picture that can be read ({batch.reason}); replace or remove it")
+            images, labels = (part.to(self._device, non_blocking=True) for part in batch)
+            yield standardize(images, self._mean, self._std), labels
+
+    def _iterator(self) -> Iterator[Any]:
+        """Return an iterator over the loader; its worker processes are kept for the next one."""
+        before = set(multiprocessing.active_children())
+        iterator = iter(self._loader)
+        if started := set(multiprocessing.active_children()) - before:
+            # With the feed, or when the program ends: torch's own way waits five seconds a worker there.
+            self._end = weakref.finalize(self, _end_workers, iterator, started)
+        return iterator
+
+    def close(self) -> None:
+        """End the worker processes; an iteration after that starts new ones."""
+        if self._end is not None:
+            self._end()
+            self._end = None
+            self._loader._iterator = None
+
+
+def _start_worker(worker: int) -> None:
+    """Leave signals to the main process, which ends its workers when it has written its checkpoint.
+
+    A terminal sends SIGINT, and a batch system SIGTERM, to every process of a run; a worker that died of it would
+    take the main process along before it has saved. A worker without a main process ends within seconds by itself.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_S))
+
+
+def _end_workers(iterator: Any, workers: set[multiprocessing.process.BaseProcess]) -> None:
+    """Ask the workers to end, which takes torch five seconds at most for each that does not answer, then kill."""
+    iterator._shutdown_workers()
+    for worker in workers:
+        worker.kill()
+        worker.join()
