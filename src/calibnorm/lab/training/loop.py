@@ -17,6 +17,7 @@ from torch import nn
 
 import calibnorm as cn
 from calibnorm.lab import data, models
+from calibnorm.lab.data.shrinking import shrink
 from calibnorm.lab.environment import describe_environment
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training import folder as folders
@@ -43,6 +44,8 @@ def train(recipe: Recipe, folder: Path, *, data_root: Path, accelerator: str = "
         UsageError: The folder holds something else, the data are missing, or a setting cannot be used.
     """
     images = data.load(recipe.data, data_root, train_images=recipe.train_images)
+    if recipe.image_size is not None:
+        images = shrink(images, recipe.image_size)
     folders.claim(folder, recipe)
     if (done := folders.read_result(folder)) is not None:
         return done
