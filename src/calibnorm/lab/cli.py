@@ -13,6 +13,7 @@ import tyro
 from calibnorm.lab.bench.config import LayerConfig, ModelConfig
 from calibnorm.lab.demo.config import DemoConfig
 from calibnorm.lab.errors import UsageError
+from calibnorm.lab.experiments.config import CompareConfig
 
 DESCRIPTION = """Experiments with batch normalization that is calibrated by each instance (IEBN, RBN).
 
@@ -49,9 +50,22 @@ def bench(
     return run(what)
 
 
+def compare(config: Annotated[CompareConfig, tyro.conf.arg(name="")]) -> int:
+    """Train norms side by side: each with the same seeds, without and with noise attacks.
+
+    Prints mean, standard deviation and 95 % intervals, differences from the first norm paired by seed, and what failed;
+    writes a report, learning curves, and a CSV with every run. Finished runs are used again, unfinished ones go on: the
+    same command after Ctrl-C, or with more seeds or norms, trains what is missing. Several of it may share a folder.
+    """
+    from calibnorm.lab.experiments.compare import run
+
+    return run(config)
+
+
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "demo": demo,
     "bench": bench,
+    "compare": compare,
 }
 
 

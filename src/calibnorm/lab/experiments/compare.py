@@ -1,0 +1,299 @@
+"""`calibnorm compare`: norms x conditions x seeds of one recipe."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from calibnorm.lab import data, models, recipes
+from calibnorm.lab.environment import describe_environment
+from calibnorm.lab.errors import UsageError
+from calibnorm.lab.experiments import plots, texts
+from calibnorm.lab.experiments.checks import check
+from calibnorm.lab.experiments.config import NOT_OVERRIDDEN, CompareConfig, overridden
+from calibnorm.lab.experiments.grid import Cell, Grid, check_folder, check_name, conditions, read_json, said, slug
+from calibnorm.lab.experiments.outcomes import Outcome
+from calibnorm.lab.experiments.progress import complaints, train_grid
+from calibnorm.lab.experiments.summary import Line, summarize, write_results, write_summary, write_text
+from calibnorm.lab.recipes import Recipe
+
+COMMAND = "calibnorm compare"
+NOTE = "comparison.json"
+HEADER = ("norm", "accuracy (%)", "95 % interval", "minus {}", "better in", "failed", "each seed")
+
+
+def run(config: CompareConfig, console: Console | None = None) -> int:
+    """Train what is missing, print the tables and write the report.
+
+    Args:
+        config: The settings.
+        console: Where to print; standard output by default.
+
+    Returns:
+        The exit status: 0; 1 where runs failed, 130 after Ctrl-C.
+
+    Raises:
+        UsageError: A setting cannot be used, or the folder holds other runs; nothing has been trained then.
+    """
+    console, start = console or Console(), time.perf_counter()
+    recipe, grid = plan(config)
+    check((cell.recipe for cell in grid.cells), config.data_root)
+    claim(grid, recipe, config.recipe)
+    try:
+        failed = train_grid(grid, config, console)
+    except KeyboardInterrupt:
+        print(
+            f"\ncalibnorm: stopped by Ctrl-C; {grid.root} keeps what is done, and the same command goes on from there",
+            file=sys.stderr,
+        )
+        return 130
+    report = Report(config, recipe, grid, outcomes(grid, failed), complaints(grid, failed), time.perf_counter() - start)
+    report.write()
+    report.show(console)
+    return 1 if report.complaints else 0
+
+
+def plan(config: CompareConfig) -> tuple[Recipe, Grid]:
+    """Return what all runs share, and the grid.
+
+    Raises:
+        UsageError: A recipe, norm, noise or name cannot be used, or the folder holds runs of other settings.
+    """
+    recipe = overridden(recipes.recipe(config.recipe), config.override)
+    norms = [str(models.parse_norm(text)) for text in config.norms]
+    if twice := [norm for number, norm in enumerate(norms) if norm in norms[:number]]:
+        raise UsageError(f"--norms {' '.join(config.norms)}: {twice[0]} is there twice; name each once")
+    root = config.out / check_name("--name", config.name or config.recipe)
+    cells = [
+        Cell(condition, norm, replace(of, norm=norm), Path(slug(condition), slug(norm)))
+        for condition, of in conditions(recipe, config.noise or ("none",))
+        for norm in norms
+    ]
+    grid = Grid(root, cells, range(config.seeds), {cell.row: norms[0] for cell in cells})
+    check_root(grid, recipe)
+    check_folder(grid)
+    return recipe, grid
+
+
+def shared(recipe: Recipe) -> dict[str, Any]:
+    """Return the settings that all runs of a comparison have in common."""
+    return {key: value for key, value in recipe.to_dict().items() if key not in NOT_OVERRIDDEN}
+
+
+def check_root(grid: Grid, recipe: Recipe) -> None:
+    """Refuse a folder of something else, or of a comparison with other settings, though none of its runs be asked for.
+
+    Raises:
+        UsageError: It is one; the text names the setting.
+    """
+    if grid.root.exists() and not grid.root.is_dir():
+        raise UsageError(f"--out {grid.root}: is a file; choose another folder")
+    if not grid.root.exists() or not any(not entry.name.startswith(".") for entry in grid.root.iterdir()):
+        return
+    note = read_json(grid.root / NOTE)
+    if note is None or note.get("command") != COMMAND:
+        raise UsageError(
+            f"--name {grid.root.name}: {grid.root} holds what `{COMMAND}` did not write; choose another name"
+        )
+    before, now = shared(Recipe.from_dict(note["settings"])), shared(recipe)
+    for key, value in now.items():
+        if value != before[key]:
+            raise UsageError(
+                f"--{key.replace('_', '-')} {said(value)}: {grid.root} was begun with {said(before[key])}; "
+                "choose another --name, or remove that folder"
+            )
+
+
+def claim(grid: Grid, recipe: Recipe, name: str) -> None:
+    """Make the folder, with a note of what all its runs share.
+
+    Raises:
+        UsageError: It cannot be written.
+    """
+    try:
+        grid.root.mkdir(parents=True, exist_ok=True)
+        content = {"command": COMMAND, "recipe": name, "settings": shared(recipe)}
+        write_text(grid.root / NOTE, json.dumps(content, indent=2) + "\n")
+    except OSError as error:
+        raise UsageError(f"--out {grid.root}: cannot be written ({error.strerror}); choose another folder") from error
+
+
+def outcomes(grid: Grid, failed: Mapping[Path, Outcome]) -> list[Line]:
+    """Return a line for every cell of the grid."""
+    classes = {cell.recipe.data: data.info(cell.recipe.data).classes for cell in grid.cells}
+    return summarize(grid, failed, classes)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that the report says.
+
+    Args:
+        config: The settings of the command.
+        recipe: What all runs share.
+        grid: The runs.
+        lines: A line for every cell.
+        complaints: A sentence for every run that failed.
+        seconds: Wall time of this command.
+    """
+
+    config: CompareConfig
+    recipe: Recipe
+    grid: Grid
+    lines: Sequence[Line]
+    complaints: Sequence[str]
+    seconds: float
+
+    @property
+    def baseline(self) -> str:
+        """The norm that the others are compared with."""
+        return self.grid.columns()[0]
+
+    @property
+    def header(self) -> list[str]:
+        """The table's columns."""
+        return [name.format(self.baseline) for name in HEADER]
+
+    def of(self, row: str) -> list[Line]:
+        """Return the lines of a condition."""
+        return [line for line in self.lines if line.cell.row == row]
+
+    def cells(self, line: Line) -> list[str]:
+        """Return a line of the table."""
+        return [
+            line.cell.column,
+            texts.spread(line.mean, line.std),
+            texts.between(line.interval),
+            texts.difference(line),
+            texts.wins(line),
+            texts.failures(line),
+            texts.each(line),
+        ]
+
+    @property
+    def short_header(self) -> list[str]:
+        """The columns of the table on the screen, which may be narrow."""
+        return ["norm", "accuracy (%)", f"minus {self.baseline}", "failed", "each seed"]
+
+    def short_cells(self, line: Line) -> list[str]:
+        """Return a line of the table on the screen."""
+        failed = line.failed + line.at_chance
+        return [
+            line.cell.column,
+            texts.spread(line.mean, line.std),
+            texts.difference(line),
+            f"{failed} of {len(line.outcomes)}" if failed else "0",
+            texts.each(line),
+        ]
+
+    def verdict(self, row: str) -> str:
+        """Return in a sentence which differences are larger than what the seeds leave open."""
+        lines = [line for line in self.of(row) if line.against is not None]
+        if not lines:
+            return f"{row}: one norm alone, so nothing is compared."
+        known = [(line, line.against.interval) for line in lines if line.against is not None]
+        if all(interval is None for _, interval in known):
+            return f"{row}: fewer than two seeds that both norms finished, so no difference can be told from chance."
+        clear = [
+            f"{line.cell.column} {texts.difference(line)}"
+            for line, interval in known
+            if interval is not None and 0 not in interval
+        ]
+        if clear:
+            return f"{row}: minus {self.baseline}, with an interval that leaves out 0: {'; '.join(clear)}."
+        return f"{row}: no difference from {self.baseline} whose 95 % interval leaves out 0."
+
+    def limits(self) -> list[str]:
+        """Return what the numbers mean and what they leave open."""
+        compared = sum(line.against is not None for line in self.lines)
+        return [
+            "Accuracies are those after the last epoch on the test images, mean ± sample standard deviation over "
+            "seeds; runs that failed are not in them.",
+            "Differences are paired by seed: runs of a seed share initial weights and batches. Intervals are 95 %, "
+            "Student's t over seeds: they assume that the differences are independent and roughly normal, which fails "
+            "where some runs train and others stay at chance. Look at each seed there.",
+            f"{compared} difference{'s are' if compared != 1 else ' is'} looked at: of twenty that are truly 0, one "
+            "interval is expected to leave 0 out. All seeds share one set of test images, whose own chance is in no "
+            "interval.",
+            '"At chance" is a finished run of at most twice the accuracy of guessing; "failed" one whose loss stopped '
+            "being finite, or whose process ended with an error.",
+        ]
+
+    def write(self) -> None:
+        """Write tables, pictures and the report into the comparison's folder."""
+        root = self.grid.root
+        write_results(root / "results.csv", self.grid, self.lines)
+        write_summary(root / "summary.csv", self.lines)
+        drawn = plots.draw_curves(self.grid, root / "curves.png")
+        plots.draw_finals(self.grid, self.lines, root / "accuracies.png")
+        write_text(root / "report.md", self.markdown(drawn))
+
+    def markdown(self, curves: bool = True) -> str:
+        """Return the report as Markdown, with the pictures that lie beside it."""
+        rows = [[line.cell.row, *self.cells(line)] for line in self.lines]
+        parts = [
+            f"# {self.grid.root.name}: {', '.join(self.grid.columns())}",
+            f"{texts.setting(self.recipe)} {self.config.seeds} seed{'s' if self.config.seeds > 1 else ''}.",
+            texts.markdown(["condition", *self.header], rows, left=2),
+            texts.bullets(map(self.verdict, self.grid.rows)),
+        ]
+        if self.complaints:
+            parts += ["## Runs that failed", texts.bullets(self.complaints)]
+        parts += [
+            "## How to read it",
+            texts.bullets(self.limits()),
+            "## Every run",
+            "Dots are runs, thin lines connect those of a seed; beside them the mean and, from three seeds on, "
+            "its 95 % interval.",
+            "![Test accuracy of every run](accuracies.png)",
+        ]
+        if curves:
+            parts += [
+                "## Learning curves",
+                "Lines are means over seeds, bands reach from the least to the greatest.",
+                "![Test error and training loss over epochs](curves.png)",
+            ]
+        parts += ["## Made with", made_with(self.command_line(), self.seconds)]
+        return "\n\n".join(parts) + "\n"
+
+    def command_line(self) -> str:
+        """Return a command that makes this comparison."""
+        c = self.config
+        words = [COMMAND, c.recipe, "--norms", *(f"'{n}'" if "(" in n else n for n in self.grid.columns())]
+        words += [f"--noise {text}" for text in c.noise]
+        words += [f"--seeds {c.seeds}"] + ([f"--name {c.name}"] if c.name else [])
+        for f in fields(c.override):
+            if (value := getattr(c.override, f.name)) is not None:
+                words.append(f"--{f.name.replace('_', '-')} {said(value)}")
+        return " ".join(words)
+
+    def show(self, console: Console) -> None:
+        """Print the tables, what they mean, and where the rest is."""
+        console.print(f"\n{texts.setting(self.recipe)}\n", highlight=False)
+        for row in self.grid.rows:
+            texts.show(console, row, self.short_header, map(self.short_cells, self.of(row)))
+        for row in self.grid.rows:
+            console.print(self.verdict(row), highlight=False)
+        for complaint in self.complaints:
+            console.print(complaint, style="red", highlight=False)
+        console.print(
+            f"\nReport and pictures: {self.grid.root / 'report.md'}   ({self.seconds:.0f} s)", highlight=False
+        )
+
+
+def made_with(command: str, seconds: float) -> str:
+    """Return the command, the versions and the machine."""
+    e = describe_environment()
+    commit = f" (commit {e['commit']})" if e["commit"] else ""
+    return (
+        f"`{command}`, {seconds:.0f} s this time, with calibnorm {e['calibnorm']}{commit}, torch {e['torch']}, Python "
+        f"{e['python']}, on {e['cpu']}. Every run's own settings and machine: config.json and environment.json in its "
+        "folder. Every run: results.csv. Every cell: summary.csv."
+    )

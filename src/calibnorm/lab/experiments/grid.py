@@ -1,0 +1,207 @@
+"""A grid of runs: rows (conditions, architectures) x columns (norms) x seeds, and what its folder already holds."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from calibnorm.lab.errors import UsageError
+from calibnorm.lab.recipes import Recipe
+
+CONFIG = "config.json"
+_PLAIN = re.compile(r"[A-Za-z0-9][\w.=,+-]*")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of the grid; with a seed, one run.
+
+    Args:
+        row: What it is compared under, as pictures and tables call it, such as "clean".
+        column: What is compared, such as "iebn".
+        recipe: How its runs are trained; the seed in it is replaced.
+        place: The folder of its runs, relative to that of the whole grid.
+    """
+
+    row: str
+    column: str
+    recipe: Recipe
+    place: Path
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Args:
+        recipe: With its seed.
+        folder: For the run; the lock, the log and the note of a failure lie beside it.
+    """
+
+    recipe: Recipe
+    folder: Path
+
+    @property
+    def lock(self) -> Path:
+        """The file whose lock the process holds that trains the run."""
+        return self.folder.with_name(f"{self.folder.name}.lock")
+
+    @property
+    def log(self) -> Path:
+        """What the run printed."""
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+    @property
+    def failure(self) -> Path:
+        """The note that the run diverged, which it would again."""
+        return self.folder.with_name(f"{self.folder.name}.failed.json")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All cells and seeds.
+
+    Cells of equal recipes are one: a table that shows the same network in two places trains it once.
+
+    Args:
+        root: The folder of everything.
+        cells: By row and then column; no two with the same row and column.
+        seeds: Each gives all cells the same initial weights and batches.
+        baseline: By row, the column that the others are compared with; rows without one compare nothing.
+    """
+
+    root: Path
+    cells: Sequence[Cell]
+    seeds: Sequence[int]
+    baseline: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Make sure that different cells have different folders."""
+        names = [(cell.row, cell.column) for cell in self.cells]
+        assert len(set(names)) == len(names)
+        places: dict[str, Recipe] = {}
+        for cell in self.cells:
+            # Lower case: a file system may not tell A from a.
+            if replace(cell.recipe, seed=0) != replace(places.setdefault(str(cell.place).lower(), cell.recipe), seed=0):
+                raise UsageError(f"{cell.row}, {cell.column}: two different runs would share the folder {cell.place}")
+
+    @property
+    def rows(self) -> list[str]:
+        """The rows' names in order."""
+        return list(dict.fromkeys(cell.row for cell in self.cells))
+
+    def columns(self, row: str | None = None) -> list[str]:
+        """Return the columns' names in order, of one row or of all."""
+        return list(dict.fromkeys(cell.column for cell in self.cells if row in (None, cell.row)))
+
+    def run(self, cell: Cell, seed: int) -> Run:
+        """Return the run of a cell and a seed: that of the first cell with an equal recipe."""
+        first = next(c for c in self.cells if replace(c.recipe, seed=0) == replace(cell.recipe, seed=0))
+        return Run(replace(cell.recipe, seed=seed), self.root / first.place / f"seed{seed}")
+
+    def runs(self) -> list[Run]:
+        """Return every training once: seed by seed, so that an interrupted grid is balanced."""
+        found = {run.folder: run for seed in self.seeds for run in (self.run(cell, seed) for cell in self.cells)}
+        return list(found.values())
+
+
+def conditions(recipe: Recipe, noises: Sequence[str]) -> Iterator[tuple[str, Recipe]]:
+    """Yield the name and the recipe of every condition.
+
+    Args:
+        recipe: What all have in common.
+        noises: "none", or the two numbers N_a,N_b of a constant noise attack.
+
+    Raises:
+        UsageError: A text is neither, or two are equal.
+    """
+    seen: dict[str, str] = {}
+    for text in noises:
+        noise = parse_noise(text)
+        name = "clean" if noise is None else "noise {:g},{:g}".format(*noise)
+        if name in seen:
+            raise UsageError(f"--noise {text}: is there twice; name each once")
+        seen[name] = text
+        yield name, replace(recipe, noise=noise)
+
+
+def parse_noise(text: str) -> tuple[float, float] | None:
+    """Return (N_a, N_b), or None for "none".
+
+    Raises:
+        UsageError: The text is something else.
+
+    >>> parse_noise("0.8,0.5")
+    (0.8, 0.5)
+    """
+    if text == "none":
+        return None
+    try:
+        n_a, n_b = map(float, text.split(","))
+    except ValueError:
+        raise UsageError(f"--noise {text}: must be none or two numbers such as 0.8,0.5") from None
+    if not abs(n_a) + abs(n_b) < float("inf") or n_a == 0:
+        raise UsageError(f"--noise {text}: needs two finite numbers, the first not 0")
+    return n_a, n_b
+
+
+def slug(name: str) -> str:
+    """Return a name as a folder's, without what shells and file systems treat in a way of their own.
+
+    >>> slug("iebn:init=(0,-1)"), slug("noise 0.5,0.2")
+    ('iebn_init=0,-1', 'noise_0.5,0.2')
+    """
+    return re.sub(r"[^\w.=,+-]", "_", re.sub(r"[()]", "", name))
+
+
+def check_name(option: str, name: str) -> str:
+    """Return a name that is a single plain folder.
+
+    Raises:
+        UsageError: It is not, such as "../x".
+    """
+    if not _PLAIN.fullmatch(name):
+        raise UsageError(f"{option} {name}: must begin with a letter or digit and hold letters, digits and . = , + - _")
+    return name
+
+
+def check_folder(grid: Grid) -> None:
+    """Compare the grid with the runs that its folder already holds.
+
+    Raises:
+        UsageError: A run there was trained with other settings; the text names the run and the first of them.
+    """
+    for run in grid.runs():
+        path = run.folder / CONFIG
+        if not path.exists():
+            continue
+        content = read_json(path)
+        if content is None:
+            raise UsageError(f"{path}: cannot be read; remove the folder {run.folder}")
+        before, now = Recipe.from_dict(content).to_dict(), run.recipe.to_dict()
+        for key, value in now.items():
+            if value != before[key]:
+                raise UsageError(
+                    f"--{key.replace('_', '-')} {said(value)}: {run.folder} was trained with {said(before[key])}; "
+                    "choose another folder, or remove that one"
+                )
+
+
+def said(value: Any) -> str:
+    """Return a setting as the command line would say it."""
+    if value is None:
+        return "none"
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the mapping that a JSON file holds; None where there is no such file, or something else in it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None

@@ -1,0 +1,111 @@
+"""What a few seeds can say: means, intervals, and differences paired by seed.
+
+Seeds are few, so every interval is Student's t. It assumes that the values of the seeds are independent and roughly
+normal. That fails where some runs train and others stay at chance; the tables show every seed for that reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from scipy.special import stdtrit  # scipy.stats takes seconds to import, and all of it that is needed is this
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval."""
+
+    low: float
+    high: float
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Values minus a baseline's with the same seed.
+
+    Args:
+        differences: By seed, in the order of the values.
+        mean: Of the differences; NaN where no seed has both.
+        std: Sample standard deviation of the differences; NaN for fewer than two.
+        interval: For the mean difference; None for fewer than two.
+        wins: How many differences are more than 0.
+        losses: How many are less than 0.
+    """
+
+    differences: dict[int, float]
+    mean: float
+    std: float
+    interval: Interval | None
+    wins: int
+    losses: int
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the arithmetic mean, NaN for no values.
+
+    >>> mean([1.0, 2.0, 6.0])
+    3.0
+    """
+    return math.fsum(values) / len(values) if values else math.nan
+
+
+def std(values: Sequence[float]) -> float:
+    """Return the sample standard deviation, ``sqrt(sum (x - mean)^2 / (n - 1))``; NaN for fewer than two values.
+
+    >>> std([1.0, 2.0, 3.0])
+    1.0
+    """
+    if len(values) < 2:
+        return math.nan
+    middle = mean(values)
+    return math.sqrt(math.fsum((value - middle) ** 2 for value in values) / (len(values) - 1))
+
+
+def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval | None:
+    """Return Student's confidence interval of the mean, ``mean ± t(n - 1) * std / sqrt(n)``.
+
+    Args:
+        values: One a seed.
+        confidence: Between 0 and 1.
+
+    Returns:
+        None for fewer than two values, which say nothing about their spread. Two values give an interval, with t = 12.7
+        at 95 % a very wide one.
+
+    >>> interval([1.0, 2.0, 3.0])  # t(2) = 4.303
+    Interval(low=-0.484..., high=4.484...)
+    """
+    if len(values) < 2:
+        return None
+    half = float(stdtrit(len(values) - 1, (1 + confidence) / 2)) * std(values) / math.sqrt(len(values))
+    return Interval(mean(values) - half, mean(values) + half)
+
+
+def paired(values: Mapping[int, float], baseline: Mapping[int, float], confidence: float = CONFIDENCE) -> Paired:
+    """Return the differences from a baseline, seed by seed, with the interval of their mean (the paired t interval).
+
+    Runs of one seed share initial weights and batches, so a difference leaves out what the seed itself brings. The
+    interval assumes that the differences, not the values, are independent from seed to seed and roughly normal.
+
+    Args:
+        values: By seed.
+        baseline: By seed; seeds that only one of the two has are left out.
+        confidence: Between 0 and 1.
+    """
+    differences = {seed: value - baseline[seed] for seed, value in values.items() if seed in baseline}
+    of = list(differences.values())
+    return Paired(
+        differences,
+        mean(of),
+        std(of),
+        interval(of, confidence),
+        sum(value > 0 for value in of),
+        sum(value < 0 for value in of),
+    )
