@@ -6,19 +6,25 @@ from calibnorm.lab.errors import UsageError
 from calibnorm.lab.recipes.config import Recipe
 
 
-def study_fashion() -> Recipe:
-    """FashionMNIST in minutes a run on one CPU core: the committed study's recipe."""
+def fashion_study() -> Recipe:
+    """FashionMNIST at half its size, a deep ResNet, two or three minutes a run on one CPU core: docs/results has the study.
+
+    Depth was bought with pixels and images: 5000 training images of 14 x 14. The rest is the usual recipe of a CIFAR
+    ResNet with a cosine and batches of 64; nothing was tuned for any norm.
+    """
     return Recipe(
-        model="resnet56",
+        model="resnet83",
         data="fashion_mnist",
-        train_images=10_000,
+        train_images=5000,
+        image_size=14,
         epochs=6,
-        augment="crop_flip",
+        test_every=3,
+        batch_size=64,
         schedule="cosine",
     )
 
 
-RECIPES: dict[str, Recipe] = {"study-fashion": study_fashion()}
+RECIPES: dict[str, Recipe] = {"fashion-study": fashion_study()}
 
 
 def recipe(name: str) -> Recipe:
