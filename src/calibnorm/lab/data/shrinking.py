@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from calibnorm.lab.data.sets import ImageSet, Split, statistics
+from calibnorm.lab.data.image_set import ImageSet, Split, statistics
 from calibnorm.lab.errors import UsageError
 
 
