@@ -7,8 +7,9 @@ from pathlib import Path
 
 from calibnorm.lab.environment import describe_environment
 from calibnorm.lab.experiments.grid import Cell, Grid
-from calibnorm.lab.experiments.origins import made_with
+from calibnorm.lab.experiments.origins import made_with, of_run
 from calibnorm.lab.recipes import Recipe
+from calibnorm.lab.training.folder import note_environment
 
 
 def make(root: Path, *environments: dict[str, object] | None) -> Grid:
@@ -40,3 +41,14 @@ def test_the_report_says_nothing_of_itself_where_it_was_made_as_the_runs_were(tm
     text = made_with("calibnorm compare x", 3.0, make(tmp_path, describe_environment()))
     assert text.count("trained with") == 1
     assert "written with" not in text
+
+
+def test_a_run_that_went_on_elsewhere_is_of_two_commits(tmp_path: Path) -> None:
+    run = make(tmp_path, None).runs()[0]
+    first = {"commit": "aaa", "cpu": "Abacus"}
+    for now in (first, first | {"threads": 2}, first | {"commit": "bbb", "threads": 2}):
+        note_environment(run.folder, now)
+    before, after = of_run(run).split("; then ")  # of the threads nothing is said
+    assert "(commit aaa)" in before
+    assert "(commit bbb)" in after
+    assert "on Abacus" in after

@@ -33,12 +33,19 @@ def made_with(command: str, seconds: float, grid: Grid) -> str:
 
 def trained_with(runs: Iterable[Run]) -> dict[str, int]:
     """Return how the runs that have begun were trained, with how many of them were, the most frequent first."""
-    counted = Counter(
-        "where nothing was noted" if (found := read_json(run.folder / ENVIRONMENT)) is None else f"with {said(found)}"
-        for run in runs
-        if (run.folder / CONFIG).exists()
-    )
+    counted = Counter(of_run(run) for run in runs if (run.folder / CONFIG).exists())
     return dict(counted.most_common())
+
+
+def of_run(run: Run) -> str:
+    """Return what a run was trained with; one that went on elsewhere has several parts."""
+    first = read_json(run.folder / ENVIRONMENT)
+    if first is None:
+        return "where nothing was noted"
+    states = [first]
+    for change in first.get("later", []):  # each holds what differs from the one before
+        states.append(states[-1] | change)
+    return "with " + "; then with ".join(dict.fromkeys(map(said, states)))
 
 
 def said(environment: dict[str, Any]) -> str:
