@@ -26,13 +26,14 @@ from torch import nn
 import calibnorm as cn
 from calibnorm.lab import data, models
 from calibnorm.lab.errors import UsageError
+from calibnorm.lab.experiments.grid import condition_name
 from calibnorm.lab.recipes import Recipe
+from calibnorm.lab.training import inputs
 from calibnorm.lab.training.folder import CONFIG, LAST, RESULT
 from calibnorm.lab.training.trainee import build
 from calibnorm.methods import IEBN
 
 TABLE = "average_gates.csv"
-BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -70,23 +71,21 @@ def measure(folder: Path, data_root: Path) -> Row:
         UsageError: The run's files are not there or not whole, or its images are missing.
     """
     recipe = recipe_of(folder)
-    images = data.load(recipe.data, data_root, train_images=recipe.train_images)
-    if recipe.image_size is not None:
-        images = data.shrink(images, recipe.image_size)
-    classes = images.classes + (data.info(recipe.mix).classes if recipe.mix is not None else 0)
-    network = build(recipe, classes, images.channels)
+    images = inputs.feeds(recipe, data_root, inputs.Place(device=torch.device("cpu"), rank=0, world=1))
+    network = build(recipe, images.classes, images.channels)
     try:
         network.load_state_dict(torch.load(folder / LAST, map_location="cpu", weights_only=True)["network"])
     except (OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
         raise UsageError(
             f"{folder / LAST}: is missing or damaged, so the run cannot be tested; train it again"
         ) from error
-    feed = data.test_feed(images, batch_size=BATCH, device="cpu")
     with GateSpread(network) as spread:
-        trained = accuracy(network, feed)
-    averaged = accuracy(cn.revert(network, lossy=True), feed)
-    condition = "clean" if recipe.noise is None else "noise {:g},{:g}".format(*recipe.noise)
-    return Row(condition, recipe.norm, recipe.seed, trained, averaged, trained - averaged, spread.value())
+        trained = accuracy(network, images.test)
+    averaged = accuracy(cn.revert(network, lossy=True), images.test)
+    images.close()
+    return Row(
+        condition_name(recipe.noise), recipe.norm, recipe.seed, trained, averaged, trained - averaged, spread.value()
+    )
 
 
 def recipe_of(folder: Path) -> Recipe:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from calibnorm.lab import data, models
+from calibnorm.lab import data
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training import inputs
 from calibnorm.lab.training.machine import Accelerator
@@ -57,12 +57,4 @@ def build(recipe: Recipe, images: inputs.Inputs, device: str) -> nn.Module:
         UsageError: Its name, its norm or its stage is not known, or it does not take such images.
     """
     with torch.device(device), torch.random.fork_rng(devices=[]):
-        return models.build(
-            recipe.model,
-            num_classes=images.classes,
-            norm=recipe.norm,
-            noise=recipe.noise,
-            noise_in=recipe.noise_in,
-            stages=recipe.stages,
-            in_channels=images.channels,
-        )
+        return inputs.new_network(recipe, images.classes, images.channels)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from calibnorm.lab import data, models, recipes
+from calibnorm.lab import models, recipes
 from calibnorm.lab.errors import Stopped, UsageError
 from calibnorm.lab.experiments import plots, texts
 from calibnorm.lab.experiments.checks import check
@@ -27,7 +27,6 @@ from calibnorm.lab.experiments.grid import (
     write_note,
 )
 from calibnorm.lab.experiments.origins import made_with
-from calibnorm.lab.experiments.outcomes import Outcome
 from calibnorm.lab.experiments.progress import complaints, stopped, train_grid
 from calibnorm.lab.experiments.summary import Line, summarize, write_results, write_summary
 from calibnorm.lab.files import write_whole
@@ -58,7 +57,9 @@ def run(config: CompareConfig, console: Console | None = None) -> int:
         failed = train_grid(grid, config, console)
     except Stopped as stop:
         return stopped(grid, stop.number)
-    report = Report(config, recipe, grid, outcomes(grid, failed), complaints(grid, failed), time.perf_counter() - start)
+    report = Report(
+        config, recipe, grid, summarize(grid, failed), complaints(grid, failed), time.perf_counter() - start
+    )
     report.write()
     report.show(console)
     return 1 if report.complaints else 0
@@ -107,12 +108,6 @@ def check_root(root: Path, recipe: Recipe) -> None:
                 f"--{key.replace('_', '-')} {said(value)}: {root} was begun with {said(before[key])}; choose another "
                 "--name, or remove that folder"
             )
-
-
-def outcomes(grid: Grid, failed: Mapping[Path, Outcome]) -> list[Line]:
-    """Return a line for every cell of the grid."""
-    classes = {cell.recipe.data: data.info(cell.recipe.data).classes for cell in grid.cells}
-    return summarize(grid, failed, classes)
 
 
 @dataclass(frozen=True)

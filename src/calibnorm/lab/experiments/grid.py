@@ -123,11 +123,20 @@ def conditions(recipe: Recipe, noises: Sequence[str]) -> Iterator[tuple[str, Rec
     seen: dict[str, str] = {}
     for text in noises:
         noise = parse_noise(text)
-        name = "clean" if noise is None else "noise {:g},{:g}".format(*noise)
+        name = condition_name(noise)
         if name in seen:
             raise UsageError(f"--noise {text}: is there twice; name each once")
         seen[name] = text
         yield name, replace(recipe, noise=noise)
+
+
+def condition_name(noise: tuple[float, float] | None) -> str:
+    """Return how tables and folders call a condition.
+
+    >>> condition_name(None), condition_name((0.5, 0.2))
+    ('clean', 'noise 0.5,0.2')
+    """
+    return "clean" if noise is None else "noise {:g},{:g}".format(*noise)
 
 
 def slug(name: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calibnorm.lab import data
 from calibnorm.lab.experiments import statistics
 from calibnorm.lab.experiments.grid import Cell, Grid
 from calibnorm.lab.experiments.outcomes import Outcome, outcome
@@ -79,13 +80,12 @@ def accuracies(outcomes: Mapping[int, Outcome]) -> dict[int, float]:
     return {seed: o.accuracy for seed, o in outcomes.items() if o.finished}
 
 
-def summarize(grid: Grid, failed: Mapping[Path, Outcome], classes: Mapping[str, int]) -> list[Line]:
+def summarize(grid: Grid, failed: Mapping[Path, Outcome]) -> list[Line]:
     """Return a line for every cell.
 
     Args:
         grid: The grid.
         failed: What is known of runs beyond what their folders say.
-        classes: Of the data sets, by name.
     """
 
     def look(cell: Cell, seed: int) -> Outcome:
@@ -100,7 +100,7 @@ def summarize(grid: Grid, failed: Mapping[Path, Outcome], classes: Mapping[str, 
         against = None
         if baseline is not None and baseline != cell.column:
             against = statistics.paired(accuracies(of), accuracies(outcomes[cell.row, baseline]))
-        lines.append(Line(cell, of, 100 / classes[cell.recipe.data], against))
+        lines.append(Line(cell, of, 100 / data.info(cell.recipe.data).classes, against))
     return lines
 
 

@@ -132,6 +132,23 @@ def _image_set(recipe: Recipe, name: str, data_root: Path, train_images: int | N
     return images if recipe.image_size is None else data.shrink(images, recipe.image_size)
 
 
+def new_network(recipe: Recipe, classes: int, channels: int) -> nn.Module:
+    """Return a recipe's network; its weights come from torch's global generator, and lie on torch's default device.
+
+    Raises:
+        UsageError: Its name, its norm or its stage is not known, or it does not take such images.
+    """
+    return models.build(
+        recipe.model,
+        num_classes=classes,
+        norm=recipe.norm,
+        noise=recipe.noise,
+        noise_in=recipe.noise_in,
+        stages=recipe.stages,
+        in_channels=channels,
+    )
+
+
 def try_out(recipe: Recipe, network: nn.Module, inputs: Inputs) -> None:
     """Send a few images through a copy of the network, as training will.
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import calibnorm as cn
-from calibnorm.lab import models
 from calibnorm.lab.recipes import Recipe
+from calibnorm.lab.training import inputs
 from calibnorm.lab.training.clock import Clock
 from calibnorm.lab.training.seeds import derive
 from calibnorm.lab.training.state import cross_entropy
@@ -23,15 +23,7 @@ def build(recipe: Recipe, classes: int, channels: int) -> nn.Module:
     """Return the recipe's network with initial weights that the seed alone determines, equal for all norms."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(recipe.seed, "weights"))
-        return models.build(
-            recipe.model,
-            num_classes=classes,
-            norm=recipe.norm,
-            noise=recipe.noise,
-            noise_in=recipe.noise_in,
-            stages=recipe.stages,
-            in_channels=channels,
-        )
+        return inputs.new_network(recipe, classes, channels)
 
 
 class Trainee:

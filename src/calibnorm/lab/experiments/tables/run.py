@@ -45,12 +45,11 @@ def run(config: TableConfig, console: Console | None = None) -> int:
         failed = train_grid(grid, config, console)
     except Stopped as stop:
         return stopped(grid, stop.number)
-    classes = {cell.recipe.data: data.info(cell.recipe.data).classes for cell in grid.cells}
     report = TableReport(
         table,
         config.scale,
         grid,
-        summarize(grid, failed, classes),
+        summarize(grid, failed),
         left_out,
         complaints(grid, failed),
         time.perf_counter() - start,
