@@ -9,7 +9,7 @@ import pytest
 from distributed.pair import Pair
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # gone when this folder is done: other tests count child processes
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """Two processes, started at the first check."""
     both = Pair(tmp_path_factory.mktemp("pair"))

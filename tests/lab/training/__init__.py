@@ -1,0 +1,1 @@
+"""Training: every run here has one thread (conftest.py)."""
