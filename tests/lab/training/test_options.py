@@ -53,6 +53,25 @@ def test_bfloat16_computes_in_bfloat16_with_float32_weights(monkeypatch: pytest.
     assert half == pytest.approx(whole, rel=0.02)
 
 
+def test_gradients_of_float16_are_clipped_by_their_own_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The scaler multiplies the loss by 65536: gradients are divided by it first, then clipped."""
+    for module in (inputs, processes):
+        monkeypatch.setattr(module, "check_precision", lambda kind, precision: None)
+    norms: list[float] = []
+    step = torch.optim.SGD.step
+
+    def stepped(self: torch.optim.SGD, *args: Any) -> None:
+        gradients = [p.grad for group in self.param_groups for p in group["params"]]
+        norms.append(float(torch.stack([g.norm() for g in gradients if g is not None]).norm()))
+        step(self, *args)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", stepped)
+    run(replace(ONE, precision="float16", clip_norm=0.5, train_images=128, batch_size=64), tmp_path / "run")
+    assert len(norms) == 2
+    assert max(norms) == pytest.approx(0.5, abs=1e-5)
+    assert min(norms) > 0.05  # not divided twice
+
+
 @pytest.mark.nightly  # float16 convolutions are slow on a CPU
 def test_the_scaler_of_float16_is_saved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # Refused on a CPU by the command, since it is slow there; the arithmetic and its scaler are the same.
@@ -133,14 +152,43 @@ def test_the_average_of_the_weights_is_what_is_tested_and_kept(monkeypatch: pyte
     assert metrics(tmp_path / "run")[0]["test_accuracy"] == pytest.approx(100 * right / 599, rel=1e-12)
 
 
-def test_warm_up_label_smoothing_and_seldom_tests(tmp_path: Path) -> None:
-    run(replace(TINY, epochs=3, warmup_epochs=2, label_smoothing=0.2, test_every=2), tmp_path / "run")
+def test_warm_up_and_seldom_tests(tmp_path: Path) -> None:
+    run(replace(TINY, epochs=3, warmup_epochs=2, test_every=2), tmp_path / "run")
     rows = metrics(tmp_path / "run")
     assert [row["learning_rate"] for row in rows[:2]] == pytest.approx([0.025, 0.05])
     assert [row["test_loss"] == row["test_loss"] for row in rows] == [False, True, True]
-    run(replace(TINY, epochs=3, warmup_epochs=2, test_every=2), tmp_path / "plain")
-    smooth, plain = rows[0]["train_loss"], metrics(tmp_path / "plain")[0]["train_loss"]
-    assert smooth != pytest.approx(plain, rel=1e-3)
+
+
+def test_labels_are_smoothed_in_training_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    expected: list[float] = []
+    step = trainee.Trainee.step
+
+    def stepped(self: trainee.Trainee, images: Tensor, labels: Tensor, clock: Any) -> Any:
+        loss, logits = step(self, images, labels, clock)
+        target = torch.full_like(logits, 0.2 / 10).scatter_(1, labels[:, None], 0.8 + 0.2 / 10)
+        smooth = -(target * logits.log_softmax(1)).sum(1).mean()
+        torch.testing.assert_close(loss.detach(), smooth.detach())
+        expected.append(float(smooth))
+        return loss, logits
+
+    monkeypatch.setattr(trainee.Trainee, "step", stepped)
+    run(replace(ONE, label_smoothing=0.2), tmp_path / "run")
+    row = metrics(tmp_path / "run")[0]
+    assert row["train_loss"] == pytest.approx(sum(expected) / STEPS, rel=1e-6)
+
+    best = torch.load(tmp_path / "run" / "best.pt", weights_only=True)["network"]
+    network = inputs.new_network(ONE, 10, 1)
+    network.load_state_dict(best)
+    network.eval()
+    images = data.load("digits", Path())
+    with torch.no_grad():
+        losses = [
+            torch.nn.functional.cross_entropy(network(x), y, reduction="sum")
+            for x, y in data.test_feed(
+                data.load("digits", Path(), train_images=ONE.train_images), batch_size=64, device="cpu"
+            )
+        ]
+    assert row["test_loss"] == pytest.approx(float(sum(losses)) / len(images.test), rel=1e-5)
 
 
 def test_mixed_batches_have_labels_of_both_sets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -164,9 +212,17 @@ def replace_labels(split: data.Split) -> data.Split:
     return data.Split(split.images, torch.arange(len(split.labels)) % 2)
 
 
-def test_smaller_images(tmp_path: Path) -> None:
+def test_smaller_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shapes: set[torch.Size] = set()
+    step = trainee.Trainee.step
+
+    def stepped(self: trainee.Trainee, images: Tensor, labels: Tensor, clock: Any) -> Any:
+        shapes.add(images.shape[1:])
+        return step(self, images, labels, clock)
+
+    monkeypatch.setattr(trainee.Trainee, "step", stepped)
     run(replace(ONE, image_size=4), tmp_path / "run")
-    assert metrics(tmp_path / "run")[0]["train_loss"] > 0
+    assert shapes == {torch.Size([1, 4, 4])}
 
 
 @pytest.mark.parametrize("moment", ["inside", "last"])
