@@ -60,9 +60,8 @@ def test_cifar100_from_the_archive_without_unpacking(cifar100):
 def test_missing_set_says_what_goes_where(tmp_path, name, title, archive):
     with pytest.raises(UsageError) as error:
         data.load(name, tmp_path)
-    assert str(error.value) == (
-        f"{title} is missing: download its python version, {archive}, into {tmp_path} (it need not be unpacked)"
-    )
+    address = f"https://www.cs.toronto.edu/~kriz/{archive}"
+    assert str(error.value) == f"{title} is missing: download {address} into {tmp_path} (it need not be unpacked)"
 
 
 def test_changed_file_is_refused_before_it_is_unpickled(cifar10, tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision.datasets import FashionMNIST
 
 from calibnorm.lab import data
 from calibnorm.lab.data import idx, mnist
@@ -34,8 +35,6 @@ def test_reads_from_where_torchvision_keeps_it(fashion, packed):
 
 
 def test_torchvision_reads_the_same(fashion):
-    from torchvision.datasets import FashionMNIST
-
     fashion.write()
     theirs = FashionMNIST(str(fashion.root), train=False)
     assert_equal(data.load("fashion_mnist", fashion.root).test, Split(theirs.data.unsqueeze(1), theirs.targets))
@@ -44,7 +43,7 @@ def test_torchvision_reads_the_same(fashion):
 def test_debians_package_where_root_has_none(fashion):
     fashion.write(mnist.DEBIAN_FASHION_MNIST, packed=True)
     assert_equal(data.load("fashion_mnist", fashion.root).train, fashion.train)
-    with pytest.raises(UsageError, match="MNIST is not complete"):
+    with pytest.raises(UsageError, match="MNIST is missing"):
         data.load("mnist", fashion.root)  # is not FashionMNIST
 
 
@@ -61,8 +60,9 @@ def test_missing_set_says_what_goes_where(fashion):
     with pytest.raises(UsageError) as error:
         data.load("fashion_mnist", fashion.root)
     assert str(error.value) == (
-        "FashionMNIST is not complete: download train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, "
-        f"t10k-images-idx3-ubyte.gz, t10k-labels-idx1-ubyte.gz into {fashion.folder}"
+        "FashionMNIST is missing: download train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, "
+        f"t10k-images-idx3-ubyte.gz, t10k-labels-idx1-ubyte.gz from {FashionMNIST.mirrors[-1]} into {fashion.folder}, "
+        "or install Debian's package dataset-fashion-mnist"
     )
 
 
@@ -71,7 +71,10 @@ def test_missing_file_is_named(fashion):
     (fashion.folder / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(UsageError) as error:
         data.load("fashion_mnist", fashion.root)
-    assert str(error.value) == f"FashionMNIST is not complete: download t10k-labels-idx1-ubyte.gz into {fashion.folder}"
+    assert str(error.value) == (
+        f"FashionMNIST is not complete: download t10k-labels-idx1-ubyte.gz from {FashionMNIST.mirrors[-1]} into "
+        f"{fashion.folder}, or install Debian's package dataset-fashion-mnist"
+    )
 
 
 def tampered(content: bytes) -> bytes:

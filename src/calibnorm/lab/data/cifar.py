@@ -47,9 +47,7 @@ def _read(title: str, known: Any, labels: str, root: Path) -> tuple[Split, Split
     elif archive.is_file():
         where, content = archive, _from_archive(archive, known)
     else:
-        raise UsageError(
-            f"{title} is missing: download its python version, {known.filename}, into {root} (it need not be unpacked)"
-        )
+        raise UsageError(f"{title} is missing: download {known.url} into {root.absolute()} (it need not be unpacked)")
 
     def part(files: list[list[str]]) -> Split:
         images, targets = [], []

@@ -35,16 +35,30 @@ SHA256 = {
 
 def read_mnist(root: Path) -> tuple[Split, Split]:
     """Return MNIST's training and test images from where torchvision keeps them: root/MNIST/raw."""
-    return _read("MNIST", [root / "MNIST" / "raw"])
+    from torchvision.datasets import MNIST  # a second of import
+
+    return _read("MNIST", [root / "MNIST" / "raw"], MNIST.mirrors[-1])
 
 
 def read_fashion_mnist(root: Path) -> tuple[Split, Split]:
     """Return FashionMNIST's from root/FashionMNIST/raw, or from Debian's package where that folder has none of it."""
-    return _read("FashionMNIST", [root / "FashionMNIST" / "raw", DEBIAN_FASHION_MNIST])
+    from torchvision.datasets import FashionMNIST
+
+    folders = [root / "FashionMNIST" / "raw", DEBIAN_FASHION_MNIST]
+    return _read(
+        "FashionMNIST", folders, FashionMNIST.mirrors[-1], ", or install Debian's package dataset-fashion-mnist"
+    )
 
 
-def _read(title: str, folders: list[Path]) -> tuple[Split, Split]:
-    """Read the four files of the first folder that holds one of them."""
+def _read(title: str, folders: list[Path], mirror: str, otherwise: str = "") -> tuple[Split, Split]:
+    """Read the four files of the first folder that holds one of them.
+
+    Args:
+        title: The set's name in messages.
+        folders: Where the files may lie; the first is where they should.
+        mirror: The address that torchvision has them from.
+        otherwise: Another way to get them, for the message.
+    """
     checksums = SHA256[title]
     for folder in folders:
         paths = {stem: path for stem in checksums if (path := _find(folder, stem))}
@@ -54,7 +68,9 @@ def _read(title: str, folders: list[Path]) -> tuple[Split, Split]:
         folder = folders[0]
     missing = [f"{stem}.gz" for stem in checksums if stem not in paths]
     if missing:
-        raise UsageError(f"{title} is not complete: download {', '.join(missing)} into {folder}")
+        state = "not complete" if paths else "missing"
+        files = ", ".join(missing)
+        raise UsageError(f"{title} is {state}: download {files} from {mirror} into {folder.absolute()}{otherwise}")
 
     def part(name: str) -> Split:
         images, labels = (
