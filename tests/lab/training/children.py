@@ -229,3 +229,24 @@ def command_stopped_in_test(args: list[str]) -> int:
 
     with mock.patch.object(Trainee, "before_tests", told):
         return command(args)
+
+
+def command_in_a_group(args: list[str], number: signal.Signals, birth: int) -> int:
+    """Run `calibnorm ARGS` in a process group; its ``birth``-th worker sends all of it a signal when it comes to be."""
+    from multiprocessing.process import BaseProcess
+
+    os.setpgid(0, 0)
+    bootstrap, start, started = BaseProcess._bootstrap, BaseProcess.start, 0  # type: ignore[attr-defined]
+
+    def counted(self: BaseProcess) -> None:
+        nonlocal started
+        started += 1
+        start(self)
+
+    def born(self: BaseProcess, *arguments: Any, **options: Any) -> Any:
+        if started == birth:
+            os.killpg(0, number)
+        return bootstrap(self, *arguments, **options)
+
+    with mock.patch.object(BaseProcess, "start", counted), mock.patch.object(BaseProcess, "_bootstrap", born):
+        return command(args)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import atexit
 import os
-import signal
 import time
 import weakref
 from abc import abstractmethod
@@ -22,6 +21,7 @@ from calibnorm.lab.data.feed import AUGMENTS, Augment, Feed, check_choice, check
 from calibnorm.lab.data.image_set import balanced
 from calibnorm.lab.data.pictures import Damaged, Listing, Pictures, collate, scan
 from calibnorm.lab.data.seeding import generator
+from calibnorm.lab.data.workers import START_METHOD, end_workers, held_back, start_worker, started
 from calibnorm.lab.errors import UsageError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -32,8 +32,6 @@ TIMEOUT_S = 300
 """A batch that takes longer never comes."""
 CHECK_S = 5
 """How often workers are looked after while a batch is waited for: torch's handler sees one that a signal ended."""
-GRACE_S = 20
-"""How long a worker outlives a SIGTERM to the whole group, in which the main process writes its checkpoint."""
 
 
 class WorkerError(RuntimeError):
@@ -214,7 +212,8 @@ class _FolderFeed(Feed):
             collate_fn=collate,
             pin_memory=device.type == "cuda",
             timeout=CHECK_S if workers else 0,
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
+            multiprocessing_context=START_METHOD if workers else None,
             generator=torch.Generator(),  # else a seed for the workers is drawn from the global one
             persistent_workers=workers > 0,
         )
@@ -259,36 +258,19 @@ class _FolderFeed(Feed):
             return self._start_iterator()
 
     def _start_iterator(self) -> Iterator[Any]:
-        before = set(multiprocessing.active_children())
-        with _named_errors():
-            iterator = iter(self._loader)
-        if started := set(multiprocessing.active_children()) - before:
-            # With the feed, or when the program ends: torch's own way waits five seconds a worker there.
-            self._end = weakref.finalize(self, _end_workers, iterator, started)
+        with held_back():
+            with _named_errors():
+                iterator, workers = started(lambda: iter(self._loader))
+            if workers:
+                # With the feed, or when the program ends, before multiprocessing waits for them there.
+                self._end = weakref.finalize(self, end_workers, iterator, workers)
+                atexit.register(self._end)
         return iterator
 
     def close(self) -> None:
         """End the worker processes; an iteration after that starts new ones."""
         if self._end is not None:
             self._end()
+            atexit.unregister(self._end)
             self._end = None
             self._loader._iterator = None
-
-
-def _start_worker(worker: int) -> None:
-    """Leave signals to the main process, which ends its workers when it has written its checkpoint.
-
-    A terminal sends SIGINT, and a batch system SIGTERM, to every process of a run; a worker that died of it would
-    take the main process along before it has saved. A worker without a main process ends within seconds by itself.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_S))
-
-
-def _end_workers(iterator: Any, workers: set[multiprocessing.process.BaseProcess]) -> None:
-    """Ask the workers to end, which takes torch five seconds at most for each that does not answer, then kill."""
-    iterator._shutdown_workers()
-    for worker in workers:
-        worker.kill()
-        worker.join()

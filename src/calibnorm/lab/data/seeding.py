@@ -6,6 +6,8 @@ import hashlib
 
 import torch
 
+# Why training has a way of its own: calibnorm/lab/training/seeds.py.
+
 
 def number(purpose: str, *integers: int) -> int:
     """Return 32 bits, which is what torch's CPU generator reads of a seed, that purpose and integers determine.

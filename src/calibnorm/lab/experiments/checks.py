@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +17,28 @@ from calibnorm.lab.training import inputs
 from calibnorm.lab.training.machine import Accelerator
 
 
-def check(recipes: Iterable[Recipe], data_root: Path, accelerator: Accelerator) -> None:
+def check(
+    recipes: Iterable[Recipe],
+    data_root: Path,
+    accelerator: Accelerator,
+    read: Callable[..., data.ImageSet] | None = None,
+) -> None:
     """Find out what training would refuse: ask the machine, read every data set, and build every network.
 
     Every network with plain BatchNorm is sent a few images; with its own norm it is built without memory.
+
+    Args:
+        recipes: What will be trained.
+        data_root: Where data sets lie.
+        accelerator: "cpu", "cuda" or "auto".
+        read: `reader`'s, where the caller has read some of the sets.
 
     Raises:
         UsageError: There is no such device, or it has not the precision; a data set is missing or does not fit the
             settings; a network, norm or stage is not known. The text names it.
     """
-    read: dict[Recipe, inputs.Inputs] = {}
+    read = read or reader()
+    found: dict[Recipe, inputs.Inputs] = {}
     built: set[Recipe] = set()
     able: set[tuple[str, bool]] = set()
     with ExitStack() as opened:
@@ -36,18 +49,23 @@ def check(recipes: Iterable[Recipe], data_root: Path, accelerator: Accelerator) 
                 able.add((recipe.precision, recipe.compile))
             network = replace(recipe, seed=0)
             images = replace(network, model="", norm="bn", noise=None, stages="all")
-            if images not in read:
+            if images not in found:
                 place = inputs.Place(device=torch.device("cpu"), rank=0, world=1)
-                read[images] = inputs.feeds(recipe, data_root, place)
-                opened.callback(read[images].close)
+                found[images] = inputs.feeds(recipe, data_root, place, read=read)
+                opened.callback(found[images].close)
             plain = replace(images, model=network.model)
             # Folder sets would start processes to read their pictures, whose size the recipe sets.
             if plain not in built and not data.info(recipe.data).folder:
-                inputs.try_out(plain, build(plain, read[images], "cpu"), read[images])
+                inputs.try_out(plain, build(plain, found[images], "cpu"), found[images])
             built.add(plain)
             if network not in built:
-                build(network, read[images], "meta")
+                build(network, found[images], "meta")
                 built.add(network)
+
+
+def reader() -> Callable[..., data.ImageSet]:
+    """Return `data.load` with a memory, as many recipes of a grid have one set: asked alike, it reads once."""
+    return functools.cache(data.load)
 
 
 def build(recipe: Recipe, images: inputs.Inputs, device: str) -> nn.Module:

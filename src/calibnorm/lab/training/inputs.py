@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
@@ -98,8 +99,14 @@ class Place(TypedDict):
     world: int
 
 
-def feeds(recipe: Recipe, data_root: Path, place: Place, workers: int | None = None) -> Inputs:
-    """As `load`, for a process that is not one of Fabric's."""
+def feeds(
+    recipe: Recipe,
+    data_root: Path,
+    place: Place,
+    workers: int | None = None,
+    read: Callable[..., data.ImageSet] = data.load,
+) -> Inputs:
+    """As `load`, for a process that is not one of Fabric's; ``read`` is `data.load`, or remembers what that returned."""
     info = data.info(recipe.data)
     if info.folder:
         pictures = data.imagenet(
@@ -113,13 +120,13 @@ def feeds(recipe: Recipe, data_root: Path, place: Place, workers: int | None = N
             **place,
         )
         return Inputs(pictures.train, pictures.test)
-    images = _image_set(recipe, recipe.data, data_root, recipe.train_images)
+    images = _image_set(recipe, read(recipe.data, data_root, train_images=recipe.train_images))
     train = data.train_feed(
         images,
         batch_size=recipe.images_a_step,
         seed=recipe.seed,
         augment=recipe.augment,
-        mix=None if recipe.mix is None else _image_set(recipe, recipe.mix, data_root, None),
+        mix=None if recipe.mix is None else _image_set(recipe, read(recipe.mix, data_root, train_images=None)),
         mix_main=recipe.mix_main,
         mix_others=recipe.mix_others,
         **place,
@@ -127,8 +134,7 @@ def feeds(recipe: Recipe, data_root: Path, place: Place, workers: int | None = N
     return Inputs(train, data.test_feed(images, batch_size=recipe.images_a_step, **place))
 
 
-def _image_set(recipe: Recipe, name: str, data_root: Path, train_images: int | None) -> data.ImageSet:
-    images = data.load(name, data_root, train_images=train_images)
+def _image_set(recipe: Recipe, images: data.ImageSet) -> data.ImageSet:
     return images if recipe.image_size is None else data.shrink(images, recipe.image_size)
 
 

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import hashlib
 
+# Training's: initial weights and, before each step, the global generator. The feeds' orders, crops and flips come from
+# calibnorm.lab.data.seeding. Both hash what a seed is for, and share no function: digest (SHA-256 here, BLAKE2 there),
+# width (63 bits here, since a GPU's generator reads 64; 32 there, all that the CPU's reads), order and separator of the
+# text are different, and any change to one of them would change every figure of docs/results. A test holds both.
+
 
 def derive(seed: int, *purpose: int | str) -> int:
     """Return a 63-bit seed that depends on everything given and on nothing else.

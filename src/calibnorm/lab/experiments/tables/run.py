@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
 from calibnorm.lab import data
 from calibnorm.lab.errors import Stopped, UsageError
-from calibnorm.lab.experiments.checks import check
+from calibnorm.lab.experiments.checks import check, reader
 from calibnorm.lab.experiments.config import TableConfig
 from calibnorm.lab.experiments.grid import Cell, Grid, check_folder, read_note, slug, write_note
 from calibnorm.lab.experiments.progress import complaints, stopped, train_grid
@@ -36,8 +37,10 @@ def run(config: TableConfig, console: Console | None = None) -> int:
     """
     console, start = console or Console(), time.perf_counter()
     table = definitions.table(config.table)
-    grid, left_out = plan(table, config)
-    check((cell.recipe for cell in grid.cells), config.data_root, config.accelerator)
+    read = reader()
+    grid, left_out = plan(table, config, read)
+    check((cell.recipe for cell in grid.cells), config.data_root, config.accelerator, read)
+    del read  # the sets that it holds
     for sentence in absent(left_out):
         console.print(sentence, style="yellow", highlight=False)
     write_note(grid.root, {"command": COMMAND, "table": table.name, "scale": config.scale})
@@ -59,10 +62,15 @@ def run(config: TableConfig, console: Console | None = None) -> int:
     return 1 if report.complaints else 0
 
 
-def plan(table: Table, config: TableConfig) -> tuple[Grid, dict[str, str]]:
+def plan(table: Table, config: TableConfig, read: Callable[..., data.ImageSet] = data.load) -> tuple[Grid, dict[str, str]]:
     """Return the grid of a table, and why rows are left out.
 
     That is where a data set that is mixed in is missing; at paper scale, that is refused by the check before training.
+
+    Args:
+        table: Which.
+        config: The settings.
+        read: `data.load`, or `reader`'s.
 
     Raises:
         UsageError: The folder holds something else, or runs of other settings.
@@ -74,7 +82,7 @@ def plan(table: Table, config: TableConfig) -> tuple[Grid, dict[str, str]]:
         recipe = scales.recipe(table, entry, config.scale)
         if config.scale != "paper" and recipe.mix is not None:
             if recipe.mix not in reasons:
-                reasons[recipe.mix] = missing(recipe.mix, config.data_root)
+                reasons[recipe.mix] = missing(recipe.mix, config.data_root, read)
             if reasons[recipe.mix]:
                 left_out[entry.row] = reasons[recipe.mix]
                 continue
@@ -87,10 +95,10 @@ def plan(table: Table, config: TableConfig) -> tuple[Grid, dict[str, str]]:
     return grid, left_out
 
 
-def missing(name: str, data_root: Path) -> str:
+def missing(name: str, data_root: Path, read: Callable[..., data.ImageSet]) -> str:
     """Return why a data set cannot be read, or nothing."""
     try:
-        data.load(name, data_root)
+        read(name, data_root, train_images=None)
     except UsageError as error:
         return str(error)
     return ""
