@@ -77,7 +77,7 @@ def insert(model):
 
 
 def prune(model):
-    nn.utils.prune.ln_structured(model[1].bn2, "weight", 0.5, 1, 0)
+    nn.utils.prune.l1_unstructured(model[1].bn2, "weight", 0.5)
 
 
 def parametrize(model):

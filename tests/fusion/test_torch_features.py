@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
@@ -62,6 +63,7 @@ def test_double_backward_of_a_norm_that_runs_twice():
     assert_same(*found)
 
 
+@pytest.mark.untraced
 @each_kind
 def test_torch_compile_gets_the_original(kind):
     model, plain = network(kind).float(), network(kind, fused=False).float()
@@ -79,6 +81,7 @@ def test_torch_compile_gets_the_original(kind):
     assert [str(t) for t in graphs[0]] == [str(t) for t in graphs[1]]
 
 
+@pytest.mark.untraced
 def test_export_and_tracing_get_the_original():
     model, plain = network().eval(), network(fused=False).eval()
     x = x64()

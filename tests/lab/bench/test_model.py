@@ -121,6 +121,7 @@ def test_compiled_networks_without_a_compiler(
     assert "skipped, compiled networks: no compiler" in capsys.readouterr().out
 
 
+@pytest.mark.untraced
 @pytest.mark.usefixtures("pinned")
 def test_compiled_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     counter, compile_ = CompileCounter(), nn.Module.compile
