@@ -54,10 +54,12 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# One torch thread per test process: the processes share the cores. Triton's interpreter is chosen once for a process.
+# One torch thread per test process: the processes share the cores. Each begins with a part of its own and takes of the
+# other's when it is done ("worksteal"), so that most fixtures of modules and packages are made once, not twice. Triton's
+# interpreter is chosen once for a process.
 test: lint
-	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/triton -n $(JOBS) --cov --cov-report= --cov-fail-under=0
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --cov --cov-append --cov-report=term
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/triton -n $(JOBS) --dist worksteal --cov --cov-report= --cov-fail-under=0
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-append --cov-report=term
 
 bench: $(INSTALLED)
 	$(BIN)/calibnorm bench layer

@@ -172,6 +172,7 @@ def test_wrapped_networks_are_refused(change, tmp_path):
     assert type(net.bn1) is nn.BatchNorm2d
 
 
+@pytest.mark.untraced
 def test_a_network_with_compile_of_its_own_forward():
     """nn.Module.compile keeps the module: the next call sees the new layers."""
     net, x = small(), randn(4, 3, 5, 5, seed=5)

@@ -19,6 +19,7 @@ from calibnorm.nn import layer_type
 from calibnorm.ops import synchronized
 from cases import gradients, parameters, randn, randomize
 from tolerances import COMPILED, ORACLE, error, reduction
+from tracing import untraced
 
 sync = nn.SyncBatchNorm.convert_sync_batchnorm
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -262,7 +263,10 @@ def compiled(rank: int, name: str, options: dict[str, Any]) -> None:
         both = []
         for module, of in ((graph, layer), (eager, eager)):
             z = x.clone().requires_grad_()
-            y = module(z)
+            if module is graph:
+                torch._dynamo.mark_dynamic(z, 0)
+            with untraced():
+                y = module(z)
             leaves = {"input": z, **parameters(of)}
             both.append({"value": y, **gradients(y, leaves, batch(*x.shape, seed=20, dtype=torch.float32))})
         assert_near(*both, COMPILED)

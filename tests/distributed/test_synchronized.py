@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distributed.pair import PATIENCE, Pair
+from distributed.pair import PATIENCE
 from tolerances import ORACLE, rounding
 
 METHODS = {
@@ -127,9 +127,9 @@ def test_a_rank_that_never_comes_ends_in_the_groups_timeout(pair):
     assert 0.5 < pair("waits_no_longer_than_the_timeout")[0] < PATIENCE / 4
 
 
-def test_a_rank_that_ends_is_noticed_at_once(tmp_path):
-    both = Pair(tmp_path)
+def test_a_rank_that_ends_is_noticed_at_once(pair):
+    """The last test here: the next check starts two new processes, which takes seconds."""
     with pytest.raises(AssertionError) as failure:
-        both("other_rank_ends")
+        pair("other_rank_ends")
     # Rank 0 got its error and ended well; the one message is about rank 1, gone with 3.
     assert str(failure.value) == "rank 1:\nthe process ended with 3"

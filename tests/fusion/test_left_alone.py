@@ -339,6 +339,7 @@ def test_the_block_itself_is_fused():
     assert_same(computed(model, x), before)
 
 
+@pytest.mark.untraced
 def test_a_part_that_torch_fx_or_compile_has_taken_is_left():
     inner = fx.symbolic_trace(nn.Sequential(Block()))
     compiled = Block()

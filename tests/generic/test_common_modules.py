@@ -23,7 +23,7 @@ from torch.testing._internal.common_utils import TestCase, freeze_rng_state, gra
 from generic.module_infos import HALVES, MODULE_INFOS
 from tolerances import error, reduction
 
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning"), pytest.mark.untraced]
 
 
 def samples(module_info, device, dtype, training, requires_grad=False):
@@ -45,6 +45,10 @@ def strided(tensor):
     """Return an equal tensor whose last dimension has stride 2 (or whose memory is shared, where there is none)."""
     doubled = torch.stack([tensor.detach(), torch.zeros_like(tensor)], -1)
     return doubled.flatten(-2)[..., ::2] if tensor.numel() else tensor.detach()
+
+
+IN_2D = [info for info in MODULE_INFOS if info.name.endswith("2d")]
+IN_1D_AND_3D = [info for info in MODULE_INFOS if info not in IN_2D]
 
 
 class TestCommonModules(TestCase):
@@ -155,12 +159,19 @@ class TestCommonModules(TestCase):
             for a, b in zip(*results, strict=True):
                 assert error(a, b) <= reduction(dtype, args[0].numel())
 
-    @modules(MODULE_INFOS, allowed_dtypes=[torch.float64])
+    @modules(IN_2D, allowed_dtypes=[torch.float64])
     def test_grad(self, device, dtype, module_info, training):
         self._check_gradients(device, dtype, module_info, training, gradcheck, check_forward_ad=True)
 
-    @modules(MODULE_INFOS, allowed_dtypes=[torch.float64])
+    @modules(IN_2D, allowed_dtypes=[torch.float64])
     def test_gradgrad(self, device, dtype, module_info, training):
+        self._check_gradients(device, dtype, module_info, training, gradgradcheck)
+
+    # Nightly, at two seconds each: other dimensions differ in how space is flattened alone, which the tests above see.
+    @pytest.mark.nightly
+    @modules(IN_1D_AND_3D, allowed_dtypes=[torch.float64])
+    def test_gradients_in_other_dimensions(self, device, dtype, module_info, training):
+        self._check_gradients(device, dtype, module_info, training, gradcheck, check_forward_ad=True)
         self._check_gradients(device, dtype, module_info, training, gradgradcheck)
 
     def _check_gradients(self, device, dtype, module_info, training, check, **options):

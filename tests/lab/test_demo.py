@@ -108,6 +108,7 @@ def test_says_what_the_numbers_do_not_show(demo: Demo) -> None:
     assert "…" not in demo.screen  # nothing is cut off on a terminal of 80 columns
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_same_seed_same_numbers_in_any_number_of_processes(demo: Demo, tmp_path: Path) -> None:
     run(small(tmp_path / "out", workers=2), Console(file=StringIO()))
 

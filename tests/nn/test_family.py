@@ -279,6 +279,7 @@ def test_instances_stand_alone(name):
     assert all(torch.equal(buffers[key], b) for key, b in layer.named_buffers())
 
 
+@pytest.mark.untraced
 @each_name
 def test_gradients_of_gradients(name):
     layer = randomize(make(name, momentum=0.0)).train()
@@ -287,6 +288,7 @@ def test_gradients_of_gradients(name):
     assert torch.autograd.gradgradcheck(layer, x)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("name", ["gn", "an", "ghost", "brn"])
 def test_compiles_whole(name):
     """One graph, the same output and statistics, of those that treat statistics in four ways."""

@@ -81,6 +81,7 @@ def test_without_statistics_of_a_batch():
     assert layer.by.shape == (1,)
 
 
+@pytest.mark.untraced
 def test_compiles_whole():
     torch.compiler.reset()
     cn.register_method("half_norm")(half)

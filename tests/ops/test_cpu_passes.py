@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-import subprocess
-import sys
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
-from calibnorm.ops import cpu
+from calibnorm.ops import build, cpu, library
 from pass_checks import (
     check_affine,
     check_gradients,
@@ -41,11 +41,12 @@ SHAPES = {
 }
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 LAYOUTS = ["contiguous", "channels_last", "strided"]
+RELUS = ["none", "relu", "relu and residual"]
 
 each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
 each_layout = pytest.mark.parametrize("layout", LAYOUTS)
-each_relu = pytest.mark.parametrize("relu", ["none", "relu", "relu and residual"])
+each_relu = pytest.mark.parametrize("relu", RELUS)
 
 
 @each_layout
@@ -129,14 +130,40 @@ def test_outputs_too_large_for_the_caches(dtype: torch.dtype, layout: str) -> No
         assert torch.equal(whole, torch.cat(pieces))
 
 
-@pytest.mark.parametrize("instructions", ["base", "avx2"])
-def test_narrower_instruction_sets(instructions: str) -> None:
-    """The same tests with the other tables; in a process of its own, because the choice is made once."""
-    if os.environ.get("CALIBNORM_CPU"):
-        pytest.skip("this is that process")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:pytest_cov",
-         __file__, "-k", "contiguous or channels_last or convert"],
-        env=os.environ | {"CALIBNORM_CPU": instructions}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:]
+# The other tables of functions. A process chooses one table, so a copy of the library, which starts anew, stands in.
+
+
+@pytest.fixture(params=["base", "avx2"])
+def narrower(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `cpu` run on the instruction set of ``CALIBNORM_CPU``."""
+    monkeypatch.setenv("CALIBNORM_CPU", request.param)
+    original = os.environ.get("CALIBNORM_LIBRARY") or build.SOURCES / build.LIBRARY  # `make sanitize` names its own
+    monkeypatch.setenv("CALIBNORM_LIBRARY", str(shutil.copy(original, tmp_path)))
+    found = library.load.__wrapped__()
+    assert isinstance(found, library.Library), found
+    # This machine may have no more than base.
+    assert found.instructions in library.INSTRUCTION_SETS[: library.INSTRUCTION_SETS.index(request.param) + 1]
+    monkeypatch.setattr(cpu, "load", lambda: found)
+
+
+@pytest.mark.usefixtures("narrower")
+@each_shape
+def test_narrower_instructions(shape: tuple[int, ...]) -> None:
+    for dtype in DTYPES:
+        for layout in ("contiguous", "channels_last"):
+            check_moments(cpu, shape, dtype, layout)
+            for relu in RELUS:
+                check_affine(cpu, shape, dtype, layout, relu)
+                check_gradients(cpu, shape, dtype, layout, relu)
+
+
+@pytest.mark.usefixtures("narrower")
+def test_narrower_instructions_in_special_cases() -> None:
+    for dtype in (torch.bfloat16, torch.float16):
+        test_half_types_convert_as_torch_does(dtype)
+    for layout in ("contiguous", "channels_last"):
+        test_outputs_too_large_for_the_caches(torch.float32, layout)
+        test_repeatable_and_the_same_for_any_number_of_threads((16, 40, 17, 19), layout)
+        check_relu_lets_nan_pass(cpu, layout)
+        for value in (math.nan, math.inf):
+            check_nan_and_inf_stay_in_their_plane(cpu, (2, 40, 7, 7), layout, value)

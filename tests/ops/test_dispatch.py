@@ -80,6 +80,7 @@ TRANSFORMS = {
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning", "ignore:.torch.jit:FutureWarning")
+@pytest.mark.untraced
 @each_layer
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
 def test_no_backend_under_transformations(fake, layer_type, transform):

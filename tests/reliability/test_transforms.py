@@ -91,6 +91,7 @@ def test_a16_forward_mode_in_a_parameter(layer_type, options):
         assert error((dy * dy_forward).sum(), expected) <= ORACLE
 
 
+@pytest.mark.untraced
 @each_option
 @each_mode
 def test_a16_gradients_and_double_backward(layer_type, options, training):

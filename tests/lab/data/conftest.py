@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import multiprocessing
 import struct
 import tarfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from calibnorm.lab.data import ImageSet, Split, mnist
+from calibnorm.lab import data
+from calibnorm.lab.data import FolderFeeds, ImageSet, Split, mnist
 from calibnorm.lab.data.image_set import make
 
 STEMS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -211,3 +214,20 @@ def pictures(tmp_path: Path) -> Path:
                 suffix = "jpg" if mode == "CMYK" else "png"
                 image.convert(mode).save(folder / f"{part}{index}.{suffix}")
     return root
+
+
+@pytest.fixture
+def feeds(pictures: Path) -> Iterator[object]:
+    """Make feeds that end with the test."""
+    made = []
+
+    def make(**changes: object) -> FolderFeeds:
+        options = {"root": pictures, "batch_size": 5, "seed": 0, "device": "cpu", "size": 32, "workers": 0, **changes}
+        made.append(data.imagenet(options.pop("root"), **options))
+        return made[-1]
+
+    yield make
+    for both in made:
+        both.train.close()
+        both.test.close()
+    assert not multiprocessing.active_children()

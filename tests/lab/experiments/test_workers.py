@@ -25,6 +25,7 @@ TINY = Recipe(model="resnet11", data="digits", epochs=1, train_images=64, batch_
 LONG = replace(TINY, epochs=25, test_every=25)
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_killed_worker_fails_alone_and_ctrl_c_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for pause in ("POLL_S", "RETRY_S"):
         monkeypatch.setattr(workers, pause, 0.02)  # the runs take seconds

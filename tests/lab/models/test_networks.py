@@ -142,6 +142,7 @@ def test_channels_last_is_the_same_network(name: str) -> None:
     assert error(y, model(x)) <= ORACLE
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize(
     ("name", "norm"),
     [

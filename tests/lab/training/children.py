@@ -14,13 +14,21 @@ from unittest import mock
 PATIENCE = 120.0
 """Seconds that a run may take, generous: a busy machine must not fail it."""
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["calibnorm.lab.training.running", "sklearn.datasets", "sklearn.model_selection"])
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(
+    [
+        "calibnorm.lab.training.running",
+        "calibnorm.lab.experiments.worker_process",
+        "calibnorm.lab.demo.parallel",
+        "sklearn.datasets",
+        "sklearn.model_selection",
+    ]
+)
 
 
 def run(target: Callable[..., int], *arguments: Any, output: Path | None = None) -> int:
     """Return the exit status of a function's own process; negative is a signal's number."""
-    process = _context.Process(target=_start, args=(target, arguments, output))
+    process = context.Process(target=_start, args=(target, arguments, output))
     process.start()
     process.join(PATIENCE)
     if process.is_alive():
@@ -34,7 +42,7 @@ def run(target: Callable[..., int], *arguments: Any, output: Path | None = None)
 def together(target: Callable[..., int], arguments: list[tuple[Any, ...]], outputs: list[Path]) -> list[int | None]:
     """Return the exit statuses of several processes that run at the same time."""
     pairs = zip(arguments, outputs, strict=True)
-    processes = [_context.Process(target=_start, args=(target, each, output)) for each, output in pairs]
+    processes = [context.Process(target=_start, args=(target, each, output)) for each, output in pairs]
     for process in processes:
         process.start()
     for process in processes:

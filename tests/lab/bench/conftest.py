@@ -1,0 +1,23 @@
+"""What the tests of `calibnorm bench` share."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from calibnorm.lab.bench import clock, layer, run, start
+
+
+@pytest.fixture
+def pinned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Make the command believe that its allocator is pinned, so that it does not replace this process; be quick."""
+    for name, value in start.ALLOCATOR.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(layer, "AT_LEAST_S", 0.0)
+    monkeypatch.setattr(run, "copy_bandwidth", partial(clock.copy_bandwidth, mib=1))
+    gc.freeze()  # each measurement collects garbage first, a tenth of a second among pytest's and torch's objects
+    yield
+    gc.unfreeze()
