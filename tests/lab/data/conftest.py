@@ -201,7 +201,7 @@ def cifar100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CifarFiles:
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """Three classes of 8 training and 3 validation pictures, of several sizes, modes and formats."""
-    root = tmp_path / "imagenet"
+    root = tmp_path / "folders"
     generator = torch.Generator().manual_seed(8)
     for part, count in (("train", 8), ("val", 3)):
         for label, name in enumerate(("cat", "dog", "fox")):
@@ -222,8 +222,17 @@ def feeds(pictures: Path) -> Iterator[object]:
     made = []
 
     def make(**changes: object) -> FolderFeeds:
-        options = {"root": pictures, "batch_size": 5, "seed": 0, "device": "cpu", "size": 32, "workers": 0, **changes}
-        made.append(data.imagenet(options.pop("root"), **options))
+        options = {
+            "name": "folders",
+            "root": pictures,
+            "batch_size": 5,
+            "seed": 0,
+            "device": "cpu",
+            "size": 32,
+            "workers": 0,
+            **changes,
+        }
+        made.append(data.folder_feeds(options.pop("name"), options.pop("root"), **options))
         return made[-1]
 
     yield make

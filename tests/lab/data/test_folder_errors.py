@@ -32,14 +32,26 @@ def test_found_in_root_or_below(feeds, pictures, nested):
     assert len(feeds(root=pictures.parent if nested else pictures).train) == 4
 
 
-def test_missing_set_says_what_goes_where(feeds, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        (
+            "imagenet",
+            "download ILSVRC2012 (its archives img_train, img_val and devkit_t12) and unpack the pictures into "
+            "{root}/imagenet/train/CLASS/ and val/CLASS/",
+        ),
+        (
+            "folders",
+            "put pictures into {root}/folders/train/CLASS/ and val/CLASS/, or name the folder that holds train and val "
+            "as the data root",
+        ),
+    ],
+)
+def test_missing_set_says_what_goes_where(feeds, tmp_path, name, remedy):
     root = tmp_path / "empty"
     with pytest.raises(UsageError) as error:
-        feeds(root=root)
-    assert str(error.value) == (
-        "data=imagenet is missing: download ILSVRC2012 (its archives img_train, img_val and devkit_t12) and unpack the "
-        f"pictures into {root}/imagenet/train/CLASS/ and val/CLASS/"
-    )
+        feeds(name=name, root=root)
+    assert str(error.value) == f"data={name} is missing: {remedy.format(root=root)}"
 
 
 def test_archives_that_are_not_unpacked(feeds, tmp_path):
@@ -49,7 +61,7 @@ def test_archives_that_are_not_unpacked(feeds, tmp_path):
     with pytest.raises(
         UsageError, match=r"are not unpacked: run python -c \"from torchvision.datasets import ImageNet"
     ):
-        feeds(root=root)
+        feeds(name="imagenet", root=root)
 
 
 def empty_class(root: Path) -> None:
@@ -89,13 +101,13 @@ def test_a_folder_that_must_not_be_looked_into(feeds, monkeypatch, pictures):
         raise PermissionError(13, "Permission denied", str(folder))
 
     monkeypatch.setattr(folders, "scan", denied)
-    with pytest.raises(UsageError, match=f"data=imagenet: {pictures}/train: Permission denied"):
+    with pytest.raises(UsageError, match=f"data=folders: {pictures}/train: Permission denied"):
         feeds()
 
 
 def test_refused_options(feeds):
     for changes, message in (
-        ({"classes": 1000}, "/train: 3 folders of classes instead of 1000"),
+        ({"name": "imagenet"}, "/train: 3 folders of classes instead of 1000; data=folders takes any number"),
         ({"batch_size": 25}, "batch_size=25: choose between 1 and the 24 training images"),
         ({"world": 2}, "batch_size=5: 2 processes cannot share it equally"),
         ({"train_images": 25}, "train_images=25: choose between 1 and the 24"),
@@ -104,4 +116,3 @@ def test_refused_options(feeds):
     ):
         with pytest.raises(UsageError, match=message):
             feeds(**changes)
-    assert feeds(classes=3).train.classes == 3

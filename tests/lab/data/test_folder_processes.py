@@ -116,7 +116,7 @@ KILLED = """
 import multiprocessing, os, signal, sys
 from pathlib import Path
 from calibnorm.lab import data
-feed = data.imagenet(Path(sys.argv[1]), batch_size=5, seed=0, device="cpu", size=32, workers=2).train
+feed = data.folder_feeds("folders", Path(sys.argv[1]), batch_size=5, seed=0, device="cpu", size=32, workers=2).train
 next(iter(feed))
 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)

@@ -18,7 +18,7 @@ from calibnorm.lab.errors import UsageError
 
 
 def test_names_and_what_is_known_of_them():
-    assert data.names() == ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagenet")
+    assert data.names() == ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagenet", "folders")
     assert data.info("cifar100") == data.Info(100, 3, 32)
     assert data.info("imagenet").folder
 
@@ -38,7 +38,7 @@ def test_unknown_set():
 
 
 def test_a_folder_set_is_not_loaded():
-    with pytest.raises(UsageError, match=r"data=imagenet: .* calibnorm.lab.data.imagenet reads them"):
+    with pytest.raises(UsageError, match=r"data=imagenet: .* calibnorm.lab.data.folder_feeds reads them"):
         data.load("imagenet", Path())
 
 

@@ -21,7 +21,7 @@ PATIENCE_S = 60
 
 @pytest.fixture
 def feed(pictures):
-    made = data.imagenet(pictures, batch_size=5, seed=0, device="cpu", size=32, workers=2).train
+    made = data.folder_feeds("folders", pictures, batch_size=5, seed=0, device="cpu", size=32, workers=2).train
     yield made
     made.close()
     assert not multiprocessing.active_children()
@@ -106,7 +106,7 @@ def hang(pictures):
         pass
 
 workers.LOOK_S, folders.collate = 1, hang
-feed = data.imagenet(Path(sys.argv[1]), batch_size=5, seed=0, device="cpu", size=32, workers=2).train
+feed = data.folder_feeds("folders", Path(sys.argv[1]), batch_size=5, seed=0, device="cpu", size=32, workers=2).train
 feed._start_iterator()
 while len(os.listdir(sys.argv[2])) < 2:
     time.sleep(0.01)

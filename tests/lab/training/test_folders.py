@@ -17,7 +17,7 @@ from calibnorm.lab.training.watching import Watcher
 from lab.training.tiny import Interrupting, assert_same_run, state
 
 RECIPE = Recipe(
-    model="resnet11", data="imagenet", epochs=2, image_size=16, batch_size=4, augment="crop_flip", norm="iebn"
+    model="resnet11", data="folders", epochs=2, image_size=16, batch_size=4, augment="crop_flip", norm="iebn"
 )
 
 
@@ -27,7 +27,7 @@ def root(tmp_path: Path) -> Path:
     draw = np.random.default_rng(0)
     for part, count in (("train", 6), ("val", 2)):
         for label, name in enumerate(("cat", "dog", "owl")):
-            folder = tmp_path / "sets" / "imagenet" / part / name
+            folder = tmp_path / "sets" / "folders" / part / name
             folder.mkdir(parents=True)
             for number in range(count):
                 pixels = draw.integers(60 * label, 60 * label + 100, (24, 20, 3), dtype=np.uint8)
@@ -51,7 +51,7 @@ def test_pictures_are_trained_on_and_a_stopped_run_goes_on(tmp_path: Path, root:
 
 
 def test_a_damaged_picture_is_named(tmp_path: Path, root: Path) -> None:
-    damaged = root / "imagenet" / "train" / "dog" / "3.png"
+    damaged = root / "folders" / "train" / "dog" / "3.png"
     damaged.write_bytes(damaged.read_bytes()[:60])
     with pytest.raises(UsageError, match=r"dog/3\.png"):
         go(replace(RECIPE, epochs=5), tmp_path / "run", root)

@@ -13,7 +13,7 @@ from calibnorm.lab.recipes import Recipe
 from lab.training import children
 from lab.training.tiny import arguments, assert_same_run, state
 
-RECIPE = Recipe(model="resnet11", data="imagenet", epochs=2, image_size=16, batch_size=4, norm="iebn")
+RECIPE = Recipe(model="resnet11", data="folders", epochs=2, image_size=16, batch_size=4, norm="iebn")
 TEST_WORKERS = 2
 """Started first, to try the network out; then come those of the training pictures."""
 
@@ -25,7 +25,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw = np.random.default_rng(0)
     for part, count in (("train", 6), ("val", 2)):
         for label, name in enumerate(("cat", "dog")):
-            folder = root / "imagenet" / part / name
+            folder = root / "folders" / part / name
             folder.mkdir(parents=True)
             for number in range(count):
                 pixels = draw.integers(60 * label, 60 * label + 100, (20, 20, 3), dtype=np.uint8)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from calibnorm.lab.data import sets
 from calibnorm.lab.data.augment import standardize
 from calibnorm.lab.data.feed import AUGMENTS, Augment, Feed, check_choice, check_shares, share
 from calibnorm.lab.data.image_set import balanced
@@ -73,7 +74,8 @@ class FolderFeeds(NamedTuple):
     class_names: tuple[str, ...]
 
 
-def imagenet(
+def folder_feeds(
+    name: str,
     root: Path,
     *,
     batch_size: int,
@@ -81,43 +83,42 @@ def imagenet(
     device: torch.device | str,
     augment: Augment = "crop_flip",
     size: int = 224,
-    classes: int | None = None,
     train_images: int | None = None,
     workers: int | None = None,
     rank: int = 0,
     world: int = 1,
 ) -> FolderFeeds:
-    """Return feeds of root/train/<class>/* and root/val/<class>/*, or of those below root/imagenet.
+    """Return feeds of root/<name>/train/<class>/* and root/<name>/val/<class>/*, or of those in root itself.
 
     Training pictures are cut at random, resized and flipped (:class:`calibnorm.lab.data.pictures.Pictures`), test
     pictures are resized and cut from the centre. Workers hand over bytes; they are standardized on the device.
 
     Args:
-        root: Holds train and val, or imagenet with them.
+        name: "imagenet", which has 1000 classes, or "folders": anybody's pictures, of as many classes as there are.
+        root: Holds train and val, or a folder of that name with them.
         batch_size: Images a step of all processes together; only whole batches are trained on.
         seed: Of the order and, picture by picture, of cuts and flips, together with the epoch.
         device: Where the batches are put.
         augment: "crop_flip", "crop" or "none".
         size: Pixels a side.
-        classes: How many class folders there must be; any number by default.
         train_images: Only so many training pictures, balanced over the classes; all by default.
         workers: Processes that read pictures, for each feed; by default one a core, at most 8; 0 reads in this process.
         rank: This process's number.
         world: Processes that share each batch.
 
     Raises:
-        UsageError: A folder is missing or empty, train and val have different classes, there are not ``classes`` of
-            them, or the batch cannot be shared; later, with its name, a picture that cannot be read.
+        UsageError: A folder is missing or empty, train and val have different classes, they are not
+            ImageNet's 1000, or the batch cannot be shared; later, with its name, a picture that cannot be read.
         WorkerError: Later: a worker process died.
     """
     check_choice("augment", augment, AUGMENTS)
     device = torch.device(device)
     try:
-        folder = _find(Path(root))
+        folder = _find(name, Path(root))
         train, test = scan(folder / "train"), scan(folder / "val")
     except OSError as error:  # a folder that must not be looked into
-        raise UsageError(f"data=imagenet: {error.filename}: {error.strerror}") from None
-    _check_classes(train, test, classes)
+        raise UsageError(f"data={name}: {error.filename}: {error.strerror}") from None
+    _check_classes(train, test, sets.info(name).classes)
     if workers is None:
         workers = min(WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
     rows = torch.arange(len(train))
@@ -134,18 +135,23 @@ def imagenet(
     )
 
 
-def _find(root: Path) -> Path:
+def _find(name: str, root: Path) -> Path:
     """Return the folder with train and val, or say how to make it."""
-    for folder in (root / "imagenet", root):
+    for folder in (root / name, root):
         if (folder / "train").is_dir():
             return folder
-    for folder in (root / "imagenet", root):
+    if name != "imagenet":
+        raise UsageError(
+            f"data={name} is missing: put pictures into {(root / name).absolute()}/train/CLASS/ and val/CLASS/, or "
+            "name the folder that holds train and val as the data root"
+        )
+    for folder in (root / name, root):
         if (folder / "ILSVRC2012_img_train.tar").is_file():
             command = f"from torchvision.datasets import ImageNet as I; I('{folder}', 'train'); I('{folder}', 'val')"
             raise UsageError(f'data=imagenet: archives in {folder} are not unpacked: run python -c "{command}"')
     raise UsageError(
         "data=imagenet is missing: download ILSVRC2012 (its archives img_train, img_val and devkit_t12) and unpack the "
-        f"pictures into {root / 'imagenet'}/train/CLASS/ and val/CLASS/"
+        f"pictures into {(root / name).absolute()}/train/CLASS/ and val/CLASS/"
     )
 
 
@@ -158,7 +164,10 @@ def _check_classes(train: Listing, test: Listing, classes: int | None) -> None:
             "both need the same folders"
         )
     if classes not in (None, len(train.classes)):
-        raise UsageError(f"{train.folder}: {len(train.classes)} folders of classes instead of {classes}")
+        raise UsageError(
+            f"{train.folder}: {len(train.classes)} folders of classes instead of {classes}; "
+            "data=folders takes any number"
+        )
 
 
 class _Order(Sampler[list[tuple[int, int]]]):

@@ -16,14 +16,14 @@ class Info:
     """What is known of a set without reading it.
 
     Args:
-        classes: Number of labels.
+        classes: Number of labels; None where any number will do.
         channels: 1 (gray) or 3 (red, green, blue).
         size: Pixels a side of the images that a network gets.
         folder: Whether it is a folder of pictures that worker processes read
-            (:func:`calibnorm.lab.data.imagenet`), not tensors in memory (:func:`load`).
+            (:func:`calibnorm.lab.data.folder_feeds`), not tensors in memory (:func:`load`).
     """
 
-    classes: int
+    classes: int | None
     channels: int
     size: int
     folder: bool = False
@@ -38,6 +38,7 @@ _SETS: dict[str, tuple[Info, Reader | None]] = {
     "cifar10": (Info(10, 3, 32), cifar.read_cifar10),
     "cifar100": (Info(100, 3, 32), cifar.read_cifar100),
     "imagenet": (Info(1000, 3, 224, folder=True), None),
+    "folders": (Info(None, 3, 224, folder=True), None),
 }
 
 
@@ -77,8 +78,10 @@ def load(name: str, root: Path, *, train_images: int | None = None, subset_seed:
             or more images asked for than there are.
     """
     facts, read = info(name), _SETS[name][1]
-    if read is None:
-        raise UsageError(f"data={name}: its pictures do not fit into memory; calibnorm.lab.data.imagenet reads them")
+    if read is None or facts.classes is None:
+        raise UsageError(
+            f"data={name}: its pictures do not fit into memory; calibnorm.lab.data.folder_feeds reads them"
+        )
     try:
         train, test = read(Path(root))
     except OSError as error:  # a folder that must not be looked into

@@ -100,7 +100,8 @@ def summarize(grid: Grid, failed: Mapping[Path, Outcome]) -> list[Line]:
         against = None
         if baseline is not None and baseline != cell.column:
             against = statistics.paired(accuracies(of), accuracies(outcomes[cell.row, baseline]))
-        lines.append(Line(cell, of, 100 / data.info(cell.recipe.data).classes, against))
+        classes = data.info(cell.recipe.data).classes
+        lines.append(Line(cell, of, 100 / classes if classes else math.nan, against))
     return lines
 
 

@@ -106,10 +106,11 @@ def feeds(
     workers: int | None = None,
     read: Callable[..., data.ImageSet] = data.load,
 ) -> Inputs:
-    """As `load`, for a process that is not one of Fabric's; ``read`` is `data.load`, or remembers what that returned."""
+    """As `load`, for a process that is not one of Fabric's; ``read`` is `data.load`, or remembers what it returned."""
     info = data.info(recipe.data)
     if info.folder:
-        pictures = data.imagenet(
+        pictures = data.folder_feeds(
+            recipe.data,
             data_root,
             batch_size=recipe.batch_size,
             seed=recipe.seed,
