@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +20,15 @@ from calibnorm.lab.pictures import save, tidy
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, and a few more; marks and dashes where there is no
 # colour.
-COLORS = {"bn": "#000000", "se": "#009E73", "iebn": "#D55E00", "rbn": "#0072B2"}
-OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F", "#B8A900", "#9467BD")
-MARKERS = "so^vDPX*<>hp"
-DASHES = ("--", "-", "-", ":", "-.")
+KNOWN = {
+    "bn": ("#000000", "s", "--"),
+    "se": ("#009E73", "o", "-"),
+    "iebn": ("#D55E00", "^", "-"),
+    "rbn": ("#0072B2", "v", ":"),
+}
+COLORS = ("#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F", "#B8A900", "#9467BD")
+MARKERS = "DPX*<>hp"
+DASHES = ("-.", "-", ":", "-")
 ACROSS = 4
 """Panels side by side."""
 
@@ -30,17 +36,11 @@ Style = dict[str, str]
 
 
 def styles(columns: Sequence[str]) -> dict[str, Style]:
-    """Return a style for each column; a method has its own colour, whatever stands beside it; the first is black."""
-    free = iter(OTHERS * (1 + len(columns) // len(OTHERS)))
-    known = COLORS if "bn" in columns else {columns[0]: COLORS["bn"], **COLORS}
-    return {
-        column: {
-            "color": known.get(column) or next(free),
-            "marker": MARKERS[number % len(MARKERS)],
-            "linestyle": DASHES[number % len(DASHES)],
-        }
-        for number, column in enumerate(columns)
-    }
+    """Return a style for each column: a method's own in every picture; without BN, the first column has BN's."""
+    known = KNOWN if "bn" in columns else {columns[0]: KNOWN["bn"], **KNOWN}
+    free = zip(itertools.cycle(COLORS), itertools.cycle(MARKERS), itertools.cycle(DASHES))
+    looks = {column: known.get(column) or next(free) for column in columns}
+    return {column: {"color": c, "marker": m, "linestyle": d} for column, (c, m, d) in looks.items()}
 
 
 def shape(panels: int) -> tuple[int, int]:
@@ -127,6 +127,9 @@ def finish(panels: Sequence[Axes]) -> None:
             axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        first, last = axes.get_xlim()
+        if last - first < 1:  # one epoch: no ticks between whole ones
+            axes.set_xlim(round(first) - 0.5, round(last) + 0.5)
         tidy(axes)
 
 
