@@ -106,7 +106,7 @@ def feeds(
     workers: int | None = None,
     read: Callable[..., data.ImageSet] = data.load,
 ) -> Inputs:
-    """As `load`, for a process that is not one of Fabric's; ``read`` is `data.load`, or remembers what that returned."""
+    """As `load`, for a process that is not one of Fabric's; ``read`` is `data.load`, or one that remembers."""
     info = data.info(recipe.data)
     if info.folder:
         pictures = data.imagenet(

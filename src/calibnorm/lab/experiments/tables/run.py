@@ -62,7 +62,9 @@ def run(config: TableConfig, console: Console | None = None) -> int:
     return 1 if report.complaints else 0
 
 
-def plan(table: Table, config: TableConfig, read: Callable[..., data.ImageSet] = data.load) -> tuple[Grid, dict[str, str]]:
+def plan(
+    table: Table, config: TableConfig, read: Callable[..., data.ImageSet] = data.load
+) -> tuple[Grid, dict[str, str]]:
     """Return the grid of a table, and why rows are left out.
 
     That is where a data set that is mixed in is missing; at paper scale, that is refused by the check before training.
