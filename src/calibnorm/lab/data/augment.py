@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 PADDING = 4
-"""Black pixels on each side before a crop of the original size: both papers' augmentation on CIFAR."""
+"""Black pixels on each side before a crop of the original size: what is usual on CIFAR (IEBN's: "standard")."""
 
 
 @dataclass(frozen=True)

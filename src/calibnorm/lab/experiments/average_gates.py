@@ -3,8 +3,23 @@
     python -m calibnorm.lab.experiments.average_gates runs/compare/NAME [--data-root data]
 
 Every finished run of a comparison whose norm has gates is tested twice: as it was trained, and as the plain BatchNorm
-that ``calibnorm.revert(network, lossy=True)`` makes of it, where each gate is the constant of an average input. What
-the second loses is what the trained gates took from each image; it says nothing of what they did during training.
+that ``calibnorm.revert(network, lossy=True)`` makes of it. What the second loses is what the trained gates took from
+each image; it says nothing of what they did during training. m is the mean of an image's channel, and running
+statistics, noise, gamma and beta stay as they are. Held constant is, in every layer,
+
+- IEBN: the gate, at its value for m = running mean (the gate of the average m, not the average of the gates);
+- SE after BN: the gate, at its value for the average of BN's output, beta (gamma N_b + beta under noise);
+- RBN's scaling calibration: the gate, at its value for the average K_s of a standardized feature, which is 0 for the
+  mean (N_b under noise) and, not quite an average, 1 for the standard deviation (``|N_a|``);
+- RBN's centering calibration: the shift w_m m, at w_m times the average m, which is the running mean divided by
+  1 + w_m. That is exact for the mean statistic. With any other K_m (``center_stat=``) the shift is left out and the
+  running mean stays, so part of what is lost is a wrong mean.
+
+Not held: the running variance. It stays that of the feature whose centre moves: the variance inside images, plus
+(1 + w_m)^2 times that of m over images; with the centre held, it would be without the factor. It is the same for every
+image, so nothing that the gates take from one remains, but statistics were not estimated anew, and RBN's loss also has
+what that costs. So RBN with both calibrations has a third test: the scaling gate alone is held, the centre moves as in
+training, and the variance is its own.
 """
 
 from __future__ import annotations
@@ -31,7 +46,8 @@ from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training import inputs
 from calibnorm.lab.training.folder import CONFIG, LAST, RESULT
 from calibnorm.lab.training.trainee import build
-from calibnorm.methods import IEBN
+from calibnorm.methods import IEBN, RBN
+from calibnorm.nn import CalibratedNorm
 
 TABLE = "average_gates.csv"
 
@@ -49,6 +65,7 @@ class Row:
         lost: The first minus the second.
         spread: For IEBN: the standard deviation of a gate over the test images divided by its mean, averaged over all
             channels and layers; else empty.
+        average_scale: For RBN with both calibrations: test accuracy with the scaling gate alone held; else empty.
     """
 
     condition: str
@@ -58,6 +75,7 @@ class Row:
     average_gates: float
     lost: float
     spread: float | None
+    average_scale: float | None
 
 
 def measure(folder: Path, data_root: Path) -> Row:
@@ -68,7 +86,7 @@ def measure(folder: Path, data_root: Path) -> Row:
         data_root: Where data sets lie.
 
     Raises:
-        UsageError: The run's files are not there or not whole, or its images are missing.
+        UsageError: The run's files are not there or not whole, its images are missing, or it has SE without BatchNorm.
     """
     recipe = recipe_of(folder)
     images = inputs.feeds(recipe, data_root, inputs.Place(device=torch.device("cpu"), rank=0, world=1))
@@ -81,11 +99,29 @@ def measure(folder: Path, data_root: Path) -> Row:
         ) from error
     with GateSpread(network) as spread:
         trained = accuracy(network, images.test)
-    averaged = accuracy(cn.revert(network, lossy=True), images.test)
+    scale = accuracy(network, images.test) if hold_scale(network) else None
+    cn.revert(network, lossy=True)
+    if any(isinstance(module, CalibratedNorm) and module.gates() for module in network.modules()):
+        raise UsageError(f"{folder}: {recipe.model} has SE without BatchNorm, whose gates cannot be held; leave it out")
+    averaged = accuracy(network, images.test)
     images.close()
-    return Row(
-        condition_name(recipe.noise), recipe.norm, recipe.seed, trained, averaged, trained - averaged, spread.value()
-    )
+    condition = condition_name(recipe.noise)
+    lost = trained - averaged
+    return Row(condition, recipe.norm, recipe.seed, trained, averaged, lost, spread.value(), scale)
+
+
+@torch.no_grad()
+def hold_scale(network: nn.Module) -> bool:
+    """Give RBN's scaling gates the value that `calibnorm.revert` would, in place; return whether one has a centre."""
+    layers = [m for m in network.modules() if isinstance(m, cn.RBN2d) and "scale_weight" in m.gates()]
+    for layer in layers:
+        assert isinstance(layer.method, RBN)
+        n_a, n_b = layer.noise if layer.noise is not None and layer.noise_in == "always" else (1.0, 0.0)
+        average = n_b if layer.method.scale_stat.endswith("mean") else abs(n_a)
+        gates = layer.gates()
+        gates["scale_bias"] += average * gates["scale_weight"]
+        gates["scale_weight"].zero_()
+    return any("center_weight" in layer.gates() for layer in layers)
 
 
 def recipe_of(folder: Path) -> Recipe:
@@ -96,6 +132,8 @@ def recipe_of(folder: Path) -> Recipe:
     """
     try:
         return Recipe.from_dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+    except UsageError as error:
+        raise UsageError(f"{folder}: {error}") from error
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder / CONFIG}: is missing or damaged; remove {folder}") from error
 
@@ -146,10 +184,25 @@ class GateSpread:
         return torch.cat(shares).mean().item()
 
 
-def gated_runs(root: Path) -> list[Path]:
-    """Return the folders of a comparison's finished runs whose norm is calibrated by the image."""
-    runs = [result.parent for result in sorted(root.glob(f"*/*/seed*/{RESULT}"))]
-    return [run for run in runs if models.parse_norm(recipe_of(run).norm).method in ("iebn", "rbn", "se")]
+def gated_runs(root: Path) -> tuple[list[Path], int]:
+    """Return the folders of a comparison's finished runs whose norm is calibrated by the image, and how many are not.
+
+    Raises:
+        UsageError: There are no such runs.
+    """
+    if not root.is_dir():
+        raise UsageError(f"{root}: is no folder; name a comparison's, such as runs/compare/NAME")
+    runs = [config.parent for config in sorted(root.glob(f"*/*/seed*/{CONFIG}"))]
+    norms = {run: models.parse_norm(recipe_of(run).norm).method for run in runs}
+    gated = [run for run in runs if norms[run] in ("iebn", "rbn", "se")]
+    finished = [run for run in gated if (run / RESULT).exists()]
+    if not finished:
+        found = (
+            f"it has {len(gated)} unfinished" if gated else f"its runs are of {', '.join(sorted({*norms.values()}))}"
+        )
+        reason = found if runs else "name a comparison's folder"
+        raise UsageError(f"{root}: holds no finished run of iebn, rbn or se; {reason}")
+    return finished, len(gated) - len(finished)
 
 
 def main(args: Sequence[str]) -> int:
@@ -160,26 +213,29 @@ def main(args: Sequence[str]) -> int:
     options = parser.parse_args(args)
     console = Console()
     try:
-        runs = gated_runs(options.comparison)
-        if not runs:
-            raise UsageError(
-                f"{options.comparison}: holds no finished run of iebn, rbn or se; name a comparison's folder"
-            )
+        runs, unfinished = gated_runs(options.comparison)
         rows = [measure(run, options.data_root) for run in track(runs, "testing", console=console)]
     except UsageError as error:
         print(f"average_gates: {error}", file=sys.stderr)
         return 2
-    with (options.comparison / TABLE).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(field.name for field in fields(Row))
-        writer.writerows(astuple(row) for row in rows)
+    if unfinished:
+        console.print(f"{unfinished} unfinished runs are left out", style="yellow", highlight=False)
     for row in rows:
         spread = "" if row.spread is None else f"   gates vary by {100 * row.spread:.3g} % of their mean"
+        scale = "" if row.average_scale is None else f"   {row.average_scale:.2f} % where the centre moves"
         console.print(
             f"{row.condition}  {row.norm}  seed {row.seed}: {row.accuracy:.2f} %, {row.average_gates:.2f} % with "
-            f"average gates{spread}",
+            f"average gates{spread}{scale}",
             highlight=False,
         )
+    try:
+        with (options.comparison / TABLE).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(field.name for field in fields(Row))
+            writer.writerows(astuple(row) for row in rows)
+    except OSError as error:  # what was measured has been printed
+        print(f"average_gates: {options.comparison / TABLE}: cannot be written ({error.strerror})", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -2,6 +2,10 @@
 
 SGD with momentum 0.9, and a weight decay that falls on every parameter, gates included. CIFAR images are padded by 4
 pixels, cropped and flipped; ImageNet's are cropped to 224 pixels and flipped.
+
+What the paper does not say, and is the usual here: that the momentum is not Nesterov's, what the decay falls on, the
+padding of CIFAR's "standard" random crops, and how ImageNet's are drawn (a random part of 8 to 100 % of the area,
+resized). Other than the usual: the last, smaller batch of an epoch is left out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,10 @@
-"""The recipes of the RBN paper (Gao et al., CVPR 2021), section 4.1, and ours where it gives none."""
+"""The recipes of the RBN paper (Gao et al., CVPR 2021), section 4.1, and ours where it gives none.
+
+The paper crops 224 pixels "from a resized image", with "the same basic data argumentation" as the papers of ResNet,
+ResNeXt and Res2Net. ResNet's takes a short side of 256 to 480 pixels and changes colors a little; here it is what
+PyTorch's examples do, a random part of 8 to 100 % of the area, resized, and flips, without colors. Not said, and the
+usual here: no Nesterov, what the decay falls on (everything), the warm-up's beginning (0) and the cosine's (its end).
+"""
 
 from __future__ import annotations
 
