@@ -22,6 +22,7 @@ from calibnorm.lab import cli
 from calibnorm.lab.experiments import compare, worker_process, workers
 from calibnorm.lab.experiments.grid import Run
 from calibnorm.lab.experiments.outcomes import Outcome
+from lab.processes import is_there
 
 TINY = ["--epochs", "1", "--train-images", "64", "--batch-size", "32", "--jobs", "0", "--accelerator", "cpu"]
 # A gamma of 1e30 overflows with the first step: a norm whose every run diverges.
@@ -233,17 +234,6 @@ def command(out: Path, *args: str) -> subprocess.Popen[str]:
     code += "from calibnorm.lab.entry import main\nif __name__ == '__main__': sys.exit(main())"
     words = [sys.executable, "-c", code, "compare", "digits-tiny", "--out", str(out), "--name", "shared", *args]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-
-
-def is_there(group: int) -> bool:
-    """Return whether a group still has a process after half a minute; init takes a moment to bury orphans."""
-    for _ in range(300):
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 SHARED = ["--epochs", "40", "--test-every", "40", "--train-images", "64", "--batch-size", "32", "--norms", "bn", "rbn"]

@@ -177,28 +177,6 @@ def test_help_lists_the_recipes_and_all_settings(capsys: pytest.CaptureFixture[s
         assert f"--{name.replace('_', '-')}" in helped
 
 
-def test_help_does_not_import_what_training_needs() -> None:
-    code = (
-        "import sys\nfrom calibnorm.lab import cli\n"
-        "try: cli.main(['train', 'digits-tiny', '--help'])\nexcept SystemExit: pass\n"
-        "print([name for name in ('lightning', 'torchvision', 'timm', 'sklearn', 'matplotlib') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
-
-
-def test_a_typo_is_found_without_waiting_for_lightning() -> None:
-    code = (
-        "import sys\nfrom calibnorm.lab import cli\n"
-        "for wrong in ('--model=resnet12', '--data=nist', '--stages=stage9', '--norm=xbn', '--precision=float16'):\n"
-        "    assert cli.main(['train', 'digits-tiny', '--accelerator', 'cpu', wrong]) == 2\n"
-        "print('lightning' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
-    assert len(done.stderr.splitlines()) == 5
-
-
 @pytest.mark.parametrize(
     ("given", "read"),
     [
