@@ -136,7 +136,7 @@ def test_entry_runs_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 
 def test_entry_checks_what_the_extra_installs() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = {re.split(r"[<>=\[ ]", line)[0] for line in project["optional-dependencies"]["lab"]}
     assert names == set(entry.LAB_MODULES.values())
     assert project["scripts"] == {"calibnorm": "calibnorm.lab.entry:main"}

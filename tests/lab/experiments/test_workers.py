@@ -64,8 +64,8 @@ def test_a_killed_worker_fails_alone_and_ctrl_c_loses_nothing(tmp_path: Path, mo
     # Ctrl-C: it has a checkpoint of where it was, and its process said so.
     assert outcome(taken).state == "missing"
     assert list((taken.folder / "checkpoints").iterdir())
-    assert "stopped in epoch" in taken.log.read_text()
-    assert "epoch" in killed.log.read_text()
+    assert "stopped in epoch" in taken.log.read_text(encoding="utf-8")
+    assert "epoch" in killed.log.read_text(encoding="utf-8")
 
     # It goes on from there.
     before = curve(taken)

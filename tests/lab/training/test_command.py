@@ -146,19 +146,19 @@ def test_a_run_and_what_it_prints(
     assert main(args) == 0
     said = capsys.readouterr().out.splitlines()
     folder = Path("runs/digits-tiny/bn-gamma_init=0.269-noise0.8,0.5-seed3")
-    result = json.loads((folder / "result.json").read_text())
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     assert said[0].startswith("epoch 1/1  train loss ")
     assert said[1].startswith(f"{folder}: test accuracy {result['test_accuracy']:.2f} % after 1 epoch (the best was ")
     assert said[2].startswith("a step: data ")
     assert "images/s" in said[2]
-    settings = json.loads((folder / "config.json").read_text())
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert (settings["norm"], settings["noise"], settings["seed"]) == ("bn:gamma_init=0.269", [0.8, 0.5], 3)
     assert {path.name for path in folder.iterdir()} - {".lock"} == {
         "best.pt", "checkpoints", "config.json", "environment.json", "last.pt", "metrics.csv", "result.json",
         "tensorboard", "timing.csv",
     }  # fmt: skip
     assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
-    header, row = (folder / "timing.csv").read_text().splitlines()
+    header, row = (folder / "timing.csv").read_text(encoding="utf-8").splitlines()
     assert header == "epoch,data_ms,forward_ms,backward_ms,update_ms,images_per_second"
     assert all(float(figure) > 0 for figure in row.split(",")[1:])
     # Again: nothing is done, and it is said.
@@ -212,20 +212,20 @@ def test_a_signal_saves_the_run_and_the_same_command_goes_on(
 ) -> None:
     folder, output = tmp_path / "run", tmp_path / "output"
     assert children.run(children.command, arguments(RICH, folder), (number, 6), output=output) == status
-    said = output.read_text()
+    said = output.read_text(encoding="utf-8")
     assert said.splitlines()[-1] == (
         f"calibnorm: stopped in epoch 2 after 2 steps of it; the same command goes on from there ({folder})"
     )
     assert "Traceback" not in said
     assert children.run(children.command, arguments(RICH, folder), output=output) == 0
-    assert f"{folder}: going on after step 6" in output.read_text()
+    assert f"{folder}: going on after step 6" in output.read_text(encoding="utf-8")
     assert_same_run(folder, undisturbed)
 
 
 def test_a_signal_while_testing(tmp_path: Path, undisturbed: Path) -> None:
     folder, output = tmp_path / "run", tmp_path / "output"
     assert children.run(children.command_stopped_in_test, arguments(RICH, folder), output=output) == 143
-    assert "stopped in epoch 1 after 4 steps of it" in output.read_text()
+    assert "stopped in epoch 1 after 4 steps of it" in output.read_text(encoding="utf-8")
     assert children.run(children.command, arguments(RICH, folder), output=output) == 0
     assert_same_run(folder, undisturbed)
 
