@@ -66,7 +66,7 @@ def test_the_check_itself_sees_other_modules():
 def imported(path: Path) -> set[str]:
     """Parts of calibnorm that a file imports anywhere, also inside functions; type-checking imports count."""
     parts = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

@@ -124,7 +124,7 @@ def test_parameter_counts_of_the_iebn_paper(arch):
     table = Path(__file__).parents[3] / "shared" / "facts" / "paper_tables.yaml"
     printed = PRINTED[arch]
     if table.exists():
-        rows = yaml.safe_load(table.read_text())["iebn"]["table1"]
+        rows = yaml.safe_load(table.read_text(encoding="utf-8"))["iebn"]["table1"]
         (row,) = (row for row in rows if row["arch"] == arch)
         assert (row["bn"][0], row["iebn"][0]) == printed
     with torch.device("meta"):

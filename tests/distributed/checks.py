@@ -298,6 +298,6 @@ def other_rank_ends(rank: int) -> None:
     try:
         layer(batch(2, 4, 3, 5))
     except RuntimeError:
-        assert time.monotonic() - start < 10.0
+        assert time.monotonic() - start < 20.0  # the timeout is 30 s; a busy machine may need some
         return
     raise AssertionError("nobody was there, and it did not raise")

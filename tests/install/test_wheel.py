@@ -116,7 +116,7 @@ def test_each_system_has_its_flags(setup: dict[str, Any], monkeypatch: pytest.Mo
 
 def test_one_wheel_a_platform_is_built() -> None:
     """The wheels serve every Python: a second identifier of a platform would build the same file again."""
-    configuration = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["cibuildwheel"]
+    configuration = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["cibuildwheel"]
     identifiers = configuration["build"].split()
     platforms = [identifier.partition("-")[2] for identifier in identifiers]
     assert sorted(platforms) == ["macosx_arm64", "manylinux_aarch64", "manylinux_x86_64"]

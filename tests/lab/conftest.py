@@ -15,4 +15,4 @@ def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 
     Each then takes a tenth of a second where imports take 6 s. The commands' nightly tests start them as users do.
     """
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method: children.context)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: children.context())

@@ -49,7 +49,7 @@ def small(out: Path, **changes: object) -> DemoConfig:
 
 
 def read_metrics(out: Path) -> list[dict[str, str]]:
-    with (out / "metrics.csv").open() as file:
+    with (out / "metrics.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -59,11 +59,11 @@ def test_writes_everything(demo: Demo) -> None:
     for name in ("curves.png", "gates.png"):
         with Image.open(demo.out / name) as image:
             assert min(image.size) > 600
-        assert f"({name})" in (demo.out / "report.md").read_text()
-    config = json.loads((demo.out / "config.json").read_text())
+        assert f"({name})" in (demo.out / "report.md").read_text(encoding="utf-8")
+    config = json.loads((demo.out / "config.json").read_text(encoding="utf-8"))
     assert config["noise"] == [0.8, 0.5]
     assert config["width"] == 4
-    environment = json.loads((demo.out / "environment.json").read_text())
+    environment = json.loads((demo.out / "environment.json").read_text(encoding="utf-8"))
     assert environment["torch"] == torch.__version__
     assert environment["cpu"]
 
@@ -76,7 +76,9 @@ def test_metrics_hold_every_epoch_of_every_run(demo: Demo) -> None:
 
 
 def test_table_equals_metrics(demo: Demo) -> None:
-    lines = [line for line in (demo.out / "report.md").read_text().splitlines() if line.startswith("| c")][1:]
+    lines = [
+        line for line in (demo.out / "report.md").read_text(encoding="utf-8").splitlines() if line.startswith("| c")
+    ][1:]
     assert len(lines) == 6
     for line, row in zip(lines, demo.report.rows, strict=True):
         of = [m for m in demo.metrics if (m["condition"], m["norm"]) == (row.condition, row.norm)]
@@ -99,7 +101,7 @@ def test_table_equals_metrics(demo: Demo) -> None:
 
 
 def test_says_what_the_numbers_do_not_show(demo: Demo) -> None:
-    text = (demo.out / "report.md").read_text()
+    text = (demo.out / "report.md").read_text(encoding="utf-8")
     for words in ("599 test images", "0.269", "bn-gate", "not random", "nn.BatchNorm2d", "ImageNet"):
         assert words in text
     assert "mean nothing" not in text
@@ -123,15 +125,15 @@ def test_runs_again_into_its_folder_but_into_no_other(tmp_path: Path) -> None:
     one = {"seeds": 1, "epochs": 1, "norms": ("bn",)}
     first = run(small(out, **one), quiet)
     assert math.isnan(first.rows[0].accuracy_std)
-    assert "nothing is compared" in (out / "report.md").read_text()
+    assert "nothing is compared" in (out / "report.md").read_text(encoding="utf-8")
     assert not (out / "gates.png").exists()
     run(small(out, **one, width=5), quiet)
-    assert json.loads((out / "config.json").read_text())["width"] == 5
+    assert json.loads((out / "config.json").read_text(encoding="utf-8"))["width"] == 5
 
     (out / "thesis.txt").write_text("mine")
     with pytest.raises(UsageError, match=r"thesis\.txt"):
         run(small(out, **one), quiet)
-    assert json.loads((out / "config.json").read_text())["width"] == 5
+    assert json.loads((out / "config.json").read_text(encoding="utf-8"))["width"] == 5
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -156,7 +158,7 @@ def test_folder_of_something_else_is_refused(tmp_path: Path, content: str) -> No
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(UsageError, match="was not written by `calibnorm demo`"), folder.result_folder(tmp_path):
         pass
-    assert (tmp_path / "config.json").read_text() == content
+    assert (tmp_path / "config.json").read_text(encoding="utf-8") == content
 
 
 def test_a_quick_demo_does_not_replace_a_full_one(tmp_path: Path) -> None:
@@ -182,7 +184,7 @@ def test_file_and_unwritable_place_are_refused(tmp_path: Path) -> None:
         pass
     with pytest.raises(UsageError, match="cannot be written"), folder.result_folder(file / "inside"):
         pass
-    assert file.read_text() == "mine"
+    assert file.read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.parametrize("earlier", [True, False])
@@ -260,8 +262,8 @@ def test_divergence_is_counted(tmp_path: Path) -> None:
     config = small(tmp_path / "out", seeds=1, norms=("bn", "iebn"), learning_rate=1e30)
     report = run(config, Console(file=StringIO()))
     assert [row.diverged for row in report.rows] == [1, 1, 1, 1]
-    assert "(1 diverged)" in (tmp_path / "out" / "report.md").read_text()
-    assert "a single seed" in (tmp_path / "out" / "report.md").read_text()
+    assert "(1 diverged)" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "a single seed" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
 
 
 def test_worker_stops_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:

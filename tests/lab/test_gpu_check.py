@@ -73,12 +73,12 @@ def test_what_it_times_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with (tmp_path / "gpu-host.csv").open() as file:
         host = list(csv.DictReader(file))
     assert {row["mode"] for row in host} == {"host, forward", "host, forward+backward"}
-    details = json.loads((tmp_path / "gpu-layer.json").read_text())
+    details = json.loads((tmp_path / "gpu-layer.json").read_text(encoding="utf-8"))
     assert details["cases"] == "1 of 1"
     assert details["wrong_values"] == ["resnet50 eager: RuntimeError: no memory"]
     assert gpu.time_layers(CPU, tmp_path, time.perf_counter() - 61, 60.0, ["a check"]) == 1
-    assert json.loads((tmp_path / "gpu-layer.json").read_text())["cases"] == "0 of 1"
-    assert "WRONG: a check" in (tmp_path / "gpu-layer.md").read_text()
+    assert json.loads((tmp_path / "gpu-layer.json").read_text(encoding="utf-8"))["cases"] == "0 of 1"
+    assert "WRONG: a check" in (tmp_path / "gpu-layer.md").read_text(encoding="utf-8")
 
 
 def test_the_plan_says_most_first() -> None:

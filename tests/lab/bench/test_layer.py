@@ -138,7 +138,9 @@ def test_wrong_values_are_told_and_not_timed(monkeypatch: pytest.MonkeyPatch, tm
     )
     assert run.run(settings) == 1
     assert [row["impl"] for row in read(tmp_path / "layer.csv")] == ["nn.BatchNorm2d", "cn.IEBN2d", "copy"]
-    assert "cn.RBN2d, norm forward 2x4x5x5 float32 NCHW: output differs" in (tmp_path / "layer.md").read_text()
+    assert "cn.RBN2d, norm forward 2x4x5x5 float32 NCHW: output differs" in (tmp_path / "layer.md").read_text(
+        encoding="utf-8"
+    )
     monkeypatch.setitem(impls.IMPLS, impls.BASELINE, replace(impls.EAGER[impls.BASELINE], make=wrong))
     assert run.run(settings) == 1
     assert read(tmp_path / "layer.csv") == []

@@ -139,6 +139,6 @@ def test_workers_of_a_killed_process_end(pictures):
 
 def running(pid: int) -> bool:
     try:
-        return "(python" in (stat := Path(f"/proc/{pid}/stat").read_text()) and ") Z " not in stat
+        return "(python" in (stat := Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")) and ") Z " not in stat
     except FileNotFoundError:
         return False

@@ -32,7 +32,7 @@ def comparison(tmp_path_factory):
 
 def test_table(comparison, capsys):
     assert average_gates.main([str(comparison)]) == 0
-    with (comparison / average_gates.TABLE).open(newline="") as file:
+    with (comparison / average_gates.TABLE).open(newline="", encoding="utf-8") as file:
         rows = {(row["condition"], row["norm"]): row for row in csv.DictReader(file)}
     assert rows.keys() == {("clean", "rbn"), ("noise 0.8,0.5", "iebn")}
     for (condition, norm), row in rows.items():

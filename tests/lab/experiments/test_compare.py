@@ -22,6 +22,7 @@ from calibnorm.lab import cli
 from calibnorm.lab.experiments import compare, worker_process, workers
 from calibnorm.lab.experiments.grid import Run
 from calibnorm.lab.experiments.outcomes import Outcome
+from lab.processes import is_there
 
 TINY = ["--epochs", "1", "--train-images", "64", "--batch-size", "32", "--jobs", "0", "--accelerator", "cpu"]
 # A gamma of 1e30 overflows with the first step: a norm whose every run diverges.
@@ -35,7 +36,7 @@ class Done:
     screen: str
 
     def read(self, name: str) -> list[dict[str, str]]:
-        with (self.root / name).open(newline="") as file:
+        with (self.root / name).open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
 
@@ -50,7 +51,7 @@ def main(*args: str) -> int | str | None:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     out = tmp_path_factory.mktemp("compare")
-    with pytest.MonkeyPatch.context() as patch, open(out / "screen", "w+") as screen:
+    with pytest.MonkeyPatch.context() as patch, open(out / "screen", "w+", encoding="utf-8") as screen:
         patch.setattr(sys, "stdout", screen)
         patch.setenv("COLUMNS", "80")
         args = [*TINY, "--norms", *NORMS, "--noise", "none", "--noise", "0.5,0.2", "--seeds", "2"]
@@ -73,16 +74,16 @@ def test_every_run_is_there_and_a_failure_is_an_exit_status(done: Done) -> None:
             assert not (folder / "result.json").exists()
             continue
         assert result["state"] == "finished"
-        found = json.loads((folder / "result.json").read_text())
+        found = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         assert float(result["test_accuracy"]) == pytest.approx(found["test_accuracy"], abs=1e-4)
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         assert (config["norm"], config["seed"]) == (result["column"], int(result["seed"]))
         assert config["noise"] == (None if result["row"] == "clean" else [0.5, 0.2])
 
 
 def test_summary_and_report_are_those_of_the_runs(done: Done) -> None:
     results, summary = done.read("results.csv"), done.read("summary.csv")
-    report = (done.root / "report.md").read_text()
+    report = (done.root / "report.md").read_text(encoding="utf-8")
     for line in summary:
         of = [r for r in results if (r["row"], r["column"]) == (line["row"], line["column"])]
         values = [float(r["test_accuracy"]) for r in of if r["state"] == "finished"]
@@ -118,13 +119,13 @@ def test_pictures(done: Done) -> None:
     for name in ("curves.png", "accuracies.png"):
         with Image.open(done.root / name) as image:
             assert min(image.size) > 500
-        assert f"({name})" in (done.root / "report.md").read_text()
+        assert f"({name})" in (done.root / "report.md").read_text(encoding="utf-8")
 
 
 def test_the_command_in_the_report_makes_it_again(
     done: Done, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    match = re.search(r"`calibnorm compare (.*?)`, \d+ s", (done.root / "report.md").read_text())
+    match = re.search(r"`calibnorm compare (.*?)`, \d+ s", (done.root / "report.md").read_text(encoding="utf-8"))
     assert match is not None
     words = match[1].replace("'", "").split()
 
@@ -158,11 +159,11 @@ def test_more_of_it_trains_what_is_missing(done: Done, tmp_path: Path, capsys: p
 def test_changed_settings_are_refused(
     done: Done, change: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = (done.root / "report.md").read_text()
+    before = (done.root / "report.md").read_text(encoding="utf-8")
     assert main("digits-tiny", *TINY, "--name", "first", "--out", str(done.root.parent), *change) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"calibnorm: {named.format(root=done.root)}; ")
-    assert (done.root / "report.md").read_text() == before
+    assert (done.root / "report.md").read_text(encoding="utf-8") == before
 
 
 @pytest.mark.parametrize(
@@ -235,17 +236,6 @@ def command(out: Path, *args: str) -> subprocess.Popen[str]:
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
-def is_there(group: int) -> bool:
-    """Return whether a group still has a process after half a minute; init takes a moment to bury orphans."""
-    for _ in range(300):
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return False
-        time.sleep(0.1)
-    return True
-
-
 SHARED = ["--epochs", "40", "--test-every", "40", "--train-images", "64", "--batch-size", "32", "--norms", "bn", "rbn"]
 
 
@@ -285,7 +275,7 @@ def test_two_commands_share_a_folder_and_one_is_killed(tmp_path: Path) -> None:
     results = list(root.rglob("result.json"))
     assert len(results) == 6
     for result in results:
-        log = result.parent.with_name(f"{result.parent.name}.log").read_text()
+        log = result.parent.with_name(f"{result.parent.name}.log").read_text(encoding="utf-8")
         # Every epoch was trained once, also where the killed command's run was taken over.
         epochs = re.findall(r"^epoch +(\d+)/40", log, re.MULTILINE)
         assert len(set(epochs)) == 40

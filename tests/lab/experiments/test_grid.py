@@ -105,7 +105,7 @@ def test_a_changed_setting_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_setting_of_a_later_version_counts_as_its_default(tmp_path: Path) -> None:
     grid = make(tmp_path)
     folder = write_config(grid, 0)
-    settings = json.loads((folder / CONFIG).read_text())
+    settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     del settings["image_size"]
     (folder / CONFIG).write_text(json.dumps(settings))
     check_folder(grid)

@@ -243,14 +243,14 @@ def test_one_table_at_tiny_scale(
     args = ["iebn-4", "--seeds", "1", "--jobs", "0", "--accelerator", "cpu", "--out", str(tmp_path)]
     assert main(*args) == 0
     root, screen = tmp_path / "iebn-4-tiny", capsys.readouterr().out
-    with (root / "results.csv").open(newline="") as file:
+    with (root / "results.csv").open(newline="", encoding="utf-8") as file:
         results = {(r["row"], r["column"]): r for r in csv.DictReader(file)}
     # Equal entries are one training: linear is gamma, and BN stands in both rows.
     assert results["operator", "linear"]["folder"] == results["position", "gamma"]["folder"] == "operator/linear/seed0"
     assert results["position", "bn"]["folder"] == "operator/bn/seed0"
     assert len(list(root.rglob("result.json"))) == 6
     accuracy = {key: float(r["test_accuracy"]) for key, r in results.items()}
-    report = (root / "report.md").read_text()
+    report = (root / "report.md").read_text(encoding="utf-8")
     for text in (report, screen):
         ours, difference = accuracy["operator", "fc"], accuracy["operator", "fc"] - accuracy["operator", "bn"]
         cells = (f"{ours:.2f}", "76.11 ± 0.28", f"{difference:+.2f}", "+1.82")
@@ -263,7 +263,7 @@ def test_one_table_at_tiny_scale(
         with Image.open(root / name) as image:
             assert min(image.size) > 300
         assert f"({name})" in report
-    with (root / "summary.csv").open(newline="") as file:
+    with (root / "summary.csv").open(newline="", encoding="utf-8") as file:
         (identity,) = (line for line in csv.DictReader(file) if line["column"] == "identity")
     assert (identity["paper"], identity["paper_std"], identity["paper_difference"]) == ("67.53", "2.49", "-6.76")
     assert (identity["model"], identity["norm"]) == ("resnet11", "iebn:operator=identity")
@@ -323,12 +323,12 @@ def test_other_settings_in_the_folder_are_refused(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize("name", NAMES)
 def test_every_table_at_tiny_scale(name: str, tmp_path: Path) -> None:
     assert main(name, "--seeds", "1", "--out", str(tmp_path)) == 0
-    report = (tmp_path / f"{name}-tiny" / "report.md").read_text()
+    report = (tmp_path / f"{name}-tiny" / "report.md").read_text(encoding="utf-8")
     for entry in table(name).entries:
         if entry.printed is not None and f"{entry.row}: left out" not in report:
             assert f"| {entry.column} |" in report
             assert f"{entry.printed.value:.2f}" in report
     if name == "iebn-4":
         # 95 to 97 % was seen: two epochs are enough for every norm there.
-        with (tmp_path / "iebn-4-tiny" / "results.csv").open(newline="") as file:
+        with (tmp_path / "iebn-4-tiny" / "results.csv").open(newline="", encoding="utf-8") as file:
             assert min(float(line["test_accuracy"]) for line in csv.DictReader(file)) > 85

@@ -22,7 +22,9 @@ from calibnorm.lab.locks import exclusive
 from calibnorm.lab.recipes import Recipe
 
 TINY = Recipe(model="resnet11", data="digits", epochs=1, train_images=64, batch_size=32, schedule="cosine")
-LONG = replace(TINY, epochs=25, test_every=25)
+LONG = replace(TINY, epochs=40, test_every=40)
+"""Of seconds: it is interrupted when its first epoch is seen, also by a process that had to wait for the CPU."""
+ENDLESS = replace(LONG, epochs=10_000, test_every=10_000)
 
 
 @pytest.mark.usefixtures("forked_workers")
@@ -30,7 +32,7 @@ def test_a_killed_worker_fails_alone_and_ctrl_c_loses_nothing(tmp_path: Path, mo
     for pause in ("POLL_S", "RETRY_S"):
         monkeypatch.setattr(workers, pause, 0.02)  # the runs take seconds
     settings = Settings(tmp_path / "data", "cpu")
-    taken, killed = Run(LONG, tmp_path / "taken/seed0"), Run(LONG, tmp_path / "killed/seed0")
+    taken, killed = Run(LONG, tmp_path / "taken/seed0"), Run(ENDLESS, tmp_path / "killed/seed0")
     after = Run(TINY, tmp_path / "after/seed0")
     other_command = ExitStack()
     assert other_command.enter_context(exclusive(taken.lock))
@@ -62,8 +64,8 @@ def test_a_killed_worker_fails_alone_and_ctrl_c_loses_nothing(tmp_path: Path, mo
     # Ctrl-C: it has a checkpoint of where it was, and its process said so.
     assert outcome(taken).state == "missing"
     assert list((taken.folder / "checkpoints").iterdir())
-    assert "stopped in epoch" in taken.log.read_text()
-    assert "epoch" in killed.log.read_text()
+    assert "stopped in epoch" in taken.log.read_text(encoding="utf-8")
+    assert "epoch" in killed.log.read_text(encoding="utf-8")
 
     # It goes on from there.
     before = curve(taken)

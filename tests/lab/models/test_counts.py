@@ -72,6 +72,7 @@ def millions(number: int) -> str:
     return f"{number / 1e6:.2f}"
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize(("name", "classes", "norm", "printed"), CELLS)
 def test_iebn_table_1(name: str, classes: int, norm: str, printed: str) -> None:
     model = on_meta(name, classes, norm)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Callable
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -14,8 +17,8 @@ from unittest import mock
 PATIENCE = 120.0
 """Seconds that a run may take, generous: a busy machine must not fail it."""
 
-context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(
     [
         "calibnorm.lab.training.running",
         "calibnorm.lab.experiments.worker_process",
@@ -26,9 +29,18 @@ context.set_forkserver_preload(
 )
 
 
+@functools.cache
+def context() -> ForkServerContext:
+    """Return the context of the server, which is started without coverage: forked processes do not save its figures."""
+    with mock.patch.dict(os.environ):
+        os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+        forkserver.ensure_running()
+    return _context
+
+
 def run(target: Callable[..., int], *arguments: Any, output: Path | None = None) -> int:
     """Return the exit status of a function's own process; negative is a signal's number."""
-    process = context.Process(target=_start, args=(target, arguments, output))
+    process = context().Process(target=_start, args=(target, arguments, output))
     process.start()
     process.join(PATIENCE)
     if process.is_alive():
@@ -42,7 +54,7 @@ def run(target: Callable[..., int], *arguments: Any, output: Path | None = None)
 def together(target: Callable[..., int], arguments: list[tuple[Any, ...]], outputs: list[Path]) -> list[int | None]:
     """Return the exit statuses of several processes that run at the same time."""
     pairs = zip(arguments, outputs, strict=True)
-    processes = [context.Process(target=_start, args=(target, each, output)) for each, output in pairs]
+    processes = [context().Process(target=_start, args=(target, each, output)) for each, output in pairs]
     for process in processes:
         process.start()
     for process in processes:

@@ -184,7 +184,7 @@ def test_the_first_environment_is_kept_and_a_change_is_said(tmp_path: Path, monk
     folder, path = tmp_path / "run", tmp_path / "run" / "environment.json"
     with pytest.raises(KeyboardInterrupt):
         run(RICH, folder, watcher=Interrupting(STEPS + 1))
-    first = json.loads(path.read_text())
+    first = json.loads(path.read_text(encoding="utf-8"))
     before = path.read_bytes()
     listening = Listening()
     with pytest.raises(KeyboardInterrupt):
@@ -194,7 +194,7 @@ def test_the_first_environment_is_kept_and_a_change_is_said(tmp_path: Path, monk
     monkeypatch.setattr("torch.get_num_threads", lambda: first["threads"] + 1)
     listening = Listening()
     run(RICH, folder, watcher=listening)
-    assert json.loads(path.read_text()) == {**first, "later": [{"threads": first["threads"] + 1}]}
+    assert json.loads(path.read_text(encoding="utf-8")) == {**first, "later": [{"threads": first["threads"] + 1}]}
     assert listening.heard[0] == (
         f"{folder}: goes on with threads {first['threads'] + 1} in place of {first['threads']}: not bit for bit what "
         "an undisturbed run comes to"
@@ -208,7 +208,7 @@ def test_environments_are_compared_with_the_last(tmp_path: Path) -> None:
     assert folders.note_environment(tmp_path, {**base, "threads": 2, "platform": "Linux-7"}) == {}
     assert folders.note_environment(tmp_path, {**base, "platform": "Linux-7"}) == {"threads": [2, 1]}
     later = [{"threads": 2}, {"platform": "Linux-7"}, {"threads": 1}]
-    assert json.loads((tmp_path / "environment.json").read_text()) == {**base, "later": later}
+    assert json.loads((tmp_path / "environment.json").read_text(encoding="utf-8")) == {**base, "later": later}
 
 
 def test_a_changed_recipe_is_refused_unless_named(tmp_path: Path) -> None:
@@ -224,9 +224,9 @@ def test_a_changed_recipe_is_refused_unless_named(tmp_path: Path) -> None:
         run(replace(RICH, seed=1), folder, override=["seed"])
     assert (folder / "config.json").read_bytes() == before
     run(replace(RICH, learning_rate=0.01, weight_decay=0.0), folder, override=["learning_rate", "weight_decay"])
-    assert json.loads((folder / "config.json").read_text())["learning_rate"] == 0.01
+    assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["learning_rate"] == 0.01
     changes = [{"learning_rate": [0.05, 0.01], "weight_decay": [1e-4, 0.0]}]
-    assert json.loads((folder / "overrides.json").read_text()) == {"changes": changes}
+    assert json.loads((folder / "overrides.json").read_text(encoding="utf-8")) == {"changes": changes}
     last = Checkpoints(folder / "checkpoints", print).load()
     assert last is not None
     assert [group["weight_decay"] for group in last["optimizer"]["param_groups"]] == [0.0, 0.0]
@@ -248,7 +248,7 @@ def test_a_finished_run_can_be_made_longer_and_is_not_run_again(tmp_path: Path) 
     assert replace(run(RICH, folder), seconds=first.seconds) == first
     longer = run(replace(RICH, epochs=3), folder, override=["epochs"])
     assert longer.epochs == 3
-    assert len((folder / "metrics.csv").read_text().splitlines()) == 4
+    assert len((folder / "metrics.csv").read_text(encoding="utf-8").splitlines()) == 4
 
 
 def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_train_is_this_loop(tmp_path: Path) -> None:
 
     for name, expected in network.state_dict().items():
         assert torch.equal(state(tmp_path / "run")["network"][name], expected), name
-    assert (tmp_path / "run" / "metrics.csv").read_text().splitlines() == lines
+    assert (tmp_path / "run" / "metrics.csv").read_text(encoding="utf-8").splitlines() == lines
 
 
 def test_the_global_generator_decides_nothing_and_two_runs_are_equal(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import torch
 from lab.training import children
 from lab.training.tiny import EPOCHS, RICH, STEPS, TINY, Interrupting, assert_same_run, run
 
+pytestmark = pytest.mark.untraced
+
 OFTEN, SELDOM = 0.0, 10.0
 """Minutes between checkpoints inside an epoch: one after each step, and none in so short a run."""
 
