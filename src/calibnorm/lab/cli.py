@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial, wraps
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, ParamSpec
 
 import tyro
 
+from calibnorm.lab.arguments import READERS, parsed
 from calibnorm.lab.bench.config import LayerConfig, ModelConfig
+from calibnorm.lab.bench.start import BENCHES
 from calibnorm.lab.demo.config import DemoConfig
 from calibnorm.lab.errors import UsageError
 from calibnorm.lab.experiments.config import CompareConfig, TableConfig
@@ -19,8 +23,25 @@ DESCRIPTION = """Experiments with batch normalization that is calibrated by each
 
 Start with `calibnorm demo`. Every subcommand explains its options: `calibnorm demo --help`.
 `calibnorm --version` prints the version."""
+MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
+HELP = ("-h", "--help")
+
+P = ParamSpec("P")
+Status = int | None
+"""An exit status; None is 0."""
 
 
+def when_read(function: Callable[P, Status]) -> Callable[P, Callable[[], Status]]:
+    """Make a subcommand one that returns what it will do: its words are read first, and then it runs."""
+
+    @wraps(function)
+    def ready(*args: P.args, **kwargs: P.kwargs) -> Callable[[], Status]:
+        return partial(function, *args, **kwargs)
+
+    return ready
+
+
+@when_read
 def demo(config: Annotated[DemoConfig, tyro.conf.arg(name="")]) -> None:
     """Train BN, IEBN and RBN side by side on real handwritten digits.
 
@@ -34,6 +55,7 @@ def demo(config: Annotated[DemoConfig, tyro.conf.arg(name="")]) -> None:
     run(config)
 
 
+@when_read
 def bench(
     what: Annotated[LayerConfig, tyro.conf.subcommand("layer")] | Annotated[ModelConfig, tyro.conf.subcommand("model")],
 ) -> int:
@@ -50,6 +72,7 @@ def bench(
     return run(what)
 
 
+@when_read
 def train() -> None:
     """Train a recipe into a folder, resumable: the papers' settings, or small ones for a CPU.
 
@@ -59,6 +82,7 @@ def train() -> None:
     raise AssertionError("calibnorm train is training.command.main's")
 
 
+@when_read
 def compare(config: Annotated[CompareConfig, tyro.conf.arg(name="")]) -> int:
     """Train norms side by side: each with the same seeds, without and with noise attacks.
 
@@ -71,6 +95,7 @@ def compare(config: Annotated[CompareConfig, tyro.conf.arg(name="")]) -> int:
     return run(config)
 
 
+@when_read
 def table(config: Annotated[TableConfig, tyro.conf.arg(name="")]) -> int:
     """Make a table or figure of the IEBN or the RBN paper again: ours beside what was printed.
 
@@ -83,7 +108,7 @@ def table(config: Annotated[TableConfig, tyro.conf.arg(name="")]) -> int:
     return run(config)
 
 
-COMMANDS: dict[str, Callable[..., int | None]] = {
+COMMANDS: dict[str, Callable[..., Callable[[], Status]]] = {
     "demo": demo,
     "bench": bench,
     "train": train,
@@ -106,18 +131,7 @@ def main(args: Sequence[str]) -> int:
         print(f"calibnorm {version('calibnorm')}")
         return 0
     try:
-        if list(args[:1]) == ["train"]:
-            # Its options depend on the recipe, which is its first word.
-            from calibnorm.lab.training.command import main as train_main
-
-            return train_main(args[1:])
-        status: int | None = tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="calibnorm",
-            description=DESCRIPTION,
-            args=list(args) or ["--help"],
-            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
-        )
+        return read(list(args) or ["--help"])() or 0
     except UsageError as error:
         print(f"calibnorm: {error}", file=sys.stderr)
         return 2
@@ -127,4 +141,43 @@ def main(args: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("\ncalibnorm: stopped by Ctrl-C; nothing was written", file=sys.stderr)
         return 130
-    return status or 0
+
+
+def read(words: Sequence[str]) -> Callable[[], Status]:
+    """Return what a command line asks for, ready to run; help is printed and ends the process.
+
+    Raises:
+        UsageError: A command or an option is not known, or a value cannot be used.
+    """
+    name, *rest = words
+    if name == "train":
+        # Its options depend on the recipe, which is its first word.
+        from calibnorm.lab.training.command import main as train_main
+
+        return partial(train_main, rest)
+    if set(HELP) & set(words):
+        with READERS:
+            asked: Callable[[], Status] = tyro.extras.subcommand_cli_from_dict(
+                COMMANDS, prog="calibnorm", description=DESCRIPTION, args=words, config=MARKERS
+            )
+            return asked
+    check_word("", name, COMMANDS)
+    if name != "bench":
+        return parsed(COMMANDS[name], rest, prog=f"calibnorm {name}", config=MARKERS)
+    which, *rest = rest or [""]
+    check_word("bench ", which, BENCHES)
+    kind: type[LayerConfig | ModelConfig] = BENCHES[which]
+    config: LayerConfig | ModelConfig = parsed(kind, rest, prog=f"calibnorm bench {which}", config=MARKERS)
+    return bench(config)
+
+
+def check_word(before: str, word: str, known: Collection[str]) -> None:
+    """Refuse a word that is no command.
+
+    Raises:
+        UsageError: It is none; the text names those that there are.
+    """
+    if word not in known:
+        near = difflib.get_close_matches(word, known, 1) or known
+        wrong = "is not known" if word else "needs a word"
+        raise UsageError(f"{(before + word).strip()}: {wrong}; choose from {', '.join(near)} (calibnorm --help)")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,8 +102,7 @@ def _named(name: str) -> Backend:
     )
 
 
-@contextmanager
-def use_backend(name: str | None) -> Iterator[None]:
+def use_backend(name: str | None) -> AbstractContextManager[None]:
     """Run the passes over pixels with one backend, within a ``with`` block; the variable CALIBNORM_BACKEND does it too.
 
     An input that the backend does not take raises instead of going elsewhere. Inside torch.compile, torch.export,
@@ -124,6 +123,11 @@ def use_backend(name: str | None) -> Iterator[None]:
         why = _named(name).unavailable()
         if why is not None:
             raise RuntimeError(f"backend {name!r} does not run here: {why}")
+    return _using(name)
+
+
+@contextmanager
+def _using(name: str | None) -> Iterator[None]:
     token = _asked.set(name)
     try:
         yield

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -19,9 +19,11 @@ import torch
 from PIL import Image
 
 from calibnorm.lab import cli
-from calibnorm.lab.experiments import compare, worker_process, workers
-from calibnorm.lab.experiments.grid import Run
+from calibnorm.lab.experiments import compare, running, worker_process, workers
+from calibnorm.lab.experiments.config import CompareConfig
+from calibnorm.lab.experiments.grid import Grid, Run
 from calibnorm.lab.experiments.outcomes import Outcome
+from calibnorm.lab.recipes import RECIPES
 from lab.processes import is_there
 
 TINY = ["--epochs", "1", "--train-images", "64", "--batch-size", "32", "--jobs", "0", "--accelerator", "cpu"]
@@ -170,27 +172,28 @@ def test_changed_settings_are_refused(
     ("args", "named"),
     [
         (["no-such-recipe"], "recipe no-such-recipe: "),
-        (["digits-tiny", "--norms", "bn", "xbn"], "norm xbn: "),
-        (["digits-tiny", "--norms", "bn", "iebn:initial=3"], "norm iebn: "),
+        (["digits-tiny", "--norms", "bn", "xbn"], "--norms xbn: "),
+        (["digits-tiny", "--norms", "bn", "iebn:initial=3"], "--norms iebn: "),
         (["digits-tiny", "--norms", "iebn", "iebn:init=(0,-1)"], "--norms iebn iebn:init=(0,-1): iebn is there twice"),
-        (["digits-tiny", "--norms", "gn:groups=7"], "norm gn:groups=7: "),
+        (["digits-tiny", "--norms", "gn:groups=7"], "--norms gn:groups=7: "),
         (["digits-tiny", "--noise", "0,1"], "--noise 0,1: "),
         (["digits-tiny", "--noise", "none", "--noise", "0.5"], "--noise 0.5: "),
         (["digits-tiny", "--seeds", "0"], "--seeds 0: "),
         (["digits-tiny", "--jobs", "-1"], "--jobs -1: "),
         (["digits-tiny", "--name", "../x"], "--name ../x: "),
-        (["digits-tiny", "--model", "resnet12"], "model resnet12: "),
-        (["digits-tiny", "--data", "cifar101"], "data=cifar101: "),
+        (["digits-tiny", "--model", "resnet12"], "--model resnet12: "),
+        (["digits-tiny", "--data", "cifar101"], "--data cifar101: "),
         (["digits-tiny", "--data", "cifar100"], "CIFAR-100 is missing: "),
-        (["digits-tiny", "--stages", "stage9"], "stages stage9: "),
-        (["digits-tiny", "--batch-size", "5000"], "batch_size=5000: "),
+        (["digits-tiny", "--stages", "stage9"], "--stages stage9: "),
+        (["digits-tiny", "--batch-size", "5000"], "--batch-size 5000: "),
         (["digits-tiny", "--epochs", "0"], "--epochs 0: "),
-        (["digits-tiny", "--image-size", "5"], "image_size=5: "),
+        (["digits-tiny", "--image-size", "5"], "--image-size 5: "),
         (
             ["digits-tiny", "--model", "densenet10_k12", "--image-size", "2"],
             "--model densenet10_k12: does not take images",
         ),
         (["digits-tiny", "--mix", "imagenet"], "--mix imagenet: "),
+        (["digits-tiny", "--mix", "foo"], "--mix foo: unknown"),
         (["digits-tiny", "--accelerator", "cpu", "--precision", "float16"], "--precision float16: needs a GPU"),
         pytest.param(
             ["digits-tiny", "--accelerator", "cuda"],
@@ -205,7 +208,7 @@ def test_wrong_input_is_named_in_a_line_before_training(
     def train(*_: object) -> None:
         raise AssertionError("training started")
 
-    monkeypatch.setattr(compare, "train_grid", train)
+    monkeypatch.setattr(running, "train_grid", train)
     out = tmp_path / "out"
     assert main(*args, "--out", str(out), "--data-root", str(tmp_path / "data")) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -213,10 +216,41 @@ def test_wrong_input_is_named_in_a_line_before_training(
     assert not out.exists()
 
 
-@pytest.mark.parametrize("args", [["--normz", "bn"], ["--epochs", "many"], ["--schedule", "linear"]])
-def test_unknown_options_and_values_are_named(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main("digits-tiny", *args) == 2
-    assert args[0] in capsys.readouterr().err
+@pytest.mark.parametrize("spelling", ["none", "None"])
+def test_a_recipes_setting_goes_back_to_none(spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    had = {"clip_norm": 1.0, "ema": 0.9, "train_images": 64, "image_size": 4, "mix": "mnist", "weight_decay": 0.5}
+    monkeypatch.setitem(RECIPES, "digits-tiny", replace(RECIPES["digits-tiny"], **had))
+    planned: list[Grid] = []
+
+    def carry_out(grid: Grid, *_: object) -> int:
+        planned.append(grid)
+        return 0
+
+    monkeypatch.setattr(compare, "carry_out", carry_out)
+    options = ("--clip-norm", "--ema", "--train-images", "--image-size", "--mix")
+    assert main("digits-tiny", "--out", str(tmp_path), *(word for name in options for word in (name, spelling))) == 0
+    assert main("digits-tiny", "--out", str(tmp_path)) == 0
+    recipes = [grid.cells[0].recipe for grid in planned]
+    assert [(r.clip_norm, r.ema, r.train_images, r.image_size, r.mix, r.weight_decay) for r in recipes] == [
+        (None, None, None, None, None, 0.5),
+        (1.0, 0.9, 64, 4, "mnist", 0.5),
+    ]
+
+
+def test_the_reports_command_says_what_went_back_to_none(tmp_path: Path) -> None:
+    config = CompareConfig(override={"clip_norm": None, "nesterov": True, "milestones": (1, 2)}, out=tmp_path)
+    grid = compare.plan(config, RECIPES["digits-tiny"])
+    words = compare.Report(config, RECIPES["digits-tiny"], grid, [], [], 0.0).command_line().split()
+    expected = ["--clip-norm", "none", "--nesterov", "True", "--milestones", "1", "2"]
+    assert words[words.index("--clip-norm") :] == expected
+        "--clip-norm",
+        "none",
+        "--nesterov",
+        "True",
+        "--milestones",
+        "1",
+        "2",
+    ]
 
 
 def test_a_file_or_another_folder_in_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

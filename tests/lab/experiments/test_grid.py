@@ -10,7 +10,8 @@ import pytest
 
 from calibnorm.lab.errors import UsageError
 from calibnorm.lab.experiments import grid as grids
-from calibnorm.lab.experiments.grid import Cell, Grid, check_folder, check_name, conditions, slug
+from calibnorm.lab.experiments.grid import Cell, Grid, check_folder, conditions
+from calibnorm.lab.naming import slug
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training.folder import CONFIG
 
@@ -55,24 +56,6 @@ def test_different_runs_never_share_a_folder(tmp_path: Path) -> None:
     cells.append(Cell("clean", "A_b", replace(RECIPE, norm="iebn"), Path(slug("A_b"))))
     with pytest.raises(UsageError, match=r"two different runs would share the folder A_b"):
         Grid(tmp_path, cells, range(1))
-
-
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [("iebn:init=(0,1)", "iebn:init=(0,-1)"), ("iebn:init=(0,1)", "iebn:init=(1,0)"), ("rbn", "rbn:scaling=false")],
-)
-def test_folders_of_norms_differ(first: str, second: str) -> None:
-    assert slug(first).lower() != slug(second).lower()
-
-
-@pytest.mark.parametrize("name", ["../x", "a/b", "", ".", ".hidden", "-x", "a b", "a\x00", "é", "x\n"])
-def test_names_that_are_no_plain_folder(name: str) -> None:
-    with pytest.raises(UsageError, match="--name"):
-        check_name("--name", name)
-
-
-def test_names_that_are() -> None:
-    assert check_name("--name", "resnet83-noise_0.5,0.2") == "resnet83-noise_0.5,0.2"
 
 
 @pytest.mark.parametrize("noise", ["0.5", "a,b", "0.5,0.2,0.1", "0,0.5", "inf,1", "nan,1", "1,nan", ""])

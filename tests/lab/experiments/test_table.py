@@ -15,10 +15,10 @@ from PIL import Image
 from calibnorm.lab import cli, models
 from calibnorm.lab.data import info
 from calibnorm.lab.errors import Stopped
-from calibnorm.lab.experiments import published
+from calibnorm.lab.experiments import published, running
 from calibnorm.lab.experiments.config import TABLES as NAMES
 from calibnorm.lab.experiments.config import Scale, TableConfig
-from calibnorm.lab.experiments.grid import Cell, Grid
+from calibnorm.lab.experiments.grid import Cell, Grid, write_note
 from calibnorm.lab.experiments.outcomes import Outcome
 from calibnorm.lab.experiments.summary import Line
 from calibnorm.lab.experiments.tables import run, scales
@@ -198,7 +198,7 @@ def test_what_is_left_out_is_said_before_training(
         print("TRAINING")
         raise Stopped(15, "stopped")
 
-    monkeypatch.setattr(run, "train_grid", train)
+    monkeypatch.setattr(running, "train_grid", train)
     args = ["--out", str(tmp_path / "out"), "--data-root", str(tmp_path / "data"), "--accelerator", "cpu"]
     assert main("iebn-3", *args) == 143
     said = capsys.readouterr()
@@ -272,8 +272,8 @@ def test_one_table_at_tiny_scale(
 @pytest.mark.parametrize(
     ("args", "named"),
     [
-        (["iebn-6"], "table 'iebn-6': unknown; choose one of iebn-1, "),
-        ([], "table '': unknown"),
+        (["iebn-6"], "table iebn-6: is not known; choose one of iebn-1, "),
+        ([], "table: a name is missing; choose one of iebn-1, "),
         (["iebn-2", "--seeds", "0"], "--seeds 0: "),
         (["iebn-2", "--jobs", "-2"], "--jobs -2: "),
         (["iebn-2", "--scale", "paper"], "CIFAR-100 is missing: "),
@@ -292,7 +292,7 @@ def test_wrong_input_and_missing_data_are_named_before_training(
     def train(*_: object) -> None:
         raise AssertionError("training started")
 
-    monkeypatch.setattr(run, "train_grid", train)
+    monkeypatch.setattr(running, "train_grid", train)
     out = tmp_path / "out"
     assert main(*args, "--out", str(out), "--data-root", str(tmp_path / "data")) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -301,18 +301,13 @@ def test_wrong_input_and_missing_data_are_named_before_training(
     assert not out.exists()
 
 
-def test_an_unknown_scale_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main("iebn-2", "--scale", "huge") == 2
-    assert "huge" in capsys.readouterr().err
-
-
 def test_other_settings_in_the_folder_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = TableConfig(table="iebn-2", out=tmp_path)
     grid, left_out = run.plan(table("iebn-2"), config)
     assert left_out == {}
     folder = grid.runs()[0].folder
     folder.mkdir(parents=True)
-    run.write_note(grid.root, {"command": run.COMMAND})
+    write_note(grid.root, {"command": run.COMMAND})
     settings = grid.runs()[0].recipe.to_dict()
     (folder / "config.json").write_text(json.dumps({**settings, "epochs": 9}))
     assert main("iebn-2", "--out", str(tmp_path)) == 2

@@ -8,14 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from calibnorm.lab import cli
-from calibnorm.lab.recipes import RECIPES
-from calibnorm.lab.training import running
-from calibnorm.lab.training.command import joined_noise
+from calibnorm.lab.recipes import RECIPES, Recipe
+from calibnorm.lab.training import command, running
 from calibnorm.lab.training.interruption import Interruption
 from lab.training import children
 from lab.training.tiny import RICH, arguments, assert_same_run
@@ -179,17 +179,40 @@ def test_help_lists_the_recipes_and_all_settings(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
-    ("given", "read"),
+    ("given", "changed"),
     [
-        (["--noise", "0.5,-0.2", "--seed", "1"], ["--noise", "0.5", "-0.2", "--seed", "1"]),
-        (["--noise=0.5,0.2"], ["--noise", "0.5", "0.2"]),
-        (["--noise", "0.5", "-0.2"], ["--noise", "0.5", "-0.2"]),
-        (["--noise", "None", "--epochs", "1"], ["--noise", "None", "--epochs", "1"]),
-        (["--noise-in", "train"], ["--noise-in", "train"]),
+        (["--noise", "0.5,-0.2", "--seed", "1"], {"noise": (0.5, -0.2), "seed": 1}),
+        (["--noise=0.5,0.2"], {"noise": (0.5, 0.2)}),
+        (["--noise", "0.5", "-0.2"], {"noise": (0.5, -0.2)}),
+        (["--noise", "None", "--epochs", "1"], {"epochs": 1}),
+        (["--noise-in", "train"], {"noise_in": "train"}),
+        (["--clip-norm", "none", "--ema", "None"], {}),
     ],
 )
-def test_noise_is_written_as_in_compare_too(given: list[str], read: list[str]) -> None:
-    assert joined_noise(given) == read
+def test_noise_and_none_are_written_as_in_compare(
+    given: list[str], changed: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Recipe] = []
+
+    def run(settings: Recipe, *_: object) -> int:
+        asked.append(settings)
+        return 0
+
+    had = replace(RECIPES["digits-tiny"], clip_norm=1.0, ema=0.9)
+    monkeypatch.setitem(RECIPES, "digits-tiny", had)
+    monkeypatch.setattr(command, "run", run)
+    assert main(["train", "digits-tiny", *given]) == 0
+    none = {"clip_norm": None, "ema": None} if "--clip-norm" in given else {}
+    assert asked == [replace(had, **changed, **none)]
+
+
+def test_of_several_processes_one_says_what_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        assert main(["train", "digits-tiny", "--epochs", "many"]) == 2
+    assert capsys.readouterr().err == "calibnorm: --epochs many: must be a whole number\n"
 
 
 def test_who_gave_no_folder_is_told_of_a_name(

@@ -140,13 +140,21 @@ def load(sources: Iterable[str]) -> None:
         UsageError: There is no such file or module.
     """
     for source in sources:
+        file = source.endswith(".py")
+        if file:
+            try:
+                open(source, "rb").close()  # here, as the file's own code may not find some file, too
+            except OSError as error:
+                reason = f"cannot be read ({error.strerror}); name a Python file or a module that is here"
+                raise UsageError(f"--load {source}: {reason}") from None
         try:
-            if source.endswith(".py"):
+            if file:
                 runpy.run_path(source)
             else:
                 importlib.import_module(source)
-        except (FileNotFoundError, ModuleNotFoundError) as error:
-            raise UsageError(f"--load {source}: {error}") from None
+        except ModuleNotFoundError as error:
+            advice = "install it, or name a file that ends in .py"
+            raise UsageError(f"--load {source}: {error}; {advice}") from None
 
 
 @functools.cache

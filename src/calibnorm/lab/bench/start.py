@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from calibnorm.lab.bench.config import LayerConfig, ModelConfig
 from calibnorm.lab.errors import UsageError
@@ -50,9 +50,15 @@ def main(args: Sequence[str]) -> int:
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line, where argparse puts the usage before it."""
+        raise UsageError(f"{message} ({self.prog} --help)")
+
+
 def parse(args: Sequence[str]) -> LayerConfig | ModelConfig:
     """Return the settings: the options of `calibnorm bench`, without tyro."""
-    parser = argparse.ArgumentParser("python -m calibnorm.lab.bench", allow_abbrev=False)
+    parser = _Parser("python -m calibnorm.lab.bench", allow_abbrev=False)
     benches = parser.add_subparsers(dest="bench", required=True)
     for name, config in BENCHES.items():
         description = inspect.getdoc(config) or ""

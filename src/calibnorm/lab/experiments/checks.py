@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -16,12 +17,14 @@ from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training import inputs
 from calibnorm.lab.training.machine import Accelerator
 
+Reader: TypeAlias = "functools._lru_cache_wrapper[data.ImageSet]"
+
 
 def check(
     recipes: Iterable[Recipe],
     data_root: Path,
     accelerator: Accelerator,
-    read: Callable[..., data.ImageSet] | None = None,
+    read: Reader | None = None,
 ) -> None:
     """Find out what training would refuse: ask the machine, read every data set, and build every network.
 
@@ -63,7 +66,7 @@ def check(
                 built.add(network)
 
 
-def reader() -> Callable[..., data.ImageSet]:
+def reader() -> Reader:
     """Return `data.load` with a memory, as many recipes of a grid have one set: asked alike, it reads once."""
     return functools.cache(data.load)
 

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from calibnorm.lab import models, recipes
-from calibnorm.lab.errors import Stopped, UsageError
+from calibnorm.lab.errors import UsageError
 from calibnorm.lab.experiments import plots, texts
-from calibnorm.lab.experiments.checks import check
-from calibnorm.lab.experiments.config import NOT_OVERRIDDEN, CompareConfig, overridden
-from calibnorm.lab.experiments.grid import (
-    Cell,
-    Grid,
-    check_folder,
-    check_name,
-    conditions,
-    read_note,
-    said,
-    slug,
-    write_note,
-)
+from calibnorm.lab.experiments.config import NOT_OVERRIDDEN, CompareConfig
+from calibnorm.lab.experiments.grid import Cell, Grid, check_folder, conditions, read_note, said
 from calibnorm.lab.experiments.origins import made_with
-from calibnorm.lab.experiments.progress import complaints, stopped, train_grid
-from calibnorm.lab.experiments.summary import Line, summarize, write_results, write_summary
+from calibnorm.lab.experiments.running import carry_out
+from calibnorm.lab.experiments.summary import Line, write_results, write_summary
 from calibnorm.lab.files import write_whole
-from calibnorm.lab.recipes import Recipe
+from calibnorm.lab.naming import check_name, slug
+from calibnorm.lab.recipes import Recipe, named_as_typed, option
 
 COMMAND = "calibnorm compare"
 HEADER = ("norm", "accuracy (%)", "95 % interval", "minus {}", "better in", "failed", "each seed")
@@ -49,33 +39,27 @@ def run(config: CompareConfig, console: Console | None = None) -> int:
     Raises:
         UsageError: A setting cannot be used, or the folder holds other runs; nothing has been trained then.
     """
-    console, start = console or Console(), time.perf_counter()
-    recipe, grid = plan(config)
-    check((cell.recipe for cell in grid.cells), config.data_root, config.accelerator)
-    write_note(grid.root, {"command": COMMAND, "recipe": config.recipe, "settings": shared(recipe)})
-    try:
-        failed = train_grid(grid, config, console)
-    except Stopped as stop:
-        return stopped(grid, stop.number)
-    report = Report(
-        config, recipe, grid, summarize(grid, failed), complaints(grid, failed), time.perf_counter() - start
-    )
-    report.write()
-    report.show(console)
-    return 1 if report.complaints else 0
+    recipe = replace(recipes.recipe(config.recipe), **config.override)
+    with named_as_typed(recipe, norm="norms"):
+        grid = plan(config, recipe)
+        note = {"command": COMMAND, "recipe": config.recipe, "settings": shared(recipe)}
+        return carry_out(grid, config, note, partial(Report, config, recipe, grid), console)
 
 
-def plan(config: CompareConfig) -> tuple[Recipe, Grid]:
-    """Return what all runs share, and the grid.
+def plan(config: CompareConfig, recipe: Recipe) -> Grid:
+    """Return the grid.
+
+    Args:
+        config: The settings of the command.
+        recipe: What all runs share.
 
     Raises:
-        UsageError: A recipe, norm, noise or name cannot be used, or the folder holds runs of other settings.
+        UsageError: A norm, noise or name cannot be used, or the folder holds runs of other settings.
     """
-    recipe = overridden(recipes.recipe(config.recipe), config.override)
     norms = [str(models.parse_norm(text)) for text in config.norms]
     if twice := [norm for number, norm in enumerate(norms) if norm in norms[:number]]:
         raise UsageError(f"--norms {' '.join(config.norms)}: {twice[0]} is there twice; name each once")
-    root = config.out / check_name("--name", config.name or config.recipe)
+    root = config.out / check_name(config.name or config.recipe)
     cells = [
         Cell(condition, norm, replace(of, norm=norm), Path(slug(condition), slug(norm)))
         for condition, of in conditions(recipe, config.noise or ("none",))
@@ -84,7 +68,7 @@ def plan(config: CompareConfig) -> tuple[Recipe, Grid]:
     grid = Grid(root, cells, range(config.seeds), {cell.row: norms[0] for cell in cells})
     check_root(root, recipe)
     check_folder(grid)
-    return recipe, grid
+    return grid
 
 
 def shared(recipe: Recipe) -> dict[str, Any]:
@@ -105,7 +89,7 @@ def check_root(root: Path, recipe: Recipe) -> None:
     for key, value in now.items():
         if value != before[key]:
             raise UsageError(
-                f"--{key.replace('_', '-')} {said(value)}: {root} was begun with {said(before[key])}; choose another "
+                f"--{option(key)} {said(value)}: {root} was begun with {said(before[key])}; choose another "
                 "--name, or remove that folder"
             )
 
@@ -251,9 +235,7 @@ class Report:
         words = [COMMAND, c.recipe, "--norms", *(f"'{n}'" if "(" in n else n for n in self.grid.columns())]
         words += [f"--noise {text}" for text in c.noise]
         words += [f"--seeds {c.seeds}"] + ([f"--name {c.name}"] if c.name else [])
-        for f in fields(c.override):
-            if (value := getattr(c.override, f.name)) is not None:
-                words.append(f"--{f.name.replace('_', '-')} {said(value)}")
+        words += [f"--{option(name)} {said(value)}" for name, value in c.override.items()]
         return " ".join(words)
 
     def show(self, console: Console) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import inspect
 import os
 import textwrap
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -36,42 +35,36 @@ def documented(cls: type) -> dict[str, str]:
 
 
 def metavar(hint: Any) -> str:
-    """Return how help calls values of a type, without the None of an option that is not given.
+    """Return how help calls values of a type.
 
     >>> metavar(int | None), metavar(bool), metavar(tuple[int, ...]), metavar(Literal["step", "cosine"])
-    ('INT', 'True|False', 'INT ...', 'step|cosine')
+    ('INT|none', 'True|False', 'INT ...', 'step|cosine')
     """
-    (kind, *_) = [kind for kind in get_args(hint) if kind is not type(None)] if isinstance(hint, UnionType) else [hint]
-    if get_origin(kind) is tuple:
-        return f"{metavar(get_args(kind)[0])} ..."
-    if get_origin(kind) is Literal:
-        return "|".join(get_args(kind))
-    return "True|False" if kind is bool else str(kind.__name__).upper()
+    if isinstance(hint, UnionType):
+        return "|".join("none" if kind is type(None) else metavar(kind) for kind in get_args(hint))
+    if get_origin(hint) is tuple:
+        return f"{metavar(get_args(hint)[0])} ..."
+    if get_origin(hint) is Literal:
+        return "|".join(get_args(hint))
+    return "True|False" if hint is bool else str(hint.__name__).upper()
 
 
-def overrides() -> type:
-    """Return a dataclass with the settings of a recipe that a command may replace, all None: as the recipe has them."""
+def overrides() -> Any:
+    """Return the type of the settings that a command replaces: a recipe's by name, and those alone that are given."""
     hints, texts = get_type_hints(Recipe), documented(Recipe)
 
-    def made(name: str) -> tuple[str, Any, Any]:
+    def made(name: str) -> Any:
         shown = tyro.conf.arg(
             help=texts[name], metavar=metavar(hints[name]), help_behavior_hint="(default: the recipe's)"
         )
-        return name, Annotated[hints[name] | None, shown], field(default=None)
+        return Annotated[hints[name], tyro.conf.FlagConversionOff, shown]
 
-    return make_dataclass(
-        "Overrides", [made(f.name) for f in fields(Recipe) if f.name not in NOT_OVERRIDDEN], frozen=True
-    )
+    settings = {f.name: made(f.name) for f in fields(Recipe) if f.name not in NOT_OVERRIDDEN}
+    make: Any = TypedDict  # a type checker wants the names in the source
+    return make("Overrides", settings, total=False)
 
 
 Overrides: Any = overrides()
-NO_OVERRIDES = Overrides()
-
-
-def overridden(recipe: Recipe, changes: object) -> Recipe:
-    """Return the recipe with the settings that ``changes`` has."""
-    given = {f.name: getattr(changes, f.name) for f in fields(Recipe) if getattr(changes, f.name, None) is not None}
-    return dataclasses.replace(recipe, **given)
 
 
 def cores() -> int:
@@ -123,7 +116,7 @@ class CompareConfig(Common):
     """Name of the comparison, by default the recipe's. Runs that it holds are not trained again."""
     out: Path = Path("runs/compare")
     """Folder for comparisons; this one is in the folder NAME in it."""
-    override: Annotated[Overrides, tyro.conf.arg(name="")] = NO_OVERRIDES
+    override: Annotated[Overrides, tyro.conf.arg(name="")] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
@@ -152,6 +145,7 @@ class TableConfig(Common):
         """Refuse what cannot run."""
         super().__post_init__()
         if self.table not in TABLES:
-            raise UsageError(f"table {self.table!r}: unknown; choose one of {', '.join(TABLES)}")
+            wrong = f" {self.table}: is not known" if self.table else ": a name is missing"
+            raise UsageError(f"table{wrong}; choose one of {', '.join(TABLES)}")
         if self.seeds is not None and self.seeds < 1:
             raise UsageError(f"--seeds {self.seeds}: must be at least 1")

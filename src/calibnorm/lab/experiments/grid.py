@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,11 +9,10 @@ from typing import Any
 
 from calibnorm.lab.errors import UsageError
 from calibnorm.lab.files import read_json, write_json
-from calibnorm.lab.recipes import Recipe, parse_noise
+from calibnorm.lab.recipes import Noise, Recipe, option, parse_noise
 from calibnorm.lab.training.folder import CONFIG
 
 NOTE = "grid.json"
-_PLAIN = re.compile(r"[A-Za-z0-9][\w.=,+-]*")
 
 
 @dataclass(frozen=True)
@@ -130,33 +128,13 @@ def conditions(recipe: Recipe, noises: Sequence[str]) -> Iterator[tuple[str, Rec
         yield name, replace(recipe, noise=noise)
 
 
-def condition_name(noise: tuple[float, float] | None) -> str:
+def condition_name(noise: Noise) -> str:
     """Return how tables and folders call a condition.
 
     >>> condition_name(None), condition_name((0.5, 0.2))
     ('clean', 'noise 0.5,0.2')
     """
     return "clean" if noise is None else "noise {:g},{:g}".format(*noise)
-
-
-def slug(name: str) -> str:
-    """Return a name as a folder's, without what shells and file systems treat in a way of their own.
-
-    >>> slug("iebn:init=(0,-1)"), slug("noise 0.5,0.2")
-    ('iebn_init=0,-1', 'noise_0.5,0.2')
-    """
-    return re.sub(r"[^\w.=,+-]", "_", re.sub(r"[()]", "", name))
-
-
-def check_name(option: str, name: str) -> str:
-    """Return a name that is a single plain folder.
-
-    Raises:
-        UsageError: It is not, such as "../x".
-    """
-    if not _PLAIN.fullmatch(name):
-        raise UsageError(f"{option} {name}: must begin with a letter or digit and hold letters, digits and . = , + - _")
-    return name
 
 
 def check_folder(grid: Grid) -> None:
@@ -176,7 +154,7 @@ def check_folder(grid: Grid) -> None:
         for key, value in now.items():
             if value != before[key]:
                 raise UsageError(
-                    f"--{key.replace('_', '-')} {said(value)}: {run.folder} was trained with {said(before[key])}; "
+                    f"--{option(key)} {said(value)}: {run.folder} was trained with {said(before[key])}; "
                     "choose another folder, or remove that one"
                 )
 

@@ -3,7 +3,28 @@
 Read in this order: config, iebn, rbn, small, named.
 """
 
-from calibnorm.lab.recipes.config import Precision, Recipe, as_typed, parse_noise
+from calibnorm.lab.recipes.config import (
+    Noise,
+    Precision,
+    Recipe,
+    as_typed,
+    described,
+    named_as_typed,
+    option,
+    parse_noise,
+)
 from calibnorm.lab.recipes.named import RECIPES, recipe, summary
 
-__all__ = ["RECIPES", "Precision", "Recipe", "as_typed", "parse_noise", "recipe", "summary"]
+__all__ = [
+    "RECIPES",
+    "Noise",
+    "Precision",
+    "Recipe",
+    "as_typed",
+    "described",
+    "named_as_typed",
+    "option",
+    "parse_noise",
+    "recipe",
+    "summary",
+]

@@ -5,13 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from calibnorm.lab.errors import UsageError
 
 Precision = Literal["float32", "bfloat16", "float16"]
+Noise = tuple[float, float] | None
+"""N_a and N_b of a constant noise attack, or none."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Recipe:
     """Passes over the training images."""
     norm: str = "bn"
     """Normalization, options behind a colon: iebn, bn:gamma_init=0.269, rbn:scale_stat=std."""
-    noise: tuple[float, float] | None = None
+    noise: Noise = None
     """Constant noise attack N_a,N_b: standardized features x become N_a * x + N_b in every BatchNorm."""
     noise_in: Literal["always", "train"] = "always"
     """Whether the attack stays on at test time; the paper does not say."""
@@ -166,21 +171,41 @@ def option(name: str) -> str:
     return name.replace("_", "-")
 
 
-def as_typed(text: str, recipe: Recipe) -> str:
-    """Return an error's text with the setting that it begins with as the command line writes it.
+@contextmanager
+def named_as_typed(recipe: Recipe, **options: str) -> Iterator[None]:
+    """Name a recipe's settings in a block's errors as the command line writes them.
 
     The functions of models and data name their own arguments; a mixed set's name is an argument "data" there, too.
 
+    Args:
+        recipe: What the block works on.
+        **options: By setting, its option where that has another name.
+
+    Raises:
+        UsageError: In place of the block's.
+    """
+    try:
+        yield
+    except UsageError as error:
+        error.args = (as_typed(str(error), recipe, **options),)
+        raise
+
+
+def as_typed(text: str, recipe: Recipe, **options: str) -> str:
+    """Return an error's text with the setting that it begins with as the command line writes it; see `named_as_typed`.
+
     >>> as_typed("image_size=5: digits has 8 pixels a side", Recipe("resnet11", "digits", 1))
     '--image-size 5: digits has 8 pixels a side'
+    >>> as_typed("norm xbn: is not known", Recipe("resnet11", "digits", 1), norm="norms")
+    '--norms xbn: is not known'
     """
     if recipe.mix is not None and (found := re.match(rf"(data=)?{re.escape(recipe.mix)}: ", text)):
         return f"--mix {recipe.mix}: {text[found.end() :]}"
     names = "|".join(f.name for f in dataclasses.fields(Recipe))
-    return re.sub(rf"^({names})[ =]", lambda found: f"--{option(found[1])} ", text)
+    return re.sub(rf"^({names})[ =]", lambda found: f"--{option(options.get(found[1], found[1]))} ", text)
 
 
-def parse_noise(text: str) -> tuple[float, float] | None:
+def parse_noise(text: str) -> Noise:
     """Return the noise attack that a text means, None for "none".
 
     Raises:
@@ -224,13 +249,25 @@ def fits(value: object, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
-def described(hint: Any) -> str:
-    """Return a field's type in words."""
+def described(hint: Any, nothing: str = "null") -> str:
+    """Return a field's type in words.
+
+    Args:
+        hint: The type.
+        nothing: How None is written.
+
+    >>> described(float | None), described(tuple[Literal["bn", "iebn"], ...])
+    ('a number or null', 'one or more of bn, iebn')
+    """
     origin, args = get_origin(hint), get_args(hint)
     if origin is UnionType:
-        return " or ".join(map(described, args))
+        return " or ".join(described(arg, nothing) for arg in args)
     if origin is Literal:
         return " or ".join(map(str, args))
+    if origin is tuple and get_origin(args[0]) is Literal:
+        return f"one or more of {', '.join(get_args(args[0]))}"
     if origin is tuple:
-        return "whole numbers" if args[-1] is ... else "two numbers"
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(hint, "null")
+        several = "one or more texts" if args[0] is str else "whole numbers"
+        return several if args[-1] is ... else "two numbers"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
+    return words.get(hint, nothing)

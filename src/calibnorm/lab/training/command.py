@@ -6,7 +6,6 @@ Importing this must stay quick: Lightning is imported when a run begins, not for
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from calibnorm.lab.arguments import parsed
 from calibnorm.lab.errors import RunFailed, Stopped, UsageError
-from calibnorm.lab.recipes import RECIPES, Recipe, as_typed, parse_noise, recipe, summary
+from calibnorm.lab.naming import check_name, slug
+from calibnorm.lab.recipes import RECIPES, Recipe, as_typed, named_as_typed, recipe, summary
 
 if TYPE_CHECKING:
     from calibnorm.lab.training.watching import Watcher
@@ -69,8 +70,8 @@ class RunOptions:
             raise UsageError(f"--workers {self.workers}: must be 0 or more")
         if self.out is not None and self.name is not None:
             raise UsageError("--name: give it or --out, not both")
-        if self.name is not None and not re.fullmatch(r"\w[\w.,=+-]*", self.name, re.ASCII):
-            raise UsageError(f"--name {self.name}: must be letters, digits and _ . , = + - alone; --out takes a path")
+        if self.name is not None:
+            check_name(self.name)
 
 
 @dataclass(frozen=True)
@@ -96,15 +97,20 @@ def main(args: Sequence[str]) -> int:
     if not name or name.startswith("-"):
         call = " ".join(["train", name]).strip()
         raise UsageError(f"{call}: a recipe comes first, such as {PROGRAM} digits-tiny ({PROGRAM} --list)")
-    command = tyro.cli(
-        _Command,
-        prog=f"{PROGRAM} {name}",
-        description=summary(name) if name in RECIPES else "",
-        default=_Command(recipe(name), RunOptions()),
-        args=joined_noise(rest),
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
-    folder = command.options.out or Path("runs") / name / (command.options.name or run_name(command.recipe))
+    try:
+        command = parsed(
+            _Command,
+            prog=f"{PROGRAM} {name}",
+            description=summary(name) if name in RECIPES else "",
+            default=_Command(recipe(name), RunOptions()),
+            args=rest,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+        folder = command.options.out or Path("runs") / name / (command.options.name or run_name(command.recipe))
+    except UsageError:
+        if not first_process():  # all have the same words, and process 0 says it
+            return 2
+        raise
     try:
         return run(command.recipe, folder, command.options)
     except (UsageError, RunFailed, Stopped) as error:
@@ -127,30 +133,6 @@ def said(error: Exception, command: _Command, folder: Path) -> str:
         text = text.replace(f"--out {folder}: ", f"{folder}: ")
         text = text.replace("choose another folder", "choose another folder with --name or --out")
     return text
-
-
-def joined_noise(args: Sequence[str]) -> list[str]:
-    """Return the arguments with a noise of `compare`'s form, 0.5,0.2, as two numbers, which is train's own.
-
-    Raises:
-        UsageError: What follows --noise is no noise.
-
-    >>> joined_noise(["--noise", "0.5,-0.2", "--seed", "1"])
-    ['--noise', '0.5', '-0.2', '--seed', '1']
-    """
-    rest, found = list(args), []
-    while rest:
-        word = rest.pop(0)
-        name, equals, value = word.partition("=")
-        if name != "--noise":
-            found.append(word)
-            continue
-        values = [value] if equals else []
-        while rest and not re.match(r"--?[A-Za-z]", rest[0]) and not equals:
-            values.append(rest.pop(0))
-        noise = parse_noise(",".join(values))
-        found += [name, *(["None"] if noise is None else map(str, noise))]
-    return found
 
 
 def status(error: UsageError | RunFailed | Stopped) -> int:
@@ -227,11 +209,8 @@ def run_name(settings: Recipe) -> str:
     """
     from calibnorm.lab.models import parse_norm
 
-    try:
-        text = str(parse_norm(settings.norm))
-    except UsageError as error:
-        raise UsageError(as_typed(str(error), settings)) from error
-    norm = re.sub(r"[^\w.,=+-]", "", text.replace(":", "-"), flags=re.ASCII)
+    with named_as_typed(settings):
+        norm = slug(str(parse_norm(settings.norm)), "-")
     noise = "" if settings.noise is None else "-noise{:g},{:g}".format(*settings.noise)
     return f"{norm}{noise}-seed{settings.seed}"
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from calibnorm.lab import data
-from calibnorm.lab.errors import Stopped, UsageError
-from calibnorm.lab.experiments.checks import check, reader
+from calibnorm.lab.errors import UsageError
+from calibnorm.lab.experiments.checks import reader
 from calibnorm.lab.experiments.config import TableConfig
-from calibnorm.lab.experiments.grid import Cell, Grid, check_folder, read_note, slug, write_note
-from calibnorm.lab.experiments.progress import complaints, stopped, train_grid
-from calibnorm.lab.experiments.summary import summarize
+from calibnorm.lab.experiments.grid import Cell, Grid, check_folder, read_note
+from calibnorm.lab.experiments.running import carry_out
+from calibnorm.lab.experiments.summary import Line
 from calibnorm.lab.experiments.tables import definitions, scales
 from calibnorm.lab.experiments.tables.definitions import Table
 from calibnorm.lab.experiments.tables.report import TableReport, absent
+from calibnorm.lab.naming import slug
 
 COMMAND = "calibnorm table"
 
@@ -35,31 +35,15 @@ def run(config: TableConfig, console: Console | None = None) -> int:
     Raises:
         UsageError: Data are missing, or the folder cannot be used; nothing has been trained then.
     """
-    console, start = console or Console(), time.perf_counter()
     table = definitions.table(config.table)
     read = reader()
     grid, left_out = plan(table, config, read)
-    check((cell.recipe for cell in grid.cells), config.data_root, config.accelerator, read)
-    del read  # the sets that it holds
-    for sentence in absent(left_out):
-        console.print(sentence, style="yellow", highlight=False)
-    write_note(grid.root, {"command": COMMAND, "table": table.name, "scale": config.scale})
-    try:
-        failed = train_grid(grid, config, console)
-    except Stopped as stop:
-        return stopped(grid, stop.number)
-    report = TableReport(
-        table,
-        config.scale,
-        grid,
-        summarize(grid, failed),
-        left_out,
-        complaints(grid, failed),
-        time.perf_counter() - start,
-    )
-    report.write()
-    report.show(console)
-    return 1 if report.complaints else 0
+    note = {"command": COMMAND, "table": table.name, "scale": config.scale}
+
+    def report(lines: Sequence[Line], complaints: Sequence[str], seconds: float) -> TableReport:
+        return TableReport(table, config.scale, grid, lines, left_out, complaints, seconds)
+
+    return carry_out(grid, config, note, report, console, warnings=absent(left_out), read=read)
 
 
 def plan(

@@ -1,0 +1,129 @@
+"""Wrong words on the command line: exit status 2 and one line with what was typed and what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from calibnorm.lab import arguments, cli
+from calibnorm.lab.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Some."""
+
+    batch_size: int = 3
+    rate: float | None = 0.5
+    schedule: Literal["step", "cosine"] = "step"
+    folder: Path = Path("here")
+    names: tuple[str, ...] = ("a",)
+    several: tuple[int, ...] = ()
+    pair: tuple[float, float] = (0.0, 1.0)
+    fast: bool = False
+
+
+def read(*words: str) -> Settings:
+    return arguments.parsed(Settings, words, prog="program")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--batch-size x", "--batch-size x: must be a whole number"),
+        ("--batch_size=x", "--batch_size x: must be a whole number"),
+        ("--batch-size 1.5 --rate 3", "--batch-size 1.5: must be a whole number"),
+        ("--batch-size", "--batch-size: a value is missing; must be a whole number"),
+        ("--batch-size --rate 3", "--batch-size: a value is missing; must be a whole number"),
+        ("--rate high", "--rate high: must be a number or none"),
+        ("--schedule cosin", "--schedule cosin: must be step or cosine; did you mean cosine?"),
+        ("--schedule zzz", "--schedule zzz: must be step or cosine"),
+        ("--folder", "--folder: a value is missing; must be a path"),
+        ("--names", "--names: a value is missing; must be one or more texts"),
+        ("--several 3 x -1", "--several 3 x -1: must be whole numbers"),
+        ("--pair 0.5", "--pair 0.5: must be two numbers"),
+        ("--fast yes", "--fast yes: takes no value"),
+        ("--no-fast yes", "--no-fast yes: takes no value"),
+        ("--batchsize 3", "--batchsize 3: is not known; did you mean --batch-size? (program --help)"),
+        ("--batch=3", "--batch 3: is not known; did you mean --batch-size? (program --help)"),
+        ("--zzz", "--zzz: is not known (program --help)"),
+        ("--rate 3 --batch-size 4 5", "5: belongs to no option (program --help)"),
+        (f"--{'long' * 40} 3", f"--{'long' * 40} 3: is not known (program --help)"),
+        (f"--rate {'long' * 40}", f"--rate {'long' * 40}: must be a number or none"),
+    ],
+)
+@pytest.mark.parametrize("columns", ["30", "200"])
+def test_what_is_wrong_is_one_line(
+    words: str, said: str, columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(UsageError) as caught:
+        read(*words.split())
+    assert str(caught.value) == said
+    assert capsys.readouterr() == ("", "")
+
+
+def test_right_words() -> None:
+    assert read() == Settings()
+    words = "--batch_size -4 --rate None --schedule cosine --names x y --several --pair -1 2 --fast"
+    assert read(*words.split()) == Settings(-4, None, "cosine", Path("here"), ("x", "y"), (), (-1.0, 2.0), True)
+    assert read("--rate", "none") == Settings(rate=None)
+
+
+def test_help_is_tyros(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        read("--help")
+    assert stop.value.code == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("usage: program [-h] [OPTIONS]")
+    assert "--rate FLOAT|none" in said.out
+    assert said.err == ""
+
+
+def test_what_tyro_may_say_one_day_is_a_line_still() -> None:
+    """Words of no version that is known: as they are, or with the option that is in them."""
+    line: Callable[..., str] = arguments.line
+    known: dict[str, Any] = {"--rate": float, "--rate-in": str}
+    assert line("Something new", ["--rate", "3"], known, "program") == "Something new (program --help)"
+    assert line("No --rate-in like that", ["--rate-in", "3"], known, "program") == "--rate-in 3: must be a text"
+    assert line("Unrecognized options: what", [], known, "program") == "what: is not known (program --help)"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("demo --epcohs 3", "--epcohs 3: is not known; did you mean --epochs? (calibnorm demo --help)"),
+        ("demo --epochs many", "--epochs many: must be a whole number"),
+        ("demo --norms layer", "--norms layer: must be one or more of bn, iebn, rbn, bn-gate"),
+        ("demo --noise 0.5", "--noise 0.5: must be two numbers"),
+        ("demo --quick yes", "--quick yes: takes no value"),
+        ("train digits-tiny --precision half", "--precision half: must be float32 or bfloat16 or float16"),
+        ("train digits-tiny --batch-size", "--batch-size: a value is missing; must be a whole number"),
+        ("train digits-tiny --ema x", "--ema x: must be a number or none"),
+        ("train digits-tiny --nesterov maybe", "--nesterov maybe: takes no value"),
+        (
+            "compare digits-tiny --normz bn",
+            "--normz bn: is not known; did you mean --norms? (calibnorm compare --help)",
+        ),
+        ("compare digits-tiny --epochs many", "--epochs many: must be a whole number"),
+        ("compare digits-tiny --schedule linear", "--schedule linear: must be step or cosine"),
+        ("compare digits-tiny --nesterov maybe", "--nesterov maybe: must be true or false"),
+        ("compare digits-tiny --milestones 3 x", "--milestones 3 x: must be whole numbers"),
+        ("compare digits-tiny more", "more: belongs to no option (calibnorm compare --help)"),
+        ("table iebn-2 --scale huge", "--scale huge: must be tiny or small or paper"),
+        ("table iebn-2 --job 3", "--job 3: is not known; did you mean --jobs? (calibnorm table --help)"),
+        ("table iebn-2 --seeds", "--seeds: a value is missing; must be a whole number or none"),
+        ("dmeo", "dmeo: is not known; choose from demo (calibnorm --help)"),
+        (
+            "--frobnicate",
+            "--frobnicate: is not known; choose from demo, bench, train, compare, table (calibnorm --help)",
+        ),
+    ],
+)
+def test_every_command_says_it_in_a_line(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words.split()) == 2
+    assert capsys.readouterr() == ("", f"calibnorm: {said}\n")
