@@ -59,13 +59,17 @@ def plan(config: CompareConfig, recipe: Recipe) -> Grid:
     norms = [str(models.parse_norm(text)) for text in config.norms]
     if twice := [norm for number, norm in enumerate(norms) if norm in norms[:number]]:
         raise UsageError(f"--norms {' '.join(config.norms)}: {twice[0]} is there twice; name each once")
+    named = {None: norms[0], **dict(zip(norms, norms, strict=True)), **dict(zip(config.norms, norms, strict=True))}
+    if config.baseline not in named:
+        raise UsageError(f"--baseline {config.baseline}: choose one of --norms {' '.join(norms)}")
+    baseline = named[config.baseline]
     root = config.out / check_name(config.name or config.recipe)
     cells = [
         Cell(condition, norm, replace(of, norm=norm), Path(slug(condition), slug(norm)))
         for condition, of in conditions(recipe, config.noise or ("none",))
         for norm in norms
     ]
-    grid = Grid(root, cells, range(config.seeds), {cell.row: norms[0] for cell in cells})
+    grid = Grid(root, cells, range(config.seeds), {cell.row: baseline for cell in cells})
     check_root(root, recipe)
     check_folder(grid)
     return grid
@@ -117,7 +121,7 @@ class Report:
     @property
     def baseline(self) -> str:
         """The norm that the others are compared with."""
-        return self.grid.columns()[0]
+        return self.grid.baseline[self.grid.rows[0]]
 
     @property
     def header(self) -> list[str]:
@@ -233,6 +237,7 @@ class Report:
         """Return a command that makes this comparison."""
         c = self.config
         words = [COMMAND, c.recipe, "--norms", *(f"'{n}'" if "(" in n else n for n in self.grid.columns())]
+        words += [f"--baseline {self.baseline}"] if self.baseline != self.grid.columns()[0] else []
         words += [f"--noise {text}" for text in c.noise]
         words += [f"--seeds {c.seeds}"] + ([f"--name {c.name}"] if c.name else [])
         words += [f"--{option(name)} {said(value)}" for name, value in c.override.items()]

@@ -107,7 +107,9 @@ class CompareConfig(Common):
     recipe: tyro.conf.Positional[str] = "digits-tiny"
     """Recipe that all runs share; `calibnorm train --list` lists them."""
     norms: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NORM ...")] = ("bn", "se", "iebn", "rbn")
-    """What to compare, options behind a colon: bn:gamma_init=0.269. The others are compared with the first."""
+    """What to compare, options behind a colon: bn:gamma_init=0.269."""
+    baseline: Annotated[str | None, tyro.conf.arg(metavar="NORM")] = None
+    """The norm, one of --norms, that the others are compared with; the first by default."""
     noise: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="none|N_a,N_b")] = ()
     """A condition: none, or a constant noise attack such as 0.5,0.2. Once for each; without it, none alone."""
     seeds: int = 3
