@@ -119,7 +119,7 @@ def hold_scale(network: nn.Module) -> bool:
         n_a, n_b = layer.noise if layer.noise is not None and layer.noise_in == "always" else (1.0, 0.0)
         average = n_b if layer.method.scale_stat.endswith("mean") else abs(n_a)
         gates = layer.gates()
-        gates["scale_bias"] += average * gates["scale_weight"]
+        gates["scale_bias"].add_(average * gates["scale_weight"])
         gates["scale_weight"].zero_()
     return any("center_weight" in layer.gates() for layer in layers)
 
