@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,17 +143,18 @@ def test_the_command_in_the_report_makes_it_again(
     assert "12 of 12 runs are there already" in capsys.readouterr().out
 
 
-def test_another_baseline_for_the_same_runs(done: Done, capsys: pytest.CaptureFixture[str]) -> None:
-    norms = ["--norms", "bn", "rbn", "bn:gamma_init=1e+30"]
-    args = [*TINY, *norms, "--noise", "none", "--seeds", "2", "--name", "first", "--out", str(done.root.parent)]
-    accuracies = {(r["column"], r["seed"]): r["test_accuracy"] for r in done.read("results.csv") if r["row"] == "clean"}
-    assert main("digits-tiny", *args, "--baseline", "rbn") == 1
+def test_another_baseline_for_the_same_runs(done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    again = Done(tmp_path / "first", 1, "")
+    shutil.copytree(done.root, again.root)
+    args = [*TINY, "--norms", *NORMS, "--noise", "none", "--seeds", "2", "--name", "first", "--out", str(tmp_path)]
+    assert main("digits-tiny", *args, "--baseline", NORMS[2]) == 1
     assert "6 of 6 runs are there already" in capsys.readouterr().out
-    lines = {line["column"]: line for line in done.read("summary.csv")}
-    expected = mean(float(accuracies["bn", seed]) - float(accuracies["rbn", seed]) for seed in "01")
+    accuracies = {(r["column"], r["seed"]): float(r["test_accuracy"] or "nan") for r in again.read("results.csv")}
+    lines = {line["column"]: line for line in again.read("summary.csv")}
+    expected = mean(accuracies["bn", seed] - accuracies[NORMS[2], seed] for seed in "01")
     assert float(lines["bn"]["difference"]) == pytest.approx(expected, abs=1e-3)
-    assert lines["rbn"]["difference"] == ""
-    assert "--norms bn rbn bn:gamma_init=1e+30 --baseline rbn" in (done.root / "report.md").read_text(encoding="utf-8")
+    assert lines[NORMS[2]]["difference"] == ""
+    assert f"--baseline '{NORMS[2]}' --noise none" in (again.root / "report.md").read_text(encoding="utf-8")
 
 
 def test_more_of_it_trains_what_is_missing(done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -236,8 +237,9 @@ class Report:
     def command_line(self) -> str:
         """Return a command that makes this comparison."""
         c = self.config
-        words = [COMMAND, c.recipe, "--norms", *(f"'{n}'" if "(" in n else n for n in self.grid.columns())]
-        words += [f"--baseline {self.baseline}"] if self.baseline != self.grid.columns()[0] else []
+        columns = self.grid.columns()
+        words = [COMMAND, c.recipe, "--norms", *map(shlex.quote, columns)]
+        words += [f"--baseline {shlex.quote(self.baseline)}"] if self.baseline != columns[0] else []
         words += [f"--noise {text}" for text in c.noise]
         words += [f"--seeds {c.seeds}"] + ([f"--name {c.name}"] if c.name else [])
         words += [f"--{option(name)} {said(value)}" for name, value in c.override.items()]
