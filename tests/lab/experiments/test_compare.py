@@ -217,7 +217,7 @@ def test_wrong_input_is_named_in_a_line_before_training(
 
 @pytest.mark.parametrize("spelling", ["none", "None"])
 def test_a_recipes_setting_goes_back_to_none(spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    had = {"clip_norm": 1.0, "ema": 0.9, "train_images": 64, "image_size": 4, "mix": "mnist", "weight_decay": 0.5}
+    had = {"clip_norm": 1.0, "ema": 0.9, "train_images": 640, "image_size": 4, "mix": "mnist", "weight_decay": 0.5}
     monkeypatch.setitem(RECIPES, "digits-tiny", replace(RECIPES["digits-tiny"], **had))
     planned: list[Grid] = []
 
@@ -232,7 +232,7 @@ def test_a_recipes_setting_goes_back_to_none(spelling: str, tmp_path: Path, monk
     recipes = [grid.cells[0].recipe for grid in planned]
     assert [(r.clip_norm, r.ema, r.train_images, r.image_size, r.mix, r.weight_decay) for r in recipes] == [
         (None, None, None, None, None, 0.5),
-        (1.0, 0.9, 64, 4, "mnist", 0.5),
+        (1.0, 0.9, 640, 4, "mnist", 0.5),
     ]
 
 
@@ -240,7 +240,15 @@ def test_the_reports_command_says_what_went_back_to_none(tmp_path: Path) -> None
     config = CompareConfig(override={"clip_norm": None, "nesterov": True, "milestones": (1, 2)}, out=tmp_path)
     grid = compare.plan(config, RECIPES["digits-tiny"])
     words = compare.Report(config, RECIPES["digits-tiny"], grid, [], [], 0.0).command_line().split()
-    assert words[words.index("--clip-norm") :] == "--clip-norm none --nesterov True --milestones 1 2".split()
+    assert words[words.index("--clip-norm") :] == [
+        "--clip-norm",
+        "none",
+        "--nesterov",
+        "True",
+        "--milestones",
+        "1",
+        "2",
+    ]
 
 
 def test_a_file_or_another_folder_in_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
