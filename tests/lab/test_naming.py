@@ -35,7 +35,7 @@ def test_names_that_are() -> None:
         ("bn:gamma_init=0.269", "bn_gamma_init=0.269", "bn-gamma_init=0.269-seed0"),
         ("iebn:init=(0,1)", "iebn_init=0,1", "iebn-init=0,1-seed0"),
         ("rbn:over=gn(groups=8)", "rbn_over=gngroups=8", "rbn-over=gngroups=8-seed0"),
-        ("se:skip=none", "se_skip=none", "se-skip=none-seed0"),
+        ("iebn:init=(1e-05,-1)", "iebn_init=1e-05,-1", "iebn-init=1e-05,-1-seed0"),
     ],
 )
 def test_a_norms_folders_in_a_comparison_and_by_itself(norm: str, compared: str, trained: str) -> None:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import is_dataclass
+from itertools import dropwhile, takewhile
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -57,11 +58,14 @@ def parsed(target: Callable[..., T], args: Sequence[str], *, prog: str, **option
 
 
 def first_paragraph(box: str) -> str:
-    """Return what a box of tyro's says first, as one line; what follows is help."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    rows = [row.strip("│| ") for row in plain.splitlines()[1:]]
-    ends = [number for number, row in enumerate(rows) if not re.search(r"\w", row)]
-    return " ".join(rows[: ends[0] if ends else None])
+    """Return what a box of tyro's says first, below its title, as one line; what follows is help.
+
+    Its frame is of lines, or of blanks and hyphens where the output cannot show lines.
+    """
+    rows = [row.strip("│| ") for row in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
+    titles = [number for number, row in enumerate(rows) if re.search(r"\w", row)][:1]
+    below = dropwhile(lambda row: not re.search(r"\w", row), rows[titles[0] + 1 :] if titles else [])
+    return " ".join(takewhile(lambda row: re.search(r"\w", row) is not None, below))
 
 
 def line(problem: str, args: Sequence[str], known: Mapping[str, Any], prog: str) -> str:

@@ -166,7 +166,7 @@ def read(words: Sequence[str]) -> Callable[[], Status]:
         return parsed(COMMANDS[name], rest, prog=f"calibnorm {name}", config=MARKERS)
     which, *rest = rest or [""]
     check_word("bench ", which, BENCHES)
-    kind: type[LayerConfig | ModelConfig] = BENCHES[which]
+    kind: Callable[..., LayerConfig | ModelConfig] = BENCHES[which]
     config: LayerConfig | ModelConfig = parsed(kind, rest, prog=f"calibnorm bench {which}", config=MARKERS)
     return bench(config)
 

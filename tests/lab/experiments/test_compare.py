@@ -237,7 +237,7 @@ def test_wrong_input_is_named_in_a_line_before_training(
 
 @pytest.mark.parametrize("spelling", ["none", "None"])
 def test_a_recipes_setting_goes_back_to_none(spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    had = {"clip_norm": 1.0, "ema": 0.9, "train_images": 64, "image_size": 4, "mix": "mnist", "weight_decay": 0.5}
+    had = {"clip_norm": 1.0, "ema": 0.9, "train_images": 640, "image_size": 4, "mix": "mnist", "weight_decay": 0.5}
     monkeypatch.setitem(RECIPES, "digits-tiny", replace(RECIPES["digits-tiny"], **had))
     planned: list[Grid] = []
 
@@ -252,7 +252,7 @@ def test_a_recipes_setting_goes_back_to_none(spelling: str, tmp_path: Path, monk
     recipes = [grid.cells[0].recipe for grid in planned]
     assert [(r.clip_norm, r.ema, r.train_images, r.image_size, r.mix, r.weight_decay) for r in recipes] == [
         (None, None, None, None, None, 0.5),
-        (1.0, 0.9, 64, 4, "mnist", 0.5),
+        (1.0, 0.9, 640, 4, "mnist", 0.5),
     ]
 
 
