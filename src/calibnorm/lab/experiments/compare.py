@@ -60,7 +60,8 @@ def plan(config: CompareConfig, recipe: Recipe) -> Grid:
     norms = [str(models.parse_norm(text)) for text in config.norms]
     if twice := [norm for number, norm in enumerate(norms) if norm in norms[:number]]:
         raise UsageError(f"--norms {' '.join(config.norms)}: {twice[0]} is there twice; name each once")
-    named = {None: norms[0], **dict(zip(norms, norms, strict=True)), **dict(zip(config.norms, norms, strict=True))}
+    named: dict[str | None, str] = {None: norms[0]}
+    named |= {text: norm for norm, typed in zip(norms, config.norms, strict=True) for text in (norm, typed)}
     if config.baseline not in named:
         raise UsageError(f"--baseline {config.baseline}: choose one of --norms {' '.join(norms)}")
     baseline = named[config.baseline]
