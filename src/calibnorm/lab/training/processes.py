@@ -32,7 +32,7 @@ class Machine:
     Args:
         accelerator: "auto" is a GPU where there is one.
         devices: Processes on this machine, one a device; under torchrun what torchrun says, else 1 by default.
-        num_nodes: Machines; under torchrun what torchrun says, else 1 by default, and more with srun alone.
+        num_nodes: Machines; under torchrun what torchrun says, else 1 by default; several need it or srun.
     """
 
     accelerator: Accelerator = "auto"

@@ -61,7 +61,7 @@ def train(
         devices: Processes on this machine; more than one only from a command line that they can run again, or torchrun.
         num_nodes: Machines, with torchrun.
         override: Settings that may differ from those of the run in the folder.
-        workers: Processes that read a folder set's pictures, for each feed; one a core by default, at most 8.
+        workers: Processes that read a folder set's pictures, for each feed; by default a part of the cores, at most 8.
         checkpoint_minutes: Between two checkpoints inside an epoch; there is one after each epoch anyway.
         watcher: Sees what happens; nothing is shown by default.
         stop: Asked after each step for the number of a signal that ends the run, 0 for none; the run then saves.
