@@ -33,10 +33,12 @@ class Settings:
     Args:
         data_root: Where data sets lie.
         accelerator: "auto", "cpu" or "cuda".
+        sharing: Workers on this machine, which divide its cores to read folder sets.
     """
 
     data_root: Path
     accelerator: Accelerator = "auto"
+    sharing: int = 1
 
 
 def work(pipe: Connection, settings: Settings, gpu: str | None) -> None:
@@ -87,7 +89,7 @@ def trained(run: Run, settings: Settings) -> Outcome:
         Stopped: By a signal; its checkpoint is written.
     """
     # Lightning: seconds, which the first run of a process waits for.
-    from calibnorm.lab.training import train
+    from calibnorm.lab.training import inputs, train
     from calibnorm.lab.training.interruption import Interruption
     from calibnorm.lab.training.watching import Lines, Watcher
 
@@ -99,6 +101,7 @@ def trained(run: Run, settings: Settings) -> Outcome:
                 run.folder,
                 data_root=settings.data_root,
                 accelerator=settings.accelerator,
+                workers=inputs.readers(settings.sharing),
                 watcher=watcher,
                 stop=stop,
             )

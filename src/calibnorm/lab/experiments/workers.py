@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -120,8 +121,10 @@ def train_in_workers(
     tried: dict[Path, float] = {}  # when a run was last found in another command's hands
     gpus = visible_gpus(settings.accelerator)
     workers: list[Worker] = []
+    jobs = min(jobs, len(todo))
+    settings = replace(settings, sharing=max(1, jobs))
     try:
-        workers += [Worker(settings, gpus[i % len(gpus)]) for i in range(min(jobs, len(todo)))]
+        workers += [Worker(settings, gpus[i % len(gpus)]) for i in range(jobs)]
         while todo or any(worker.run for worker in workers):
             for number, worker in enumerate(workers):
                 if worker.run is None:

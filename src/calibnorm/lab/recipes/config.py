@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from calibnorm.lab.errors import UsageError
 
-Precision = Literal["float32", "bfloat16", "float16"]
+Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 Noise = tuple[float, float] | None
 """N_a and N_b of a constant noise attack, or none."""
 
@@ -83,7 +83,7 @@ class Recipe:
     ema: float | None = None
     """Decay of an exponential moving average of the weights, which is tested in place of the weights."""
     precision: Precision = "float32"
-    """Arithmetic: bfloat16 and float16 are mixed precision, with float32 weights."""
+    """Arithmetic: bfloat16 and float16 are mixed precision, with float32 weights; tf32 is for convolutions on a GPU."""
     channels_last: bool = False
     """Memory layout of images and weights."""
     compile: bool = False

@@ -1,7 +1,7 @@
 """Training one recipe into one folder, so that it can be killed at any moment and resumed to the same result.
 
-Read in this order: seeds, schedule, state, trainee, loop, checkpoints, folder, running; beside these machine, inputs,
-processes, clock, interruption, watching; command is the command line.
+Read in this order: seeds, schedule, state, average, trainee, loop, checkpoints, folder, running; beside these machine,
+inputs, processes, clock, interruption, watching; command is the command line.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class RunOptions:
     num_nodes: int | None = None
     """Machines, with torchrun on each."""
     workers: int | None = None
-    """Processes that read the pictures of a folder set; one a core by default, at most 8, and 0 reads in this one."""
+    """Processes that read a folder set's pictures, for each of --devices; a part of the cores by default, at most 8."""
     override: tuple[str, ...] = ()
     """Settings that may differ from those of the unfinished run in the folder, such as learning_rate."""
     checkpoint_minutes: float = 10.0

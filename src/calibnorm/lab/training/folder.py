@@ -51,7 +51,7 @@ OVERRIDABLE = frozenset(
 """Settings that may change under way; with others, the checkpoint would be of another network or of other data."""
 
 
-NUMERICAL = ("torch", "backend", "device", "cpu", "processes", "threads")
+NUMERICAL = ("torch", "backend", "device", "cpu", "processes", "threads", "convolutions")
 """What of the environment the last bits of a sum depend on."""
 
 

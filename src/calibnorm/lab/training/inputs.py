@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,11 @@ import torch
 from torch import nn
 
 from calibnorm.lab import data, models
+from calibnorm.lab.data.folders import WORKERS
 from calibnorm.lab.errors import UsageError
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training.machine import Accelerator, check_compiler, check_precision, choose
+from calibnorm.nn import CalibratedNorm
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -70,9 +73,10 @@ def check_machine(recipe: Recipe, accelerator: Accelerator) -> None:
     Raises:
         UsageError: There is no GPU, it or the CPU has not the precision, or torch.compile does not work here.
     """
-    check_precision(choose(accelerator), recipe.precision)
+    kind = choose(accelerator)
+    check_precision(kind, recipe.precision)
     if recipe.compile:
-        check_compiler()
+        check_compiler(kind)
 
 
 def load(recipe: Recipe, data_root: Path, fabric: Fabric, workers: int | None = None) -> Inputs:
@@ -82,13 +86,26 @@ def load(recipe: Recipe, data_root: Path, fabric: Fabric, workers: int | None = 
         recipe: The settings.
         data_root: Where data sets lie.
         fabric: Device and processes.
-        workers: Processes that read pictures, for folder sets.
+        workers: Processes that read pictures, for folder sets; by default this process's part of the cores, at most 8.
 
     Raises:
         UsageError: Images are missing, or the batches cannot be made of them.
     """
+    if workers is None:
+        # Of the strategies for several processes, each has this; that for one process has not.
+        workers = readers(getattr(fabric.strategy, "num_processes", 1))
     place = Place(device=fabric.device, rank=fabric.global_rank, world=fabric.world_size)
     return feeds(recipe, data_root, place, workers)
+
+
+def readers(sharing: int) -> int:
+    """Return how many processes a feed of a folder set gets to read pictures, where so many runs share the machine.
+
+    >>> readers(10_000)
+    1
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    return max(1, min(WORKERS, cores // sharing))
 
 
 class Place(TypedDict):
@@ -156,12 +173,19 @@ def new_network(recipe: Recipe, classes: int, channels: int) -> nn.Module:
     )
 
 
-def try_out(recipe: Recipe, network: nn.Module, inputs: Inputs) -> None:
+def try_out(recipe: Recipe, network: nn.Module, inputs: Inputs, processes: int = 1) -> None:
     """Send a few images through a copy of the network, as training will.
 
     Raises:
-        UsageError: It does not take them, or its scores are not those of the classes.
+        UsageError: It does not take them, its scores are not those of the classes, or its statistics cannot be those of
+            so many processes.
     """
+    ghosts = (m for m in network.modules() if isinstance(m, CalibratedNorm) and m.method.ghost_size is not None)
+    if processes > 1 and recipe.sync_statistics and any(ghosts):
+        raise UsageError(
+            f"--norm {recipe.norm}: ghost batches are small on purpose, and statistics of {processes} processes are "
+            "not; add --no-sync-statistics, and each process has ghost batches of its own"
+        )
     images, labels = next(iter(inputs.test))
     count = min(2, recipe.batch_size, len(images))
     shape = " x ".join(map(str, images.shape[1:]))

@@ -20,7 +20,7 @@ from calibnorm.lab.training.clock import Timing, make_clock
 from calibnorm.lab.training.inputs import Inputs
 from calibnorm.lab.training.processes import largest, summed
 from calibnorm.lab.training.schedule import learning_rate
-from calibnorm.lab.training.seeds import derive
+from calibnorm.lab.training.seeds import step_seed
 from calibnorm.lab.training.state import LossWatch, Progress, Row, Sums, cross_entropy
 from calibnorm.lab.training.trainee import Trainee
 from calibnorm.lab.training.watching import Watcher
@@ -110,7 +110,7 @@ class Run:
                 return
             clock.mark()
             images, labels = batch
-            torch.manual_seed(derive(recipe.seed, "step", progress.step))
+            torch.manual_seed(step_seed(recipe.seed, progress.step, self.fabric.global_rank))
             trainee.set_rate(learning_rate(recipe, progress.step, batches))
             loss, logits = trainee.step(images, labels, clock)
             self.sums.add(loss, logits, labels)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 
@@ -35,16 +38,54 @@ def check_precision(kind: Kind, precision: Precision) -> None:
         raise UsageError("--precision float16: needs a GPU; on a CPU use bfloat16 or float32")
     if kind == "cuda" and precision == "bfloat16" and not torch.cuda.is_bf16_supported():
         raise UsageError("--precision bfloat16: this GPU has no such arithmetic; use float16 or float32")
+    if precision == "tf32" and not (kind == "cuda" and torch.cuda.is_tf32_supported()):
+        raise UsageError("--precision tf32: needs a GPU with such arithmetic; use float32")
 
 
-def check_compiler() -> None:
-    """Compile something small: seconds, where a whole network takes minutes to find out.
+@contextmanager
+def convolutions(device: torch.device, precision: Precision) -> Iterator[None]:
+    """Let cuDNN compute float32 convolutions in float32 while a run goes on, or in TF32 where that is the precision.
+
+    torch's own default is TF32 (10 bits of mantissa for the factors), on the GPUs that have it, whatever one asks for;
+    its matrix products are in float32 anyway.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    cudnn: Any = torch.backends.cudnn
+    wanted = "tf32" if precision == "tf32" else "ieee"
+    before = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
+    _set_cudnn(wanted, wanted)
+    try:
+        yield
+    finally:
+        _set_cudnn(*before)
+
+
+def float32_convolutions(device: torch.device) -> str | None:
+    """Return how float32 convolutions are computed now, for environment.json: "ieee" or "tf32"; None on a CPU."""
+    cudnn: Any = torch.backends.cudnn
+    return str(cudnn.conv.fp32_precision) if device.type == "cuda" else None
+
+
+def _set_cudnn(convolution: str, recurrence: str) -> None:
+    """Set what torch has three names for: the older one cannot even be read where the newer two differ from it."""
+    cudnn: Any = torch.backends.cudnn
+    cudnn.allow_tf32 = convolution == "tf32"
+    cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = convolution, recurrence
+
+
+def check_compiler(kind: Kind) -> None:
+    """Compile something small for a device: seconds, where a whole network takes minutes to find out.
 
     Raises:
         UsageError: It does not work here.
     """
+    device = torch.device("cpu")
+    if kind == "cuda":  # each process on its own: on the first GPU all of them would take memory
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     try:
-        torch.compile(lambda x: (x + 1).sin())(torch.ones(8))
+        torch.compile(lambda x: (x + 1).sin())(torch.ones(8, device=device))
     except Exception as error:  # whatever the compiler's many parts raise
         reason = str(error).strip().splitlines()[0]
         raise UsageError(f"--compile: torch.compile does not work here: {reason}") from error

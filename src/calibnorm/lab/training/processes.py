@@ -7,17 +7,20 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from calibnorm.lab.errors import RunFailed, UsageError
 from calibnorm.lab.recipes import Precision
-from calibnorm.lab.training.machine import Accelerator, check_precision, choose
+from calibnorm.lab.training.machine import Accelerator, Kind, check_precision, choose
 
 T = TypeVar("T")
 
@@ -29,7 +32,7 @@ class Machine:
     Args:
         accelerator: "auto" is a GPU where there is one.
         devices: Processes on this machine, one a device; under torchrun what torchrun says, else 1 by default.
-        num_nodes: Machines; under torchrun what torchrun says, else 1 by default.
+        num_nodes: Machines; under torchrun what torchrun says, else 1 by default; several need it or srun.
     """
 
     accelerator: Accelerator = "auto"
@@ -38,12 +41,13 @@ class Machine:
 
 
 def start(machine: Machine, precision: Precision) -> Fabric:
-    """Return Fabric with its processes found or, without torchrun, started.
+    """Return Fabric with its processes found, where torchrun or srun started them, or else started.
 
-    Without torchrun the other processes run the same command line again, so only a command may ask for several.
+    Those that it starts run the same command line again, so only a command may ask for several.
 
     Raises:
-        UsageError: There is no such device, there are fewer than asked for, or they have not that precision.
+        UsageError: There is no such device, there are fewer than asked for, they have not that precision, or other
+            processes are there than were asked for.
     """
     kind = choose(machine.accelerator)
     check_precision(kind, precision)
@@ -51,14 +55,23 @@ def start(machine: Machine, precision: Precision) -> Fabric:
     if kind == "cuda" and devices > torch.cuda.device_count():
         raise UsageError(f"--devices {devices}: there are {torch.cuda.device_count()} GPUs here")
     with _quiet():
+        environment = _environment(devices, nodes)
         fabric = Fabric(
             accelerator=kind,
             devices=devices,
             num_nodes=nodes,
             strategy="ddp" if devices * nodes > 1 else "auto",
-            **_arithmetic(kind, precision),
+            # Of the two lists Fabric takes one; left to itself, it finds a Slurm batch job, and starts nobody there.
+            plugins=[environment, *_arithmetic(kind, precision)],
         )
-        fabric.launch()
+        try:
+            fabric.launch()
+        except ValueError as error:  # Slurm's own numbers contradict ours
+            raise UsageError(f"--devices {devices}: {str(error).splitlines()[0]}") from error
+    if isinstance(environment, SLURMEnvironment):  # the command asks there who shall speak
+        os.environ.setdefault("RANK", str(fabric.global_rank))
+    if fabric.world_size != devices * nodes:
+        raise UsageError(f"--devices {devices}: {fabric.world_size} processes train, not {devices * nodes}")
     return fabric
 
 
@@ -77,13 +90,33 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _arithmetic(kind: str, precision: Precision) -> dict[str, Any]:
-    """Return Fabric's keyword for mixed precision; the scaler of float16's gradients is Fabric's."""
-    if precision == "float32":
-        return {"precision": "32-true"}
+def _arithmetic(kind: Kind, precision: Precision) -> list[MixedPrecision]:
+    """Return Fabric's plugin for mixed precision; none is float32. The scaler of float16's gradients is Fabric's."""
     if precision == "bfloat16":
-        return {"precision": "bf16-mixed"}
-    return {"plugins": [MixedPrecision("16-mixed", kind, torch.amp.GradScaler(kind))]}
+        return [MixedPrecision("bf16-mixed", kind)]
+    if precision == "float16":
+        return [MixedPrecision("16-mixed", kind, torch.amp.GradScaler(kind))]
+    return []
+
+
+def _environment(devices: int, nodes: int) -> ClusterEnvironment:
+    """Return what started the processes; with Lightning's own, Fabric starts them."""
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    if devices * nodes > 1 and _tasks() > 1:
+        try:
+            return SLURMEnvironment()
+        except RuntimeError as error:  # without --ntasks-per-node
+            raise UsageError(f"--devices {devices}: {str(error).splitlines()[0]}") from error
+    return LightningEnvironment()
+
+
+def _tasks() -> int:
+    """Return how many processes srun has started, of which this is one; 1 in a batch script by itself.
+
+    SLURM_NTASKS, which Lightning looks at, is also set in a batch script that srun did not start.
+    """
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
 
 
 def _counts(machine: Machine) -> tuple[int, int]:
@@ -91,9 +124,12 @@ def _counts(machine: Machine) -> tuple[int, int]:
         if value is not None and value < 1:
             raise UsageError(f"--{name} {value}: must be at least 1")
     if not TorchElasticEnvironment.detect():
-        if (machine.num_nodes or 1) > 1:
-            raise UsageError(f"--num-nodes {machine.num_nodes}: start the command with torchrun on every machine")
-        return machine.devices or 1, 1
+        devices, nodes, tasks = machine.devices or 1, machine.num_nodes or 1, _tasks()
+        if devices * nodes > 1 and tasks not in (1, devices * nodes):
+            raise UsageError(f"--devices {devices}: srun started {tasks} processes; {devices * nodes} are wanted, or 1")
+        if nodes > 1 and tasks == 1:
+            raise UsageError(f"--num-nodes {nodes}: start the command with torchrun on every machine")
+        return devices, nodes
     local = int(os.environ["LOCAL_WORLD_SIZE"])
     nodes = int(os.environ["WORLD_SIZE"]) // local
     for name, value, told in (("devices", machine.devices, local), ("num-nodes", machine.num_nodes, nodes)):

@@ -22,7 +22,7 @@ from calibnorm.lab.training.checkpoints import Checkpoints, clear, dumped
 from calibnorm.lab.training.clock import Timing
 from calibnorm.lab.training.folder import Result
 from calibnorm.lab.training.loop import Run
-from calibnorm.lab.training.machine import Accelerator
+from calibnorm.lab.training.machine import Accelerator, convolutions, float32_convolutions
 from calibnorm.lab.training.processes import Machine, on_first
 from calibnorm.lab.training.state import Row
 from calibnorm.lab.training.trainee import Trainee, build
@@ -61,7 +61,7 @@ def train(
         devices: Processes on this machine; more than one only from a command line that they can run again, or torchrun.
         num_nodes: Machines, with torchrun.
         override: Settings that may differ from those of the run in the folder.
-        workers: Processes that read a folder set's pictures, for each feed; one a core by default, at most 8.
+        workers: Processes that read a folder set's pictures, for each feed; by default a part of the cores, at most 8.
         checkpoint_minutes: Between two checkpoints inside an epoch; there is one after each epoch anyway.
         watcher: Sees what happens; nothing is shown by default.
         stop: Asked after each step for the number of a signal that ends the run, 0 for none; the run then saves.
@@ -86,7 +86,7 @@ def train(
     def prepared() -> tuple[inputs.Inputs, nn.Module]:
         feeds = inputs.load(recipe, data_root, fabric, workers)
         network = build(recipe, feeds.classes, feeds.channels)
-        inputs.try_out(recipe, network, feeds)
+        inputs.try_out(recipe, network, feeds, fabric.world_size)
         return feeds, network
 
     feeds, network = processes.on_all(fabric, prepared)
@@ -94,6 +94,7 @@ def train(
         stack.callback(watcher.close)
         stack.callback(feeds.close)
         stack.enter_context(_repeatable(fabric.device))
+        stack.enter_context(convolutions(fabric.device, recipe.precision))
         trainee = Trainee(recipe, fabric, network)
         on_first(fabric, lambda: stack.enter_context(folders.locked(folder)))
         files = Files(folder, recipe, fabric, trainee, watcher)
@@ -134,6 +135,7 @@ class Files:
                 "device": _device_name(self.fabric.device),
                 "processes": self.fabric.world_size,
                 "threads": torch.get_num_threads(),
+                "convolutions": float32_convolutions(self.fabric.device),
             }
             changed = folders.note_environment(self.folder, environment)
             if (content := self.checkpoints.load()) is not None and changed:
@@ -158,7 +160,7 @@ class Files:
                 "recipe": self.recipe.to_dict(),
                 "epoch": row.epoch,
                 "test_accuracy": row.test_accuracy,
-                "network": self.trainee.tested.state_dict(),
+                "network": self.trainee.weights(),
             }
             written = dumped(content)
             write_whole(self.folder / folders.LAST, written)

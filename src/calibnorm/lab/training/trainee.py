@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from lightning.fabric import Fabric
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import calibnorm as cn
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training import inputs
+from calibnorm.lab.training.average import Average
 from calibnorm.lab.training.clock import Clock
 from calibnorm.lab.training.seeds import derive
 from calibnorm.lab.training.state import cross_entropy
@@ -39,8 +41,7 @@ class Trainee:
         self.recipe, self.fabric, self.bare = recipe, fabric, bare
         self.parameters = sum(p.numel() for p in bare.parameters())
         self.synchronized = fabric.world_size > 1 and recipe.sync_statistics
-        if self.synchronized and fabric.device.type == "cpu":
-            synchronizable(bare)
+        self._wrapped = synchronizable(bare) if self.synchronized and fabric.device.type == "cpu" else []
         if recipe.channels_last:
             bare.to(memory_format=torch.channels_last)
         groups = cn.param_groups(bare, recipe.weight_decay, decay_gates=recipe.decay_gates)
@@ -51,10 +52,7 @@ class Trainee:
         if self.synchronized:
             # After the wrapping: DDP refuses SyncBatchNorm on a CPU, though ours runs there (docs/distributed.md).
             nn.SyncBatchNorm.convert_sync_batchnorm(bare)  # type: ignore[no-untyped-call]
-        self.average = None
-        if recipe.ema is not None:
-            average = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
-            self.average = AveragedModel(bare, multi_avg_fn=average, use_buffers=True)
+        self.average = None if recipe.ema is None else Average(bare, recipe.ema)
 
     def set_rate(self, rate: float) -> None:
         """Set the learning rate of the next step."""
@@ -77,7 +75,7 @@ class Trainee:
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average is not None:
-            self.average.update_parameters(self.bare)
+            self.average.update()
         return loss.detach(), logits.detach()
 
     def before_tests(self) -> None:
@@ -113,13 +111,21 @@ class Trainee:
         return bool(torch.stack([t.isfinite().all() for t in tensors]).all())  # one wait for the device
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint holds."""
+        """Return what a checkpoint holds, by the names of `build`'s network whatever the number of processes is."""
+        average = self.average
         return {
-            "network": self.bare.state_dict(),
+            "network": unwrapped(self.bare.state_dict(), self._wrapped),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.fabric.strategy.precision.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
+            "average": average
+            and {"updates": average.updates, "network": unwrapped(average.module.state_dict(), self._wrapped)},
         }
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the tested network's state, for `build`'s network on a machine of any kind."""
+        state = unwrapped(self.tested.state_dict(), self._wrapped)
+        state.update({name: value.cpu() for name, value in state.items()})
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to what `state_dict` returned; the optimizer's settings stay those of the recipe."""
@@ -130,12 +136,34 @@ class Trainee:
             group.update(own)
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
         if self.average is not None:
-            self.average.load_state_dict(state["average"])
+            self.average.module.load_state_dict(state["average"]["network"])
+            self.average.updates = state["average"]["updates"]
 
 
-def synchronizable(network: nn.Module) -> None:
-    """Make the plain BatchNorm layers of a network ours: torch's SyncBatchNorm does not run on a CPU."""
-    calibrated = [module for module in network.modules() if isinstance(module, CalibratedNorm)]
-    owned = {id(child) for module in calibrated for child in module.modules()}
+def synchronizable(network: nn.Module) -> list[str]:
+    """Make the plain BatchNorm layers of a network ours: torch's SyncBatchNorm does not run on a CPU.
+
+    Returns:
+        The names of those layers. Their state has other names now, but they also load what they were.
+    """
+    before = {name for name, module in network.named_modules() if isinstance(module, CalibratedNorm)}
+    owned = {id(child) for name in before for child in network.get_submodule(name).modules()}
     if any(isinstance(m, nn.BatchNorm2d) and id(m) not in owned for m in network.modules()):
         cn.convert(network, "bn", where=lambda name, module: id(module) not in owned)
+    after = network.named_modules(remove_duplicate=False)
+    return [name for name, module in after if isinstance(module, CalibratedNorm) and name not in before]
+
+
+def unwrapped(state: dict[str, Any], wrapped: Sequence[str]) -> dict[str, Any]:
+    """Return a network's state by the names from before `synchronizable`, which returned ``wrapped``."""
+    if not wrapped:
+        return state
+    plain = {f"{name}.bn": name for name in wrapped}
+    named: dict[str, Any] = OrderedDict()
+    for name, value in state.items():
+        layer, _, tensor = name.rpartition(".")
+        named[f"{plain.get(layer, layer)}.{tensor}" if layer else tensor] = value
+    versions = state._metadata  # type: ignore[attr-defined]  # of each layer's state, as torch keeps them
+    kept = {plain.get(name, name): version for name, version in versions.items() if name not in wrapped}
+    named._metadata = kept  # type: ignore[attr-defined]
+    return named

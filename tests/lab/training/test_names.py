@@ -1,0 +1,95 @@
+"""A run's weights have the names of its recipe's network, whatever number of processes trained them."""
+
+from __future__ import annotations
+
+import signal
+from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from calibnorm.lab import data
+from calibnorm.lab.errors import UsageError
+from calibnorm.lab.training import inputs
+from calibnorm.lab.training.trainee import Trainee, build, synchronizable, unwrapped
+from lab.training.test_processes import pair
+from lab.training.tiny import STEPS, TINY, Interrupting, run, state
+
+
+@pytest.mark.parametrize("norm", ["bn", "iebn"])  # the shortcuts of "iebn" are plain
+def test_layers_made_synchronizable_save_and_load_by_their_plain_names(norm: str) -> None:
+    recipe = replace(TINY, norm=norm)
+    plain, network = build(recipe, 10, 1), build(recipe, 10, 1)
+    wrapped = synchronizable(network)
+    assert list(network.state_dict()) != list(plain.state_dict())
+    for tensor in network.state_dict().values():
+        tensor += 1
+    saved = unwrapped(network.state_dict(), wrapped)
+    assert list(saved) == list(plain.state_dict())
+    assert saved._metadata.keys() <= plain.state_dict()._metadata.keys()  # type: ignore[attr-defined]
+    plain.load_state_dict(saved)
+    assert all(
+        torch.equal(ours, theirs) for ours, theirs in zip(saved.values(), plain.state_dict().values(), strict=True)
+    )
+    again = build(recipe, 10, 1)
+    wrapped = synchronizable(again)
+    again.load_state_dict(saved)
+    for name, tensor in unwrapped(again.state_dict(), wrapped).items():
+        assert torch.equal(tensor, saved[name]), name
+
+
+def test_one_process_goes_on_where_two_were_and_they_where_one_was(tmp_path: Path) -> None:
+    recipe, folder = replace(TINY, norm="bn", ema=0.5, learning_rate=0.01), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, folder, checkpoint_minutes=0.0, watcher=Interrupting(2))
+    first = state(folder)
+    statuses, said = pair(recipe, folder, (signal.SIGTERM, STEPS))
+    assert statuses == [143, 143], said
+    assert "going on after step" in said[0]
+    second = state(folder)
+    assert list(second["network"]) == list(first["network"]) == list(second["average"]["network"])
+    assert second["progress"]["step"] > STEPS
+    run(recipe, folder)
+    run(recipe, tmp_path / "one")
+    best = torch.load(folder / "last.pt", weights_only=True)["network"]
+    build(recipe, 10, 1).load_state_dict(best)
+    for name, expected in state(tmp_path / "one")["network"].items():
+        torch.testing.assert_close(state(folder)["network"][name], expected, rtol=1e-2, atol=1e-3)
+
+
+def test_ghost_batches_are_refused_where_statistics_are_shared(tmp_path: Path) -> None:
+    recipe = replace(TINY, norm="ghost:size=8", epochs=1)
+    statuses, said = pair(recipe, tmp_path / "run")
+    assert statuses == [2, 2], said
+    assert said[0].startswith("calibnorm: --norm ghost:size=8: ghost batches are small on purpose")
+    assert said[0].count("\n") == 1
+    assert said[1] == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_ghost_batches_are_a_matter_of_each_process() -> None:
+    recipe = replace(TINY, norm="ghost:size=8")
+    digits = data.load("digits", Path())
+    feed = data.test_feed(digits, batch_size=64, device="cpu")
+    network, given = build(recipe, 10, 1), inputs.Inputs(feed, feed)
+    inputs.try_out(recipe, network, given)
+    inputs.try_out(replace(recipe, sync_statistics=False), network, given, 2)
+    with pytest.raises(UsageError, match=r"--norm ghost:size=8: .* add --no-sync-statistics"):
+        inputs.try_out(recipe, network, given, 2)
+
+
+def test_weights_are_saved_as_a_machine_without_a_gpu_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = torch.ones(2)
+    there: Any = OrderedDict(weight=SimpleNamespace(cpu=lambda: here))
+    trainee: Any = SimpleNamespace(tested=SimpleNamespace(state_dict=lambda: there), _wrapped=[])
+    assert Trainee.weights(trainee) == {"weight": here}
+    monkeypatch.setattr(Trainee, "weights", lambda self: {"weight": here})
+    run(replace(TINY, epochs=1), tmp_path / "run")
+    for name in ("best.pt", "last.pt"):
+        assert list(torch.load(tmp_path / "run" / name, weights_only=True)["network"]) == ["weight"]
