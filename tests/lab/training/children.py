@@ -261,26 +261,32 @@ def rank_with_slow_steps(number: int, world: int, port: int, args: list[str], ki
         return rank(number, world, port, args, kill)
 
 
-def rank_that_waits(number: int, world: int, port: int, args: list[str], kill: tuple[int, int] | None) -> int:
-    """As `rank`; the first process fails in its third step, and the second waits there, deaf, as in NCCL.
+def rank_that_waits(number: int, *arguments: Any) -> int:
+    """As `rank`; the first process fails in its third step, and the second waits there, deaf, as in NCCL."""
+    return _waiting(number, arguments, fails=number == 0)
 
-    With a signal it goes to the second, and the first waits, too.
-    """
+
+def rank_deaf_to_a_signal(number: int, *arguments: Any) -> int:
+    """As `rank`; the second process gets SIGTERM in its third step, and waits there, deaf, as in NCCL."""
+    return _waiting(number, arguments, fails=False)
+
+
+def _waiting(number: int, arguments: tuple[Any, ...], fails: bool) -> int:
     from calibnorm.lab.errors import UsageError
     from calibnorm.lab.training import guard, trainee
 
     step, count = trainee.Trainee.step, 0
 
-    def stepped(self: trainee.Trainee, *arguments: Any) -> Any:
+    def stepped(self: trainee.Trainee, *batch: Any) -> Any:
         nonlocal count
         count += 1
-        if count == 3 and number == 1:
-            if kill is not None:
-                os.kill(os.getpid(), kill[0])
-            time.sleep(10 * PATIENCE)
-        if count == 3 and kill is None:
+        if count == 3 and fails:
             raise UsageError("a picture cannot be read")
-        return step(self, *arguments)
+        if count == 3 and number == 1:
+            if arguments[-1] is not None:
+                os.kill(os.getpid(), arguments[-1][0])
+            time.sleep(10 * PATIENCE)
+        return step(self, *batch)
 
     with mock.patch.object(trainee.Trainee, "step", stepped), mock.patch.object(guard, "OBEY_S", 1.0):
-        return rank(number, world, port, args)
+        return rank(number, *arguments[:-1])

@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import signal
 import stat
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -112,9 +114,41 @@ def test_an_error_of_the_first_process_ends_a_second_that_waits_deaf(tmp_path: P
 
 @pytest.mark.nightly
 def test_a_process_that_waits_deaf_obeys_a_signal_at_last(tmp_path: Path) -> None:
-    statuses, said = pair(TINY, tmp_path / "run", (signal.SIGTERM, 0), target=children.rank_that_waits)
+    statuses, said = pair(TINY, tmp_path / "run", (signal.SIGTERM, 3), target=children.rank_deaf_to_a_signal)
     assert statuses == [1, 143], said
     assert said[1].startswith("calibnorm: process 1: asked to stop, and the others do not answer; the same command")
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("end", ["picture", "signal"])
+def test_devices_end_together_with_the_status_of_the_one_that_fails(end: str, tmp_path: Path, root: Path) -> None:
+    if end == "picture":
+        damaged = damage(root, 1, 2)
+    recipe = PICTURES if end == "picture" else replace(PICTURES, epochs=1000)
+    given = [*arguments(recipe, tmp_path / "run"), "--data-root", str(root), "--workers", "1", "--devices", "2"]
+    command = [sys.executable, "-m", "calibnorm", *given]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, env=environment, start_new_session=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
+        while end == "signal" and not (tmp_path / "run" / "metrics.csv").exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        if end == "signal":
+            os.killpg(process.pid, signal.SIGTERM)  # as a batch system does: the processes that read pictures, too
+        _, said = process.communicate(timeout=children.PATIENCE)
+    named = f"calibnorm: process 1: {damaged}: " if end == "picture" else "calibnorm: stopped in epoch "
+    assert process.returncode == (2 if end == "picture" else 143), said
+    assert said.startswith(named)
+    assert said.count("\n") == 1
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    raise AssertionError("somebody is left")
 
 
 def killed(rank: int, folder: Path) -> list[str]:
