@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
@@ -270,3 +271,63 @@ def command_in_a_group(args: list[str], number: signal.Signals, birth: int) -> i
 
     with mock.patch.object(BaseProcess, "start", counted), mock.patch.object(BaseProcess, "_bootstrap", born):
         return command(args)
+
+
+def rank_told_to_stop_in_test(number: int, *arguments: Any) -> int:
+    """As `rank`; the second process gets SIGTERM when it begins to test."""
+    from calibnorm.lab.training.trainee import Trainee
+
+    before = Trainee.before_tests
+
+    def told(self: Trainee) -> None:
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        before(self)
+
+    with mock.patch.object(Trainee, "before_tests", told):
+        return rank(number, *arguments)
+
+
+def rank_with_slow_steps(number: int, world: int, port: int, args: list[str], kill: tuple[int, int] | None) -> int:
+    """As `rank`, but looks are as seldom as steps of a second make them."""
+    from calibnorm.lab.training import looks
+    from calibnorm.lab.training.loop import LOOK_EVERY
+
+    def begin(self: looks.Looks) -> None:
+        before(self)
+        self._most, self._since = LOOK_EVERY, self._since - looks.LOOK_S
+
+    before = looks.Looks.begin
+    with mock.patch.object(looks.Looks, "begin", begin):
+        return rank(number, world, port, args, kill)
+
+
+def rank_that_waits(number: int, *arguments: Any) -> int:
+    """As `rank`; the first process fails in its third step, and the second waits there, deaf, as in NCCL."""
+    return _waiting(number, arguments, fails=number == 0)
+
+
+def rank_deaf_to_a_signal(number: int, *arguments: Any) -> int:
+    """As `rank`; the second process gets SIGTERM in its third step, and waits there, deaf, as in NCCL."""
+    return _waiting(number, arguments, fails=False)
+
+
+def _waiting(number: int, arguments: tuple[Any, ...], fails: bool) -> int:
+    from calibnorm.lab.errors import UsageError
+    from calibnorm.lab.training import guard, trainee
+
+    step, count = trainee.Trainee.step, 0
+
+    def stepped(self: trainee.Trainee, *batch: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 3 and fails:
+            raise UsageError("a picture cannot be read")
+        if count == 3 and number == 1:
+            if arguments[-1] is not None:
+                os.kill(os.getpid(), arguments[-1][0])
+            time.sleep(10 * PATIENCE)
+        return step(self, *batch)
+
+    with mock.patch.object(trainee.Trainee, "step", stepped), mock.patch.object(guard, "OBEY_S", 1.0):
+        return rank(number, *arguments[:-1])

@@ -5,34 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from calibnorm.lab import data
 from calibnorm.lab.errors import RunFailed, UsageError
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training import train
 from calibnorm.lab.training.watching import Watcher
+from lab.training.tiny import PICTURES as RECIPE
 from lab.training.tiny import Interrupting, assert_same_run, state
-
-RECIPE = Recipe(
-    model="resnet11", data="folders", epochs=2, image_size=16, batch_size=4, augment="crop_flip", norm="iebn"
-)
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Three classes of six training pictures and two test pictures each."""
-    draw = np.random.default_rng(0)
-    for part, count in (("train", 6), ("val", 2)):
-        for label, name in enumerate(("cat", "dog", "owl")):
-            folder = tmp_path / "sets" / "folders" / part / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                pixels = draw.integers(60 * label, 60 * label + 100, (24, 20, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f"{number}.png")
-    return tmp_path / "sets"
 
 
 def go(recipe: Recipe, folder: Path, root: Path, workers: int = 0, watcher: Watcher | None = None) -> None:

@@ -261,8 +261,10 @@ def test_weights_of_nan_are_never_saved(monkeypatch: pytest.MonkeyPatch, tmp_pat
     with pytest.raises(RunFailed, match=f"a weight is NaN or infinite at step {2 * STEPS}"):
         run(TINY, tmp_path / "run")
     assert state(tmp_path / "run")["progress"]["step"] == STEPS
-    best = torch.load(tmp_path / "run" / "best.pt", weights_only=True)
-    assert best["epoch"] == 1
+    for name in ("best.pt", "last.pt"):
+        kept = torch.load(tmp_path / "run" / name, weights_only=True)
+        assert kept["epoch"] == 1
+        assert all(t.isfinite().all() for t in kept["network"].values())
 
 
 @pytest.mark.nightly

@@ -32,6 +32,10 @@ RICH = replace(
     TINY, norm="rbn", noise=(0.8, 0.5), warmup_epochs=1, nesterov=True, label_smoothing=0.1, clip_norm=1.0, ema=0.5
 )
 """Everything that a checkpoint has to remember."""
+PICTURES = Recipe(
+    model="resnet11", data="folders", epochs=2, image_size=16, batch_size=4, augment="crop_flip", norm="iebn"
+)
+"""Of the fixture `root`."""
 
 
 def run(recipe: Recipe, folder: Path, **options: Any) -> Result:

@@ -4,7 +4,7 @@ Small sets live whole, as bytes, on the device that trains; batches are cut and 
 """
 
 from calibnorm.lab.data.feed import Augment, Feed
-from calibnorm.lab.data.folders import FolderFeeds, WorkerError, folder_feeds
+from calibnorm.lab.data.folders import FolderFeeds, WorkerError, folder_feeds, worker_error
 from calibnorm.lab.data.image_set import ImageSet, Split, shrink
 from calibnorm.lab.data.memory import test_feed, train_feed
 from calibnorm.lab.data.sets import Info, info, load, names
@@ -24,4 +24,5 @@ __all__ = [
     "shrink",
     "test_feed",
     "train_feed",
+    "worker_error",
 ]

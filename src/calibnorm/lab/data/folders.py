@@ -43,6 +43,22 @@ class _Late(WorkerError):
     """No batch yet."""
 
 
+_ADVICE = "too little memory, or a disk that hangs? Try fewer workers or smaller batches"
+
+
+def worker_error(error: RuntimeError) -> WorkerError | None:
+    """Return ours for what torch raises when a worker is gone or late; None for other errors.
+
+    That a worker died, torch raises where the program is when its signal comes: most often in a training step.
+    """
+    reason = next(iter(str(error).splitlines()), "").strip().rstrip(".")
+    if isinstance(error, WorkerError):
+        return error
+    if "DataLoader" not in reason or "Caught" in reason:  # "Caught": something raised in a worker
+        return None
+    return (_Late if "timed out" in reason else WorkerError)(f"{reason}; {_ADVICE}")
+
+
 @contextmanager
 def _named_errors() -> Iterator[None]:
     """Turn what torch raises when a worker is gone or late, in a line, into ours; the user's own errors pass."""
@@ -51,13 +67,13 @@ def _named_errors() -> Iterator[None]:
     except (OSError, EOFError) as error:  # no more memory or files to start one, or the end of one that hands over
         kind, reason = WorkerError, f"a DataLoader worker ended ({type(error).__name__}: {error})"
     except RuntimeError as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        if "DataLoader" not in reason or "Caught" in reason:  # "Caught": something raised in a worker
+        ours = worker_error(error)
+        if ours is None or ours is error:
             raise
-        kind = _Late if "timed out" in reason else WorkerError
+        raise ours from None
     else:
         return
-    raise kind(f"{reason}; too little memory, or a disk that hangs? Try fewer workers or smaller batches")
+    raise kind(f"{reason}; {_ADVICE}")
 
 
 class FolderFeeds(NamedTuple):

@@ -115,7 +115,10 @@ def main(args: Sequence[str]) -> int:
         return run(command.recipe, folder, command.options)
     except (UsageError, RunFailed, Stopped) as error:
         if not first_process():
-            if not (isinstance(error, Stopped) or error.shared):  # else process 0 says it
+            if isinstance(error, Stopped) or error.shared:  # process 0 says it
+                if "RANK" not in os.environ:  # Fabric kills process 0, which is about to end, for one that has failed
+                    return 0
+            else:
                 number = os.environ.get("RANK", os.environ.get("LOCAL_RANK"))
                 print(f"calibnorm: process {number}: {said(error, command, folder)}", file=sys.stderr)
             return status(error)

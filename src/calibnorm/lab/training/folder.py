@@ -154,6 +154,22 @@ def check(folder: Path, recipe: Recipe, override: Sequence[str] = ()) -> dict[st
     return before
 
 
+def check_epochs(folder: Path, epochs: int, rows: Sequence[Row]) -> None:
+    """Refuse fewer epochs than a run has done: the figures and the weights would be those of another run.
+
+    Raises:
+        UsageError: There are fewer; or as many, and the last one was not tested, as no last epoch was it.
+    """
+    done = len(rows)
+    least = done + 1 if rows and math.isnan(rows[-1].test_accuracy) else done
+    if epochs < least:
+        untested = ", the last one without a test" if least > done else ""
+        raise UsageError(
+            f"--epochs {epochs}: the run in {folder} has done {done} already{untested}; choose {least} or more, or "
+            "choose another folder"
+        )
+
+
 def claim(folder: Path, recipe: Recipe, override: Sequence[str] = ()) -> None:
     """Write the recipe into a folder; note what has changed where it holds a run.
 

@@ -18,6 +18,7 @@ from calibnorm.lab.errors import Diverged, Stopped
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training.clock import Timing, make_clock
 from calibnorm.lab.training.inputs import Inputs
+from calibnorm.lab.training.looks import Looks
 from calibnorm.lab.training.processes import largest, summed
 from calibnorm.lab.training.schedule import learning_rate
 from calibnorm.lab.training.seeds import step_seed
@@ -26,7 +27,7 @@ from calibnorm.lab.training.trainee import Trainee
 from calibnorm.lab.training.watching import Watcher
 
 LOOK_EVERY = 50
-"""Steps between two looks at what is only known after a wait: losses on a GPU, the signals of other processes."""
+"""Steps between two looks at what is only known after a wait: losses on a GPU; with several processes, at most."""
 
 NEVER = 1 << 40
 """No run has so many steps."""
@@ -65,6 +66,7 @@ class Run:
         self.progress = Progress()
         self.sums = Sums(fabric.device)
         self._losses = LossWatch(fabric.device)
+        self._looks = Looks(fabric, LOOK_EVERY)
         self._clock = make_clock(fabric.device, len(inputs.train))
         self._seconds, self._started = 0.0, time.monotonic()
         self._saved, self._saved_step = time.monotonic(), 0
@@ -103,6 +105,7 @@ class Run:
         recipe, progress, trainee, clock = self.recipe, self.progress, self.trainee, self._clock
         trainee.network.train()
         feed = iter(self.inputs.train)
+        self._looks.begin()
         while True:
             clock.begin()
             batch = next(feed, None)
@@ -121,14 +124,15 @@ class Run:
             self._between_steps()
 
     def _between_steps(self) -> None:
-        """Stop, or save, where it is time: all processes do the same, and so they look together and seldom."""
-        look = self.progress.step % LOOK_EVERY == 0
-        if self.fabric.world_size > 1 and not look:
+        """Stop, or save, where it is time: all processes do the same, and so they look together, once a second."""
+        several = self.fabric.world_size > 1
+        if several and not self._looks.step():
             return
         due = time.monotonic() - self._saved >= 60 * self._minutes
-        wait = look or due or self.fabric.device.type == "cpu"
+        wait = several or due or self.fabric.device.type == "cpu" or self.progress.step % LOOK_EVERY == 0
         bad = self._losses.first_bad() if wait else 0
-        stop, save, early = largest(self.fabric, self._stop(), int(due), earliness(bad))
+        values = self._stop(), int(due), earliness(bad)
+        stop, save, early = self._looks.together(*values) if several else values
         if early:
             raise self._diverged(earliness(early))
         if save or stop:
@@ -138,16 +142,32 @@ class Run:
 
     def _test(self) -> tuple[float, float, float]:
         """Return loss, top-1 and top-5 accuracy on the test images."""
-        sums = Sums(self.fabric.device)
+        sums, looks = Sums(self.fabric.device), Looks(self.fabric, LOOK_EVERY)
         self.trainee.before_tests()
+        several = self.fabric.world_size > 1
+        (fewest,) = largest(self.fabric, -len(self.inputs.test))  # some processes may have a batch more
         with torch.no_grad():
-            for images, labels in self.inputs.test:
+            for number, (images, labels) in enumerate(self.inputs.test, 1):
                 logits = self.trainee.scores(images)
                 sums.add(cross_entropy(logits, labels), logits, labels)
-                if self.fabric.world_size == 1 and (stop := self._stop()):
+                if several and (number > -fewest or not looks.step()):
+                    continue
+                (stop,) = looks.together(self._stop()) if several else (self._stop(),)
+                if stop:
                     self.save()
                     raise self._stopped(stop)
         return Sums.means_of(summed(self.fabric, sums.totals))
+
+    def check(self) -> None:
+        """Look at what is about to be written.
+
+        Raises:
+            Diverged: There is a number in it that is none.
+        """
+        bad = self._losses.first_bad() or (0 if self.trainee.finite() else self.progress.step)
+        (early,) = largest(self.fabric, earliness(bad))
+        if early:
+            raise self._diverged(earliness(early))
 
     def save(self) -> None:
         """Write a checkpoint.
@@ -156,10 +176,7 @@ class Run:
             Diverged: There is a number in it that is none.
             RunFailed: It cannot be written.
         """
-        bad = self._losses.first_bad() or (0 if self.trainee.finite() else self.progress.step)
-        (early,) = largest(self.fabric, earliness(bad))
-        if early:
-            raise self._diverged(earliness(early))
+        self.check()
         under_way = self.progress.step > self.progress.epoch * len(self.inputs.train)
         content = {
             **self.trainee.state_dict(),

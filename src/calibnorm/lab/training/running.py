@@ -21,10 +21,11 @@ from calibnorm.lab.training import inputs, processes
 from calibnorm.lab.training.checkpoints import Checkpoints, clear, dumped
 from calibnorm.lab.training.clock import Timing
 from calibnorm.lab.training.folder import Result
+from calibnorm.lab.training.guard import AGAIN, together
 from calibnorm.lab.training.loop import Run
 from calibnorm.lab.training.machine import Accelerator, convolutions, float32_convolutions
 from calibnorm.lab.training.processes import Machine, on_first
-from calibnorm.lab.training.state import Row
+from calibnorm.lab.training.state import Progress, Row
 from calibnorm.lab.training.trainee import Trainee, build
 from calibnorm.lab.training.watching import Watcher
 
@@ -71,17 +72,17 @@ def train(
 
     Raises:
         UsageError: Before any training: the folder holds something else, data are missing, a setting cannot be used.
-        RunFailed: The loss is NaN, or a checkpoint cannot be written; the one of before is kept.
+        RunFailed: The loss is NaN, a checkpoint cannot be written, or a process that reads pictures has died; the
+            checkpoint of before is kept.
         Stopped: `stop` said so, and the run was saved.
+
+    With several processes, an error of one of them ends the others, as `guard.together` says: those do not return.
     """
     watcher = watcher or Watcher()
     inputs.check(recipe)
     inputs.check_machine(recipe, accelerator)
     fabric = processes.start(Machine(accelerator, devices, num_nodes), recipe.precision)
     watcher = watcher if fabric.is_global_zero else Watcher()
-    if (done := on_first(fabric, lambda: folders.finished(folder, recipe))) is not None:
-        return done
-    on_first(fabric, lambda: folders.check(folder, recipe, override))
 
     def prepared() -> tuple[inputs.Inputs, nn.Module]:
         feeds = inputs.load(recipe, data_root, fabric, workers)
@@ -89,8 +90,12 @@ def train(
         inputs.try_out(recipe, network, feeds, fabric.world_size)
         return feeds, network
 
-    feeds, network = processes.on_all(fabric, prepared)
-    with contextlib.ExitStack() as stack:
+    # Whoever fails says so before its feeds are closed, which may take seconds.
+    with _named_workers(), contextlib.ExitStack() as stack, together(fabric, stop, watcher.close):
+        if (done := on_first(fabric, lambda: folders.finished(folder, recipe))) is not None:
+            return done
+        on_first(fabric, lambda: folders.check(folder, recipe, override))
+        feeds, network = processes.on_all(fabric, prepared)
         stack.callback(watcher.close)
         stack.callback(feeds.close)
         stack.enter_context(_repeatable(fabric.device))
@@ -104,15 +109,28 @@ def train(
             run.restore(content)
             files.tables(run.progress.rows, run.progress.timings)
             watcher.say(f"{folder}: going on after step {run.progress.step}")
-        try:
-            while run.progress.epoch < recipe.epochs:
-                row = run.epoch()
-                files.weights(run.progress.rows, row)
-                run.save()
-                files.tables(run.progress.rows, run.progress.timings)
-        except data.WorkerError as error:
-            raise RunFailed(f"{error}; the same command goes on from the last checkpoint") from error
+        while run.progress.epoch < recipe.epochs:
+            row = run.epoch()
+            run.check()  # before the weights of the epoch before are written over
+            files.weights(run.progress.rows, row)
+            run.save()
+            files.tables(run.progress.rows, run.progress.timings)
         return files.finish(run)
+
+
+@contextlib.contextmanager
+def _named_workers() -> Iterator[None]:
+    """Say in a line that a process that reads pictures has died.
+
+    Raises:
+        RunFailed: In place of what torch raises then, wherever the program is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if (ours := data.worker_error(error)) is None:
+            raise
+        raise RunFailed(f"{ours}; {AGAIN}") from error
 
 
 class Files:
@@ -127,9 +145,12 @@ class Files:
         """Claim the folder; return the newest checkpoint's content."""
 
         def work() -> dict[str, Any] | None:
-            folders.claim(self.folder, self.recipe, override)
             for part in (self.folder, self.checkpoints.folder):
                 clear(part)
+            if (content := self.checkpoints.load()) is not None:
+                rows = Progress.from_state_dict(content["progress"]).rows
+                folders.check_epochs(self.folder, self.recipe.epochs, rows)
+            folders.claim(self.folder, self.recipe, override)
             environment = describe_environment() | {
                 "lightning": package_version("lightning"),
                 "device": _device_name(self.fabric.device),
@@ -138,7 +159,7 @@ class Files:
                 "convolutions": float32_convolutions(self.fabric.device),
             }
             changed = folders.note_environment(self.folder, environment)
-            if (content := self.checkpoints.load()) is not None and changed:
+            if content is not None and changed:
                 self._warn(changed)
             return content
 
