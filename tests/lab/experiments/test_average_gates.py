@@ -131,7 +131,7 @@ def test_settings_of_another_version_are_named_with_their_run(comparison, tmp_pa
     copied(comparison, tmp_path, "rbn")
     (tmp_path / "clean" / "rbn" / "seed0" / "config.json").write_text('{"speed": 3}')
     assert average_gates.main([str(tmp_path)]) == 2
-    assert f"{tmp_path}/clean/rbn/seed0: config.json: speed is no setting" in capsys.readouterr().err
+    assert f"{tmp_path}/clean/rbn/seed0/config.json: speed is no setting" in capsys.readouterr().err
 
 
 def test_unfinished_runs_and_a_folder_that_cannot_be_written_are_said(comparison, tmp_path, capsys):

@@ -13,6 +13,7 @@ from calibnorm.lab import data
 from calibnorm.lab.data import sets
 from calibnorm.lab.data.image_set import Split
 from calibnorm.lab.errors import UsageError
+from calibnorm.lab.experiments import running
 from calibnorm.lab.experiments.config import TableConfig
 from calibnorm.lab.experiments.tables import run
 
@@ -34,7 +35,7 @@ def test_a_mixed_set_is_read_once_before_training(tmp_path: Path, monkeypatch: p
         return counted
 
     def absent(root: Path) -> tuple[Split, Split]:
-        raise UsageError("MNIST is not complete")
+        raise UsageError("MNIST is missing")
 
     readers = {"digits": sets._SETS["digits"][1], "mnist": absent}
     readers["fashion_mnist"] = lambda root: (few_images(400), few_images(20))
@@ -45,7 +46,7 @@ def test_a_mixed_set_is_read_once_before_training(tmp_path: Path, monkeypatch: p
     def begins(*_: object) -> None:
         raise UsageError("training begins")
 
-    monkeypatch.setattr(run, "train_grid", begins)
+    monkeypatch.setattr(running, "train_grid", begins)
     config = TableConfig(table="iebn-3", out=tmp_path, data_root=tmp_path, accelerator="cpu")
     with pytest.raises(UsageError, match="training begins"):
         run.run(config, Console(quiet=True))

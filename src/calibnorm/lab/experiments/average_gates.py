@@ -130,12 +130,11 @@ def recipe_of(folder: Path) -> Recipe:
     Raises:
         UsageError: Its config.json cannot be read.
     """
+    path = folder / CONFIG
     try:
-        return Recipe.from_dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
-    except UsageError as error:
-        raise UsageError(f"{folder}: {error}") from error
+        return Recipe.from_dict(json.loads(path.read_text(encoding="utf-8")), path)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{folder / CONFIG}: is missing or damaged; remove {folder}") from error
+        raise UsageError(f"{path}: is missing or damaged; remove {folder}") from error
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from calibnorm.lab import models, recipes
 from calibnorm.lab.errors import UsageError
 from calibnorm.lab.experiments import plots, texts
 from calibnorm.lab.experiments.config import NOT_OVERRIDDEN, CompareConfig
-from calibnorm.lab.experiments.grid import Cell, Grid, check_folder, conditions, read_note, said
+from calibnorm.lab.experiments.grid import NOTE, Cell, Grid, check_folder, conditions, read_note, said
 from calibnorm.lab.experiments.origins import made_with
 from calibnorm.lab.experiments.running import carry_out
 from calibnorm.lab.experiments.summary import Line, write_results, write_summary
@@ -91,7 +91,7 @@ def check_root(root: Path, recipe: Recipe) -> None:
     note = read_note(root, COMMAND)
     if note is None:
         return
-    before, now = shared(Recipe.from_dict(note["settings"])), shared(recipe)
+    before, now = shared(Recipe.from_dict(note["settings"], root / NOTE)), shared(recipe)
     for key, value in now.items():
         if value != before[key]:
             raise UsageError(
@@ -153,12 +153,11 @@ class Report:
 
     def short_cells(self, line: Line) -> list[str]:
         """Return a line of the table on the screen."""
-        failed = line.failed + line.at_chance
         return [
             line.cell.column,
             texts.spread(line.mean, line.std),
             texts.difference(line, least=3),
-            f"{failed} of {len(line.outcomes)}" if failed else "0",
+            f"{line.failed} of {len(line.outcomes)}" if line.failed else "0",
             texts.each(line),
         ]
 

@@ -150,7 +150,7 @@ def check_folder(grid: Grid) -> None:
         content = read_json(path)
         if content is None:
             raise UsageError(f"{path}: cannot be read; remove the folder {run.folder}")
-        before, now = Recipe.from_dict(content).to_dict(), run.recipe.to_dict()
+        before, now = Recipe.from_dict(content, path).to_dict(), run.recipe.to_dict()
         for key, value in now.items():
             if value != before[key]:
                 raise UsageError(

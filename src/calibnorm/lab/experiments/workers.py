@@ -66,7 +66,8 @@ class Worker:
             return None
         code = self.process.exitcode or 0
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"status {code}"
-        return Outcome("failed", message=f"its process ended with {how}, perhaps for want of memory")
+        why = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
+        return Outcome("failed", message=f"its process ended with {how}{why}")
 
     def end(self) -> None:
         """Let an idle process end, and one that trains write its checkpoint first."""

@@ -143,27 +143,31 @@ class Recipe:
         return {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, settings: dict[str, Any]) -> Recipe:
+    def from_dict(cls, settings: Any, where: Path | str = "config.json") -> Recipe:
         """Return the recipe of a `config.json`.
+
+        Args:
+            settings: What is in the file.
+            where: The file, for the error.
 
         Raises:
             UsageError: A setting that recipes do not have, one that is missing, or one of another type.
         """
         if not isinstance(settings, dict):
-            raise UsageError("config.json: holds no settings of a recipe")
+            raise UsageError(f"{where}: holds no settings of a recipe")
         hints = get_type_hints(cls)
         if unknown := sorted(settings.keys() - hints):
-            raise UsageError(f"config.json: {unknown[0]} is no setting of a recipe; it was written by another version")
+            raise UsageError(f"{where}: {unknown[0]} is no setting of a recipe; it was written by another version")
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()
         }
         for key, value in values.items():
             if not fits(value, hints[key]):
-                raise UsageError(f"config.json: {key} {settings[key]!r}: must be {described(hints[key])}")
+                raise UsageError(f"{where}: {key} {settings[key]!r}: must be {described(hints[key])}")
         try:
             return cls(**values)
         except TypeError as error:
-            raise UsageError(f"config.json: {error}") from error
+            raise UsageError(f"{where}: {error}") from error
 
 
 def option(name: str) -> str:

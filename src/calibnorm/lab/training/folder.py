@@ -104,7 +104,8 @@ def read_result(folder: Path) -> Result | None:
     if not path.exists():
         return None
     content = read_json(path)
-    if content is None or content.keys() != {f.name for f in fields(Result)}:
+    numbers = content is not None and all(type(value) in (int, float) for value in content.values())
+    if content is None or not numbers or content.keys() != {f.name for f in fields(Result)}:
         raise UsageError(f"{path}: is damaged; remove it, and the same command makes it again from the last checkpoint")
     return Result(**content)
 
@@ -119,7 +120,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     """Return what config.json holds; a setting that an older version had not has its default."""
     path = folder / CONFIG
     try:
-        return Recipe.from_dict(json.loads(path.read_text(encoding="utf-8"))).to_dict()
+        return Recipe.from_dict(json.loads(path.read_text(encoding="utf-8")), path).to_dict()
     except (ValueError, OSError) as error:
         raise UsageError(f"{path}: is damaged ({error}); choose another folder") from error
 
@@ -138,6 +139,8 @@ def check(folder: Path, recipe: Recipe, override: Sequence[str] = ()) -> dict[st
             raise UsageError(f"--override {name}: cannot change in a run; choose from {', '.join(sorted(OVERRIDABLE))}")
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder}: is a file; name a folder")
+    if (folder / CHECKPOINTS).exists() and not (folder / CHECKPOINTS).is_dir():
+        raise UsageError(f"{folder / CHECKPOINTS}: is a file; move it away")
     path = folder / CONFIG
     if not path.exists():
         if folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
@@ -150,6 +153,11 @@ def check(folder: Path, recipe: Recipe, override: Sequence[str] = ()) -> dict[st
         change = f" To change it under way: --override {name}." if name in OVERRIDABLE else ""
         raise UsageError(
             f"--out {folder}: holds a run with {name} {before[name]}, not {now[name]}; choose another folder.{change}"
+        )
+    if changed and "epochs" not in changed and read_result(folder) is not None:
+        raise UsageError(
+            f"--override {changed[0]}: the run in {folder} is finished, and would not be trained any more; give it "
+            "more --epochs, or choose another folder"
         )
     return before
 
@@ -181,7 +189,9 @@ def claim(folder: Path, recipe: Recipe, override: Sequence[str] = ()) -> None:
         write_json(folder / CONFIG, now)
     elif changed := {name: [before[name], now[name]] for name in now if before[name] != now[name]}:
         notes = folder / "overrides.json"
-        past = json.loads(notes.read_text(encoding="utf-8"))["changes"] if notes.exists() else []
+        past = (read_json(notes) or {}).get("changes") if notes.exists() else []
+        if not isinstance(past, list):
+            raise UsageError(f"{notes}: is damaged; move it away")
         write_json(notes, {"changes": [*past, changed]})
         (folder / RESULT).unlink(missing_ok=True)  # of the settings of before
         write_json(folder / CONFIG, now)
@@ -190,12 +200,16 @@ def claim(folder: Path, recipe: Recipe, override: Sequence[str] = ()) -> None:
 def note_environment(folder: Path, environment: dict[str, Any]) -> dict[str, list[Any]]:
     """Write what a run starts on; where it goes on, add what has changed since under "later".
 
+    A damaged file is put aside under another name.
+
     Returns:
         What has changed of `NUMERICAL`, by name: before and now.
     """
     path = folder / ENVIRONMENT
     first = read_json(path)
     if first is None:
+        if path.exists():
+            path.replace(path.with_name(f"{ENVIRONMENT}.damaged"))
         write_json(path, environment)
         return {}
     later: list[dict[str, Any]] = first.pop("later", [])
