@@ -101,7 +101,7 @@ def test_what_tyro_may_say_one_day_is_a_line_still() -> None:
         ("demo --norms layer", "--norms layer: must be one or more of bn, iebn, rbn, bn-gate"),
         ("demo --noise 0.5", "--noise 0.5: must be two numbers"),
         ("demo --quick yes", "--quick yes: takes no value"),
-        ("train digits-tiny --precision half", "--precision half: must be float32 or bfloat16 or float16"),
+        ("train digits-tiny --precision half", "--precision half: must be float32 or tf32 or bfloat16 or float16"),
         ("train digits-tiny --batch-size", "--batch-size: a value is missing; must be a whole number"),
         ("train digits-tiny --ema x", "--ema x: must be a number or none"),
         ("train digits-tiny --nesterov maybe", "--nesterov maybe: takes no value"),

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from calibnorm.lab import data
+from calibnorm.lab.data import workers
 
 PATIENCE_S = 60
 
@@ -46,10 +48,10 @@ def to_myself():
 def test_signals_at_a_workers_birth_do_not_end_it(feed, monkeypatch):
     at_birth(monkeypatch, to_myself)
     assert len(list(feed)) == 4
-    workers = multiprocessing.active_children()
-    assert len(workers) == 2
+    first = multiprocessing.active_children()
+    assert len(first) == 2
     assert len(list(feed)) == 4
-    assert multiprocessing.active_children() == workers
+    assert multiprocessing.active_children() == first
 
 
 def test_signals_before_a_worker_can_choose_handlers_do_not_end_it(feed, monkeypatch):
@@ -62,9 +64,10 @@ def test_signals_before_a_worker_can_choose_handlers_do_not_end_it(feed, monkeyp
 
 
 def test_a_signal_waits_for_the_start_of_the_workers_and_ends_them(feed, monkeypatch):
-    """The main process is told to end while it starts them: they are registered by then."""
-    main = os.getpid()
-    at_birth(monkeypatch, lambda: os.kill(main, signal.SIGINT))
+    """The main process is told to end while it starts them: they are known by then."""
+    main, first = os.getpid(), multiprocessing.get_context("fork").Lock()
+    # Once: another Ctrl-C, when the main process ends the workers, would break that off.
+    at_birth(monkeypatch, lambda: os.kill(main, signal.SIGINT) if first.acquire(block=False) else None)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -75,6 +78,30 @@ def test_a_signal_waits_for_the_start_of_the_workers_and_ends_them(feed, monkeyp
     monkeypatch.undo()
     assert len(list(feed)) == 4
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+
+
+def test_a_signal_that_another_thread_takes_waits_too():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    now, done = threading.Event(), []
+
+    def take():
+        now.wait()
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    def start():
+        with workers.held_back():
+            now.set()
+            other.join()
+            done.append("all of it")
+
+    other = threading.Thread(target=take)  # from before the block: it inherits no signals that are held back
+    other.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert done == ["all of it"]
 
 
 @pytest.mark.filterwarnings("ignore:Exception ignored in.*_MultiProcessingDataLoaderIter.__del__")  # torch's own

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.process import BaseProcess
@@ -28,13 +29,23 @@ def held_back() -> Iterator[None]:
     """Let SIGINT and SIGTERM wait in a block, and in the workers that it starts until they call :func:`start_worker`.
 
     A process inherits the signals that its thread holds back. Else either would end a worker before torch lets it
-    choose handlers.
+    choose handlers. In this process another thread may take them, and Python then calls the handler in the main one:
+    so the handlers wait, too.
     """
+    came: list[int] = []
+    handlers: dict[signal.Signals, Any] = {}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
+        if threading.current_thread() is threading.main_thread():
+            known = [number for number in _SIGNALS if signal.getsignal(number) is not None]  # None: not of Python
+            handlers = {number: signal.signal(number, lambda which, _: came.append(which)) for number in known}
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for late in dict.fromkeys(came):
+            signal.raise_signal(late)
 
 
 def started(start: Callable[[], T]) -> tuple[T, set[BaseProcess]]:

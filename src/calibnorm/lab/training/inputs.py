@@ -121,9 +121,10 @@ def feeds(
     data_root: Path,
     place: Place,
     workers: int | None = None,
-    read: Callable[..., data.ImageSet] = data.load,
+    read: Callable[..., data.ImageSet] | None = None,
 ) -> Inputs:
     """As `load`, for a process that is not one of Fabric's; ``read`` is `data.load`, or remembers what it returned."""
+    read = read or data.load
     info = data.info(recipe.data)
     if info.folder:
         pictures = data.folder_feeds(

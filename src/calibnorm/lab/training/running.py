@@ -38,7 +38,7 @@ def train(
     recipe: Recipe,
     folder: Path,
     *,
-    data_root: Path,
+    data_root: Path = Path("data"),
     accelerator: Accelerator = "auto",
     devices: int | None = None,
     num_nodes: int | None = None,
