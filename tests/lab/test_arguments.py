@@ -117,7 +117,7 @@ def test_what_tyro_may_say_one_day_is_a_line_still() -> None:
         ("table iebn-2 --scale huge", "--scale huge: must be tiny or small or paper"),
         ("table iebn-2 --job 3", "--job 3: is not known; did you mean --jobs? (calibnorm table --help)"),
         ("table iebn-2 --seeds", "--seeds: a value is missing; must be a whole number or none"),
-        ("dmeo", "dmeo: is not known; choose from demo (calibnorm --help)"),
+        ("dmeo", "dmeo: is not known; did you mean demo? (calibnorm --help)"),
         (
             "--frobnicate",
             "--frobnicate: is not known; choose from demo, bench, train, compare, table (calibnorm --help)",

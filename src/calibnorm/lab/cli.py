@@ -178,6 +178,7 @@ def check_word(before: str, word: str, known: Collection[str]) -> None:
         UsageError: It is none; the text names those that there are.
     """
     if word not in known:
-        near = difflib.get_close_matches(word, known, 1) or known
+        near = difflib.get_close_matches(word, known, 1)
         wrong = "is not known" if word else "needs a word"
-        raise UsageError(f"{(before + word).strip()}: {wrong}; choose from {', '.join(near)} (calibnorm --help)")
+        advice = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}"
+        raise UsageError(f"{(before + word).strip()}: {wrong}; {advice} (calibnorm --help)")

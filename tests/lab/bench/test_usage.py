@@ -51,7 +51,7 @@ def test_a_filter_without_a_value_is_not_the_whole_preset(name: str, capsys: pyt
         (["model", "--batch-siz", "3"], "--batch-siz 3: is not known; did you mean --batch-size?"),
         (["layer", "--shape", "3"], "--shape 3: is not known; did you mean --shapes?"),
         (["layer", "3"], "3: belongs to no option"),
-        (["layers"], "bench layers: is not known; choose from layer"),
+        (["layers"], "bench layers: is not known; did you mean layer?"),
         ([], "bench: needs a word; choose from layer, model"),
     ],
 )
