@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from calibnorm.lab import cli, entry
+from calibnorm.lab import entry
 from calibnorm.lab.demo import run
+from lab.calling import main
 from lab.processes import is_there
 
 ROOT = Path(__file__).parents[2]
@@ -28,14 +29,6 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("training started")
 
     monkeypatch.setattr(run, "train", train)
-
-
-def main(args: list[str]) -> int | str | None:
-    """Return the exit status, whether main returns it or tyro raises it."""
-    try:
-        return cli.main(args)
-    except SystemExit as stop:
-        return stop.code
 
 
 @pytest.mark.usefixtures("no_training")

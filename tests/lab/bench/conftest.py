@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from calibnorm.lab.bench import clock, layer, run, start
+from calibnorm.lab.bench import clock, layer, model, run, start
 
 
 @pytest.fixture
@@ -21,3 +21,14 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     gc.freeze()  # each measurement collects garbage first, a tenth of a second among pytest's and torch's objects
     yield
     gc.unfreeze()
+
+
+@pytest.fixture
+def no_timing(pinned: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing may be timed."""
+
+    def measure(*_: object) -> None:
+        raise AssertionError("timing started")
+
+    for module, name in ((layer, "measure"), (model, "measure"), (run, "copy_bandwidth")):
+        monkeypatch.setattr(module, name, measure)

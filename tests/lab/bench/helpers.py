@@ -1,11 +1,10 @@
-"""Calling `calibnorm bench`, and reading and making its rows."""
+"""Reading and making the rows of `calibnorm bench`."""
 
 from __future__ import annotations
 
 import csv
 from pathlib import Path
 
-from calibnorm.lab import cli
 from calibnorm.lab.bench.table import Row
 
 # The list of shared/PERFORMANCE.md, "How to measure".
@@ -14,14 +13,6 @@ COLUMNS = [
     *("peak_mib", "device", "torch", "triton", "threads", "commit", "date"),
 ]
 CPU = ["--device", "cpu"]
-
-
-def main(args: list[str]) -> int | str | None:
-    """Return the exit status, whether main returns it or tyro raises it."""
-    try:
-        return cli.main(args)
-    except SystemExit as stop:
-        return stop.code
 
 
 def read(path: Path) -> list[dict[str, str]]:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from calibnorm.lab.bench import config, layer, model, run, start
-from lab.bench.helpers import CPU, main, read
+from calibnorm.lab.bench import config, run, start
+from lab.bench.helpers import CPU, read
+from lab.calling import main
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the allocator is pinned on Linux only")
@@ -43,7 +44,7 @@ def test_pinning_runs_the_command_again_once(monkeypatch: pytest.MonkeyPatch) ->
     assert len(calls) == 1
 
 
-@pytest.mark.usefixtures("pinned")
+@pytest.mark.usefixtures("no_timing")
 @pytest.mark.parametrize(
     ("args", "named"),
     [
@@ -73,14 +74,8 @@ def test_pinning_runs_the_command_again_once(monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_wrong_input_is_named_before_timing(
-    args: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    args: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def measure(*_: object) -> None:
-        raise AssertionError("timing started")
-
-    monkeypatch.setattr(layer, "measure", measure)
-    monkeypatch.setattr(model, "measure", measure)
-    monkeypatch.setattr(run, "copy_bandwidth", measure)
     for command in (main, lambda rest: start.main(rest[1:])):
         assert command(["bench", *args, "--out", str(tmp_path)]) == 2
         (line,) = capsys.readouterr().err.splitlines()

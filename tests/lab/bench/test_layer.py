@@ -20,7 +20,8 @@ from calibnorm.lab.bench import authors, cases, clock, config, impls, layer, run
 from calibnorm.lab.bench.values import expected, mismatch
 from calibnorm.methods import METHODS
 from calibnorm.nn import LAYERS
-from lab.bench.helpers import COLUMNS, CPU, main, read
+from lab.bench.helpers import COLUMNS, CPU, read
+from lab.calling import main
 
 
 @pytest.mark.usefixtures("pinned")

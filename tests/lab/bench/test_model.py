@@ -12,7 +12,8 @@ from torch._dynamo.testing import CompileCounter
 
 import calibnorm as cn
 from calibnorm.lab.bench import cases, config, model, networks, table
-from lab.bench.helpers import COLUMNS, CPU, main, read
+from lab.bench.helpers import COLUMNS, CPU, read
+from lab.calling import main
 
 
 @pytest.mark.usefixtures("pinned")

@@ -7,19 +7,13 @@ from pathlib import Path
 import pytest
 
 from calibnorm.lab import cli
-from calibnorm.lab.bench import config, run, start
+from calibnorm.lab.bench import config, start
 
 FILTERS = ("shapes", "layouts", "dtypes", "ops", "modes", "impls", "load")
 
 
-@pytest.fixture
-def no_timing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def measure(*_: object) -> None:
-        raise AssertionError("timing started")
-
-    for name, value in start.ALLOCATOR.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(run, "copy_bandwidth", measure)
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 

@@ -107,7 +107,7 @@ def test_training_pictures_are_cut_and_flipped(feeds, pictures, augment):
 
 
 def test_workers_as_many_as_cores(feeds, monkeypatch):
-    monkeypatch.setattr(folders.os, "sched_getaffinity", lambda pid: {0, 3, 5})
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 3, 5})
     monkeypatch.setattr("torch.utils.data.dataloader.DataLoader.check_worker_number_rationality", lambda self: None)
     list(feeds(workers=None).train)
     assert len(multiprocessing.active_children()) == 3

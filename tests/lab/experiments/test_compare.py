@@ -19,12 +19,12 @@ import pytest
 import torch
 from PIL import Image
 
-from calibnorm.lab import cli
 from calibnorm.lab.experiments import compare, running, worker_process, workers
 from calibnorm.lab.experiments.config import CompareConfig
 from calibnorm.lab.experiments.grid import Grid, Run
 from calibnorm.lab.experiments.outcomes import Outcome
 from calibnorm.lab.recipes import RECIPES
+from lab import calling
 from lab.processes import is_there
 
 TINY = ["--epochs", "1", "--train-images", "64", "--batch-size", "32", "--jobs", "0", "--accelerator", "cpu"]
@@ -44,11 +44,7 @@ class Done:
 
 
 def main(*args: str) -> int | str | None:
-    """Return the exit status, whether main returns it or tyro raises it."""
-    try:
-        return cli.main(["compare", *args])
-    except SystemExit as stop:
-        return stop.code
+    return calling.main(["compare", *args])
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from calibnorm.lab import cli, models
+from calibnorm.lab import models
 from calibnorm.lab.data import info
 from calibnorm.lab.errors import Stopped
 from calibnorm.lab.experiments import published, running
@@ -26,13 +26,11 @@ from calibnorm.lab.experiments.tables.definitions import TABLES, Entry, table
 from calibnorm.lab.experiments.tables.report import TableReport
 from calibnorm.lab.experiments.tables.scales import recipe
 from calibnorm.lab.recipes import Recipe
+from lab import calling
 
 
 def main(*args: str) -> int | str | None:
-    try:
-        return cli.main(["table", *args])
-    except SystemExit as stop:
-        return stop.code
+    return calling.main(["table", *args])
 
 
 def recipes(name: str, scale: str) -> dict[tuple[str, str], Recipe]:

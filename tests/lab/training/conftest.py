@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from lab.training.tiny import RICH, run
+from lab.training.tiny import RICH, make_pictures, run
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -32,13 +30,5 @@ def undisturbed(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Three classes of six training pictures and two test pictures each."""
-    draw = np.random.default_rng(0)
-    for part, count in (("train", 6), ("val", 2)):
-        for label, name in enumerate(("cat", "dog", "owl")):
-            folder = tmp_path / "sets" / "folders" / part / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                pixels = draw.integers(60 * label, 60 * label + 100, (24, 20, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f"{number}.png")
-    return tmp_path / "sets"
+    """A data root with pictures."""
+    return make_pictures(tmp_path / "sets")

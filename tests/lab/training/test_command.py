@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from calibnorm.lab import cli
 from calibnorm.lab.recipes import RECIPES, Recipe
 from calibnorm.lab.training import command, running
 from calibnorm.lab.training.interruption import Interruption
+from lab.calling import main
 from lab.training import children
 from lab.training.tiny import RICH, arguments, assert_same_run
 
@@ -32,14 +32,6 @@ QUICK = [
     "--model",
     "resnet11",
 ]
-
-
-def main(args: list[str]) -> int | str | None:
-    """Return the exit status, whether main returns it or tyro raises it."""
-    try:
-        return cli.main(args)
-    except SystemExit as stop:
-        return stop.code
 
 
 @pytest.fixture

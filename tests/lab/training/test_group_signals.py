@@ -5,36 +5,22 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from calibnorm.lab.recipes import Recipe
 from lab.training import children
-from lab.training.tiny import arguments, assert_same_run, state
+from lab.training.tiny import PICTURES, arguments, assert_same_run, make_pictures, state
 
-RECIPE = Recipe(model="resnet11", data="folders", epochs=2, image_size=16, batch_size=4, norm="iebn")
 TEST_WORKERS = 2
 """Started first, to try the network out; then come those of the training pictures."""
 
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of six training pictures and two test pictures each."""
-    root = tmp_path_factory.mktemp("sets")
-    draw = np.random.default_rng(0)
-    for part, count in (("train", 6), ("val", 2)):
-        for label, name in enumerate(("cat", "dog")):
-            folder = root / "folders" / part / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                pixels = draw.integers(60 * label, 60 * label + 100, (20, 20, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f"{number}.png")
-    return root
+    return make_pictures(tmp_path_factory.mktemp("sets"))
 
 
 def words(folder: Path, sets: Path) -> list[str]:
-    return [*arguments(RECIPE, folder), "--data-root", str(sets), "--workers", "2"]
+    return [*arguments(PICTURES, folder), "--data-root", str(sets), "--workers", "2"]
 
 
 @pytest.fixture(scope="module")

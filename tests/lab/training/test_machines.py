@@ -18,6 +18,7 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
+from calibnorm.lab.data.workers import readers
 from calibnorm.lab.errors import RunFailed, UsageError
 from calibnorm.lab.experiments import worker_process, workers
 from calibnorm.lab.training import inputs, machine, processes, running
@@ -163,7 +164,7 @@ def test_the_compiler_is_tried_on_the_device_that_trains(monkeypatch: pytest.Mon
 
 def test_processes_that_read_pictures_are_divided_among_those_that_train(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(16)))
-    assert [inputs.readers(sharing) for sharing in (1, 2, 8, 64)] == [8, 8, 2, 1]
+    assert [readers(sharing) for sharing in (1, 2, 8, 64)] == [8, 8, 2, 1]
     strategy = running.Fabric(accelerator="cpu", devices=4, strategy="ddp", plugins=[LightningEnvironment()]).strategy
     alone = running.Fabric(accelerator="cpu", devices=1).strategy
     got = []

@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from calibnorm.lab.recipes import Recipe
@@ -35,7 +37,20 @@ RICH = replace(
 PICTURES = Recipe(
     model="resnet11", data="folders", epochs=2, image_size=16, batch_size=4, augment="crop_flip", norm="iebn"
 )
-"""Of the fixture `root`."""
+"""Of `make_pictures`."""
+
+
+def make_pictures(root: Path) -> Path:
+    """Make three classes of six training pictures and two test pictures each in a data root; return it."""
+    draw = np.random.default_rng(0)
+    for part, count in (("train", 6), ("val", 2)):
+        for label, name in enumerate(("cat", "dog", "owl")):
+            folder = root / "folders" / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = draw.integers(60 * label, 60 * label + 100, (24, 20, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return root
 
 
 def run(recipe: Recipe, folder: Path, **options: Any) -> Result:

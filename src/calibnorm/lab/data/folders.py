@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import os
 import time
 import weakref
 from abc import abstractmethod
@@ -22,13 +21,12 @@ from calibnorm.lab.data.feed import AUGMENTS, Augment, Feed, check_choice, check
 from calibnorm.lab.data.image_set import balanced
 from calibnorm.lab.data.pictures import Damaged, Listing, Pictures, collate, scan
 from calibnorm.lab.data.seeding import generator
-from calibnorm.lab.data.workers import START_METHOD, end_workers, held_back, start_worker, started
+from calibnorm.lab.data.workers import START_METHOD, end_workers, held_back, readers, start_worker, started
 from calibnorm.lab.errors import UsageError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's training images, as all use them: 1.3 million pictures are not read for three numbers."""
 
-WORKERS = 8
 TIMEOUT_S = 300
 """A batch that takes longer never comes."""
 CHECK_S = 5
@@ -65,15 +63,12 @@ def _named_errors() -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError) as error:  # no more memory or files to start one, or the end of one that hands over
-        kind, reason = WorkerError, f"a DataLoader worker ended ({type(error).__name__}: {error})"
+        raise WorkerError(f"a DataLoader worker ended ({type(error).__name__}: {error}); {_ADVICE}") from None
     except RuntimeError as error:
         ours = worker_error(error)
         if ours is None or ours is error:
             raise
         raise ours from None
-    else:
-        return
-    raise kind(f"{reason}; {_ADVICE}")
 
 
 class FolderFeeds(NamedTuple):
@@ -136,7 +131,7 @@ def folder_feeds(
         raise UsageError(f"data={name}: {error.filename}: {error.strerror}") from None
     _check_classes(train, test, sets.info(name).classes)
     if workers is None:
-        workers = min(WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+        workers = readers()
     rows = torch.arange(len(train))
     if train_images is not None:
         rows = balanced(train.labels, len(train.classes), train_images, 0)

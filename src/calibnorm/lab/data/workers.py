@@ -18,10 +18,23 @@ T = TypeVar("T")
 # later, with signals of its own. On macOS, where forks of a process with threads may fail, the default is "spawn".
 START_METHOD = "fork" if sys.platform == "linux" else None
 
+WORKERS = 8
+"""At most, for each feed."""
+
 LOOK_S = 5
 """How often a worker that was told to end looks whether its main process is gone."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def readers(sharing: int = 1) -> int:
+    """Return how many processes a feed of a folder set gets to read pictures, where so many runs share the machine.
+
+    >>> readers(10_000)
+    1
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    return max(1, min(WORKERS, cores // sharing))
 
 
 @contextmanager

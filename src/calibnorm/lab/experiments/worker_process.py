@@ -89,7 +89,8 @@ def trained(run: Run, settings: Settings) -> Outcome:
         Stopped: By a signal; its checkpoint is written.
     """
     # Lightning: seconds, which the first run of a process waits for.
-    from calibnorm.lab.training import inputs, train
+    from calibnorm.lab.data.workers import readers
+    from calibnorm.lab.training import train
     from calibnorm.lab.training.interruption import Interruption
     from calibnorm.lab.training.watching import Lines, Watcher
 
@@ -101,7 +102,7 @@ def trained(run: Run, settings: Settings) -> Outcome:
                 run.folder,
                 data_root=settings.data_root,
                 accelerator=settings.accelerator,
-                workers=inputs.readers(settings.sharing),
+                workers=readers(settings.sharing),
                 watcher=watcher,
                 stop=stop,
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from calibnorm.lab import data, models
-from calibnorm.lab.data.folders import WORKERS
+from calibnorm.lab.data.workers import readers
 from calibnorm.lab.errors import UsageError
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training.machine import Accelerator, check_compiler, check_precision, choose
@@ -96,16 +95,6 @@ def load(recipe: Recipe, data_root: Path, fabric: Fabric, workers: int | None = 
         workers = readers(getattr(fabric.strategy, "num_processes", 1))
     place = Place(device=fabric.device, rank=fabric.global_rank, world=fabric.world_size)
     return feeds(recipe, data_root, place, workers)
-
-
-def readers(sharing: int) -> int:
-    """Return how many processes a feed of a folder set gets to read pictures, where so many runs share the machine.
-
-    >>> readers(10_000)
-    1
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    return max(1, min(WORKERS, cores // sharing))
 
 
 class Place(TypedDict):

@@ -177,6 +177,14 @@ class Run:
             RunFailed: It cannot be written.
         """
         self.check()
+        self.write()
+
+    def write(self) -> None:
+        """Write a checkpoint of what `check` has looked at.
+
+        Raises:
+            RunFailed: It cannot be written.
+        """
         under_way = self.progress.step > self.progress.epoch * len(self.inputs.train)
         content = {
             **self.trainee.state_dict(),

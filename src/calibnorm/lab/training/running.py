@@ -113,7 +113,7 @@ def train(
             row = run.epoch()
             run.check()  # before the weights of the epoch before are written over
             files.weights(run.progress.rows, row)
-            run.save()
+            run.write()
             files.tables(run.progress.rows, run.progress.timings)
         return files.finish(run)
 
