@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import pytest
 
+from calibnorm.errors import UsageError
 from calibnorm.lab import arguments, cli
-from calibnorm.lab.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ from rich.console import Console
 from torch import nn
 
 import calibnorm as cn
+from calibnorm.errors import UsageError
 from calibnorm.lab.demo import data, folder, parallel
 from calibnorm.lab.demo.config import CONDITIONS, VARIANTS, DemoConfig
 from calibnorm.lab.demo.model import build
 from calibnorm.lab.demo.report import Report, command_line
 from calibnorm.lab.demo.run import run
-from calibnorm.lab.errors import UsageError
 
 SMALL = DemoConfig(seeds=2, epochs=2, blocks=1, width=4, batch_size=256, workers=1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from calibnorm.lab.errors import UsageError
+from calibnorm.errors import UsageError
 from calibnorm.lab.naming import check_name, slug
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training.command import run_name

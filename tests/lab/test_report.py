@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import calibnorm
-from calibnorm.lab import environment
+from calibnorm.report import environment
 from calibnorm.lab.demo.config import DemoConfig
 from calibnorm.lab.demo.gates import GATE, GateRow
 from calibnorm.lab.demo.report import CONSTANT, Report

@@ -12,11 +12,11 @@ from typing import Annotated, ParamSpec
 
 import tyro
 
+from calibnorm.errors import UsageError
 from calibnorm.lab.arguments import READERS, parsed
 from calibnorm.lab.bench.config import LayerConfig, ModelConfig
 from calibnorm.lab.bench.start import BENCHES
 from calibnorm.lab.demo.config import DemoConfig
-from calibnorm.lab.errors import UsageError
 from calibnorm.lab.experiments.config import CompareConfig, TableConfig
 
 DESCRIPTION = """Experiments with batch normalization that is calibrated by each instance (IEBN, RBN).

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from calibnorm.lab.errors import UsageError
+from calibnorm.errors import UsageError
 
 _PLAIN = re.compile(r"[A-Za-z0-9_][\w.,=+-]*")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from calibnorm.errors import UsageError
 from calibnorm.lab import data
-from calibnorm.lab.errors import UsageError
 
 
 class Malicious:

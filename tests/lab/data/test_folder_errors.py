@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from calibnorm.errors import UsageError
 from calibnorm.lab.data import folders
-from calibnorm.lab.errors import UsageError
 from lab.data.batches import epoch
 
 

@@ -7,10 +7,10 @@ from itertools import islice
 import pytest
 import torch
 
+from calibnorm.errors import UsageError
 from calibnorm.lab import data
 from calibnorm.lab.data.augment import Shifts
 from calibnorm.lab.data.seeding import generator
-from calibnorm.lab.errors import UsageError
 from lab.data.batches import epoch, numbered, order, same, train_feed
 
 

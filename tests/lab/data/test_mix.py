@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from calibnorm.errors import UsageError
 from calibnorm.lab import data
 from calibnorm.lab.data import Feed, ImageSet
-from calibnorm.lab.errors import UsageError
 from lab.data.batches import epoch, numbered, same, train_feed
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torchvision.datasets import FashionMNIST
 
+from calibnorm.errors import UsageError
 from calibnorm.lab import data
 from calibnorm.lab.data import idx, mnist
 from calibnorm.lab.data.image_set import Split
-from calibnorm.lab.errors import UsageError
 
 TRAIN_IMAGES = "train-images-idx3-ubyte"
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d
 
+from calibnorm.errors import UsageError
 from calibnorm.lab import data
 from calibnorm.lab.data import Split
 from calibnorm.lab.data.image_set import balanced, fit, make
 from calibnorm.lab.demo import data as demo
-from calibnorm.lab.errors import UsageError
 
 
 def test_names_and_what_is_known_of_them():

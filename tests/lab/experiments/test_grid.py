@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from calibnorm.lab.errors import UsageError
+from calibnorm.errors import UsageError
 from calibnorm.lab.experiments import grid as grids
 from calibnorm.lab.experiments.grid import Cell, Grid, check_folder, conditions
 from calibnorm.lab.naming import slug

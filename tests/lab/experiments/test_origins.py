@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from calibnorm.lab.environment import describe_environment
 from calibnorm.lab.experiments.grid import Cell, Grid
 from calibnorm.lab.experiments.origins import made_with, of_run
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training.folder import note_environment
+from calibnorm.report.environment import describe_environment
 
 
 def make(root: Path, *environments: dict[str, object] | None) -> Grid:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from rich.console import Console
 
+from calibnorm.errors import UsageError
 from calibnorm.lab import data
 from calibnorm.lab.data import sets
 from calibnorm.lab.data.image_set import Split
-from calibnorm.lab.errors import UsageError
 from calibnorm.lab.experiments import running
 from calibnorm.lab.experiments.config import TableConfig
 from calibnorm.lab.experiments.tables import run

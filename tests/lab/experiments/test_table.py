@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from calibnorm.errors import Stopped
 from calibnorm.lab import models
 from calibnorm.lab.data import info
-from calibnorm.lab.errors import Stopped
 from calibnorm.lab.experiments import published, running
 from calibnorm.lab.experiments.config import TABLES as NAMES
 from calibnorm.lab.experiments.config import Scale, TableConfig

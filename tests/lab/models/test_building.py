@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import calibnorm as cn
+from calibnorm.errors import UsageError
 from calibnorm.lab import models
-from calibnorm.lab.errors import UsageError
 from calibnorm.lab.models import networks
 from calibnorm.nn import CalibratedNorm
 

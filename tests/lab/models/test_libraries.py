@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from calibnorm.errors import UsageError
 from calibnorm.lab import models
-from calibnorm.lab.errors import UsageError
 
 TORCH_ALONE = """
 import sys

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import calibnorm as cn
-from calibnorm.lab.errors import UsageError
+from calibnorm.errors import UsageError
 from calibnorm.lab.models import Norm, parse_norm
 from calibnorm.methods import METHODS
 from calibnorm.nn import LAYERS, registered

@@ -8,8 +8,8 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
+from calibnorm.errors import UsageError
 from calibnorm.lab import data, models
-from calibnorm.lab.errors import UsageError
 from calibnorm.lab.recipes import RECIPES, Recipe, as_typed, parse_noise, recipe, summary
 
 # Of the papers: batch, epochs, learning rate, milestones, weight decay. IEBN's Tables 6 and 7; RBN's section 4.1.

@@ -233,7 +233,7 @@ def rank_that_cannot_start(number: int, *arguments: Any) -> int:
 
 def no_images(*arguments: Any) -> None:
     """Refuse."""
-    from calibnorm.lab.errors import UsageError
+    from calibnorm.errors import UsageError
 
     raise UsageError("no images here")
 
@@ -313,7 +313,7 @@ def rank_deaf_to_a_signal(number: int, *arguments: Any) -> int:
 
 
 def _waiting(number: int, arguments: tuple[Any, ...], fails: bool) -> int:
-    from calibnorm.lab.errors import UsageError
+    from calibnorm.errors import UsageError
     from calibnorm.lab.training import guard, trainee
 
     step, count = trainee.Trainee.step, 0

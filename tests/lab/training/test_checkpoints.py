@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from calibnorm.lab.errors import RunFailed, UsageError
+from calibnorm.errors import RunFailed, UsageError
 from calibnorm.lab.training import folder as folders
 from calibnorm.lab.training.checkpoints import Checkpoints, digest
 from calibnorm.lab.training.state import Row

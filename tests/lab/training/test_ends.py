@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from calibnorm.errors import RunFailed, Stopped, UsageError
 from calibnorm.lab import cli, models
-from calibnorm.lab.errors import RunFailed, Stopped, UsageError
 from calibnorm.lab.training import folder as folders
 from calibnorm.lab.training import inputs, processes, running
 from calibnorm.lab.training.machine import Accelerator

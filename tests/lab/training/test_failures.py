@@ -17,15 +17,15 @@ from typing import Any
 import pytest
 import torch
 
+from calibnorm.errors import RunFailed, Stopped, UsageError
 from calibnorm.lab import cli, data
 from calibnorm.lab.data.folders import _TrainOrder
 from calibnorm.lab.data.pictures import scan
-from calibnorm.lab.errors import RunFailed, Stopped, UsageError
-from calibnorm.lab.files import write_whole
 from calibnorm.lab.training import folder as folders
 from calibnorm.lab.training import looks, running, trainee
 from calibnorm.lab.training.guard import exit_status, is_of_a_collective
 from calibnorm.lab.training.state import Row
+from calibnorm.report.files import write_whole
 from lab.training import children
 from lab.training.test_processes import free_port, pair
 from lab.training.tiny import PICTURES, RICH, STEPS, TINY, Interrupting, arguments, assert_same_run, run, state

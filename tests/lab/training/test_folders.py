@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from calibnorm.errors import RunFailed, UsageError
 from calibnorm.lab import data
-from calibnorm.lab.errors import RunFailed, UsageError
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training import train
 from calibnorm.lab.training.watching import Watcher

@@ -18,8 +18,8 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
+from calibnorm.errors import RunFailed, UsageError
 from calibnorm.lab.data.workers import readers
-from calibnorm.lab.errors import RunFailed, UsageError
 from calibnorm.lab.experiments import worker_process, workers
 from calibnorm.lab.training import inputs, machine, processes, running
 from calibnorm.lab.training.trainee import Trainee

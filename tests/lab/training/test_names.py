@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from calibnorm.errors import UsageError
 from calibnorm.lab import data
-from calibnorm.lab.errors import UsageError
 from calibnorm.lab.training import inputs
 from calibnorm.lab.training.trainee import Trainee, build, synchronizable, unwrapped
 from lab.training.test_processes import pair

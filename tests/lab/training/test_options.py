@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from calibnorm.errors import RunFailed
 from calibnorm.lab import data
-from calibnorm.lab.errors import RunFailed
 from calibnorm.lab.training import inputs, processes, trainee
 from calibnorm.lab.training.watching import Watcher
 from lab.training.tiny import STEPS, TINY, Interrupting, assert_same_run, run, state

@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from calibnorm.lab.errors import UsageError
+from calibnorm.errors import UsageError
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training import clock, processes, running, watching
 from calibnorm.lab.training.checkpoints import clear

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from calibnorm.lab.errors import UsageError
+from calibnorm.errors import UsageError
 from calibnorm.lab.training import folder as folders
 from lab.training.tiny import STEPS, TINY, Interrupting, run
 

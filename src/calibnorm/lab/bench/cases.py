@@ -8,7 +8,7 @@ from math import prod
 
 import torch
 
-from calibnorm.lab.errors import UsageError
+from calibnorm.errors import UsageError
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from calibnorm.errors import UsageError
 from calibnorm.lab.bench import cases
 from calibnorm.lab.bench.impls import (
     BASELINE,
@@ -24,7 +25,6 @@ from calibnorm.lab.bench.impls import (
     timm_problem,
 )
 from calibnorm.lab.bench.networks import IMAGE_SIZES
-from calibnorm.lab.errors import UsageError
 
 FUSED = "fused:"
 NETWORK_NORMS = {BASELINE: None, "cn.BN2d": "bn", "cn.IEBN2d": "iebn", "cn.RBN2d": "rbn"}

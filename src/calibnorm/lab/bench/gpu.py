@@ -20,8 +20,8 @@ from calibnorm.lab.bench.clock import Times, copy_bandwidth, no_collector
 from calibnorm.lab.bench.config import FUSED, LayerConfig, ModelConfig
 from calibnorm.lab.bench.impls import BASELINE, COMPILED, EAGER, Call, compile_problem, eager, random_values, set_values
 from calibnorm.lab.bench.table import Place, Row, rows_of, write_csv
-from calibnorm.lab.environment import describe_environment
 from calibnorm.ops.triton import passes
+from calibnorm.report.environment import describe_environment
 
 MODEL_S = 120.0
 """Left for the training steps of ResNet-164 and ResNet-50."""

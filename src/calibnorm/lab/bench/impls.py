@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import calibnorm as cn
+from calibnorm.errors import UsageError
 from calibnorm.lab.bench.authors import AuthorsIEBN, AuthorsRBN
-from calibnorm.lab.errors import UsageError
 from calibnorm.nn import layer_type
 
 Call = Callable[[Tensor, Tensor | None], Tensor]

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import calibnorm as cn
+from calibnorm.errors import UsageError
 from calibnorm.lab.bench.cases import DTYPES, LAYOUTS, shape_name
 from calibnorm.lab.bench.clock import WARMUP, Prepare, Run, clock_for, measure
 from calibnorm.lab.bench.config import FUSED, NETWORK_NORMS, STEPS, ModelConfig
 from calibnorm.lab.bench.impls import BASELINE, compile_problem
 from calibnorm.lab.bench.networks import NETWORKS
 from calibnorm.lab.bench.table import Place, Row, rows_of
-from calibnorm.lab.errors import UsageError
 
 
 def build(name: str) -> nn.Module:

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
+from calibnorm.errors import UsageError
 from calibnorm.lab.bench import layer, model, summary
 from calibnorm.lab.bench.clock import copy_bandwidth
 from calibnorm.lab.bench.config import LayerConfig, ModelConfig
 from calibnorm.lab.bench.table import Place, Row, unsteady, write_csv
-from calibnorm.lab.environment import describe_environment
-from calibnorm.lab.errors import UsageError
+from calibnorm.report.environment import describe_environment
 
 
 def say(line: str) -> None:

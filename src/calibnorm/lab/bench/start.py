@@ -13,8 +13,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+from calibnorm.errors import UsageError
 from calibnorm.lab.bench.config import LayerConfig, ModelConfig
-from calibnorm.lab.errors import UsageError
 
 # A fresh output costs page faults that hide everything else, for all implementations alike; these keep freed memory in
 # the process. glibc reads them when a process starts.

@@ -15,7 +15,7 @@ from torch.version import __version__ as torch_version
 
 from calibnorm.lab.bench.clock import Times
 from calibnorm.lab.bench.impls import BASELINE
-from calibnorm.lab.environment import cpu_name, library_commit, package_version
+from calibnorm.report.environment import cpu_name, library_commit, package_version
 
 
 @dataclass(frozen=True)

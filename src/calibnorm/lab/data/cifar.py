@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from calibnorm.errors import UsageError
 from calibnorm.lab.data.image_set import Split
-from calibnorm.lab.errors import UsageError
 
 
 def read_cifar10(root: Path) -> tuple[Split, Split]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from calibnorm.lab.errors import UsageError
+from calibnorm.errors import UsageError
 
 Augment = Literal["crop_flip", "crop", "none"]
 AUGMENTS = ("crop_flip", "crop", "none")

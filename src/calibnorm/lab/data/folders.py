@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from calibnorm.errors import UsageError
 from calibnorm.lab.data import sets
 from calibnorm.lab.data.augment import standardize
 from calibnorm.lab.data.feed import AUGMENTS, Augment, Feed, check_choice, check_shares, share
@@ -22,7 +23,6 @@ from calibnorm.lab.data.image_set import balanced
 from calibnorm.lab.data.pictures import Damaged, Listing, Pictures, collate, scan
 from calibnorm.lab.data.seeding import generator
 from calibnorm.lab.data.workers import START_METHOD, end_workers, held_back, readers, start_worker, started
-from calibnorm.lab.errors import UsageError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's training images, as all use them: 1.3 million pictures are not read for three numbers."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from calibnorm.lab.errors import UsageError
+from calibnorm.errors import UsageError
 
 UNSIGNED_BYTES = 0x08  # the type code in an idx file's magic number
 LARGEST = 1 << 26  # bytes; the largest of the files has 47 million. A tampered .gz could unpack to anything

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from calibnorm.errors import UsageError
 from calibnorm.lab.data.seeding import generator
-from calibnorm.lab.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from calibnorm.errors import UsageError
 from calibnorm.lab.data.augment import Shifts, crop_flip, standardize
 from calibnorm.lab.data.feed import AUGMENTS, Augment, Feed, check_choice, check_shares, share
 from calibnorm.lab.data.image_set import ImageSet, Split, fit
 from calibnorm.lab.data.seeding import generator
-from calibnorm.lab.errors import UsageError
 
 
 def train_feed(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
+from calibnorm.errors import UsageError
 from calibnorm.lab.data import idx
 from calibnorm.lab.data.image_set import Split
-from calibnorm.lab.errors import UsageError
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts the files."""

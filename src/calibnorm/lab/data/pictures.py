@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from calibnorm.errors import UsageError
 from calibnorm.lab.data.feed import Augment
 from calibnorm.lab.data.seeding import number
-from calibnorm.lab.errors import UsageError
 
 RESIZE = 256 / 224
 """The test's short side before the centre crop, in sizes of the crop."""

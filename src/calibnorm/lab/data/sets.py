@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from calibnorm.errors import UsageError
 from calibnorm.lab.data import cifar, digits, mnist
 from calibnorm.lab.data.image_set import ImageSet, Split, check, make, subset
-from calibnorm.lab.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from calibnorm.lab.errors import UsageError
+from calibnorm.errors import UsageError
 
 NormName = Literal["bn", "iebn", "rbn", "bn-gate"]
 Condition = Literal["clean", "noise"]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from calibnorm.lab.errors import UsageError
+from calibnorm.errors import UsageError
 
 CONFIG = "config.json"
 COMMAND = "calibnorm demo"

@@ -24,7 +24,7 @@ from calibnorm.lab.demo.parallel import Outcome, train_all
 from calibnorm.lab.demo.report import HEADER, Report
 from calibnorm.lab.demo.results import summarize
 from calibnorm.lab.demo.training import Epoch
-from calibnorm.lab.environment import describe_environment
+from calibnorm.report.environment import describe_environment
 
 
 def run(config: DemoConfig, console: Console | None = None) -> Report:

@@ -39,8 +39,8 @@ from rich.progress import track
 from torch import nn
 
 import calibnorm as cn
+from calibnorm.errors import UsageError
 from calibnorm.lab import data, models
-from calibnorm.lab.errors import UsageError
 from calibnorm.lab.experiments.grid import condition_name
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training import inputs

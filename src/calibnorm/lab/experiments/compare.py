@@ -11,17 +11,17 @@ from typing import Any
 
 from rich.console import Console
 
+from calibnorm.errors import UsageError
 from calibnorm.lab import models, recipes
-from calibnorm.lab.errors import UsageError
 from calibnorm.lab.experiments import plots, texts
 from calibnorm.lab.experiments.config import NOT_OVERRIDDEN, CompareConfig
 from calibnorm.lab.experiments.grid import NOTE, Cell, Grid, check_folder, conditions, read_note, said
 from calibnorm.lab.experiments.origins import made_with
 from calibnorm.lab.experiments.running import carry_out
 from calibnorm.lab.experiments.summary import Line, write_results, write_summary
-from calibnorm.lab.files import write_whole
 from calibnorm.lab.naming import check_name, slug
 from calibnorm.lab.recipes import Recipe, named_as_typed, option
+from calibnorm.report.files import write_whole
 
 COMMAND = "calibnorm compare"
 HEADER = ("norm", "accuracy (%)", "95 % interval", "minus {}", "better in", "failed", "each seed")

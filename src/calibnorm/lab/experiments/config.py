@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin, get
 
 import tyro
 
-from calibnorm.lab.errors import UsageError
+from calibnorm.errors import UsageError
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training.machine import Accelerator
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from calibnorm.lab.errors import UsageError
-from calibnorm.lab.files import read_json, write_json
+from calibnorm.errors import UsageError
 from calibnorm.lab.recipes import Noise, Recipe, option, parse_noise
 from calibnorm.lab.training.folder import CONFIG
+from calibnorm.report.files import read_json, write_json
 
 NOTE = "grid.json"
 

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from calibnorm.lab.environment import describe_environment
 from calibnorm.lab.experiments.grid import Grid, Run
-from calibnorm.lab.files import read_json
 from calibnorm.lab.training.folder import CONFIG, ENVIRONMENT
+from calibnorm.report.environment import describe_environment
+from calibnorm.report.files import read_json
 
 
 def made_with(command: str, seconds: float, grid: Grid) -> str:

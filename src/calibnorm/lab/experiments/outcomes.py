@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from calibnorm.lab.experiments.grid import Run
-from calibnorm.lab.files import read_json
 from calibnorm.lab.training.folder import METRICS, RESULT
+from calibnorm.report.files import read_json
 
 _NUMBERS = {"test_accuracy", "best_test_accuracy", "test_top5", "parameters", "seconds"}
 State = Literal["finished", "diverged", "failed", "missing", "busy"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from calibnorm.lab.errors import Stopped
+from calibnorm.errors import Stopped
 from calibnorm.lab.experiments.config import Common
 from calibnorm.lab.experiments.grid import Grid
 from calibnorm.lab.experiments.outcomes import Outcome, epochs_done, outcome

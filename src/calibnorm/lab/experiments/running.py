@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from rich.console import Console
 
-from calibnorm.lab.errors import Stopped
+from calibnorm.errors import Stopped
 from calibnorm.lab.experiments.checks import Reader, check, reader
 from calibnorm.lab.experiments.config import Common
 from calibnorm.lab.experiments.grid import Grid, write_note

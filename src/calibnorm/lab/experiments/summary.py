@@ -15,7 +15,7 @@ from calibnorm.lab.experiments import statistics
 from calibnorm.lab.experiments.grid import Cell, Grid
 from calibnorm.lab.experiments.outcomes import Outcome, outcome
 from calibnorm.lab.experiments.statistics import Interval, Paired
-from calibnorm.lab.files import write_whole
+from calibnorm.report.files import write_whole
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import torch
 
-from calibnorm.lab.errors import Diverged, RunFailed, Stopped, UsageError
+from calibnorm.errors import Diverged, RunFailed, Stopped, UsageError
 from calibnorm.lab.experiments.grid import Run
 from calibnorm.lab.experiments.outcomes import Outcome, outcome
-from calibnorm.lab.files import write_json
 from calibnorm.lab.locks import exclusive
 from calibnorm.lab.training.machine import Accelerator
+from calibnorm.report.files import write_json
 
 BUSY = Outcome("busy", message="another command trains it")
 

@@ -20,7 +20,7 @@ from types import FrameType
 
 import torch
 
-from calibnorm.lab.errors import Stopped
+from calibnorm.errors import Stopped
 from calibnorm.lab.experiments.grid import Run
 from calibnorm.lab.experiments.outcomes import Outcome, outcome
 from calibnorm.lab.experiments.worker_process import Settings, train_one, work

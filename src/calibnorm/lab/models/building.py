@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from calibnorm import _checks
-from calibnorm.lab.errors import UsageError
+from calibnorm.errors import UsageError
 from calibnorm.lab.models import networks, placing
 from calibnorm.lab.models.norms import Norm, parse_norm
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from calibnorm.lab.errors import UsageError
+from calibnorm.errors import UsageError
 from calibnorm.lab.models.densenet import DenseNet
 from calibnorm.lab.models.preresnet import PreResNet
 from calibnorm.lab.models.resnet import ResNet

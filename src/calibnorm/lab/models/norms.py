@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import calibnorm as cn
-from calibnorm.lab.errors import UsageError
+from calibnorm.errors import UsageError
 from calibnorm.lab.models import options
 
 # IEBN's authors leave the norm of a shortcut's projection plain: so does their ResNet for CIFAR (gbup-group/IEBN on

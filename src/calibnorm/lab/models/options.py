@@ -9,7 +9,7 @@ from dataclasses import MISSING, fields
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import calibnorm as cn
-from calibnorm.lab.errors import UsageError
+from calibnorm.errors import UsageError
 from calibnorm.methods import not_an_option
 from calibnorm.nn import layer_type
 from calibnorm.nn.options import layer_options

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from calibnorm.lab.errors import UsageError
+from calibnorm.errors import UsageError
 
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 Noise = tuple[float, float] | None

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from calibnorm.lab.errors import UsageError
-from calibnorm.lab.files import write_whole
+from calibnorm.errors import UsageError
+from calibnorm.report.files import write_whole
 
 KEPT = 2
 """The newest one, and the one before it, for the case that the newest is found damaged."""

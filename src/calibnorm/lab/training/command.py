@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from calibnorm.errors import RunFailed, Stopped, UsageError
 from calibnorm.lab.arguments import parsed
-from calibnorm.lab.errors import RunFailed, Stopped, UsageError
 from calibnorm.lab.naming import check_name, slug
 from calibnorm.lab.recipes import RECIPES, Recipe, as_typed, named_as_typed, recipe, summary
 

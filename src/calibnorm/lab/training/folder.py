@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from calibnorm.lab.errors import RunFailed, UsageError
-from calibnorm.lab.files import read_json, write_json, write_whole
+from calibnorm.errors import RunFailed, UsageError
 from calibnorm.lab.locks import exclusive
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training.clock import Timing
 from calibnorm.lab.training.state import Row
+from calibnorm.report.files import read_json, write_json, write_whole
 
 CONFIG, RESULT, METRICS, TIMING, ENVIRONMENT, CHECKPOINTS = (
     "config.json",

@@ -18,7 +18,7 @@ from datetime import timedelta
 import torch.distributed as dist
 from lightning.fabric import Fabric
 
-from calibnorm.lab.errors import RunFailed, Stopped, UsageError
+from calibnorm.errors import RunFailed, Stopped, UsageError
 
 POLL_S = 1.0
 SEEN_S = 10.0

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, TypedDict
 import torch
 from torch import nn
 
+from calibnorm.errors import UsageError
 from calibnorm.lab import data, models
 from calibnorm.lab.data.workers import readers
-from calibnorm.lab.errors import UsageError
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training.machine import Accelerator, check_compiler, check_precision, choose
 from calibnorm.nn import CalibratedNorm

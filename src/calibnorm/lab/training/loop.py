@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 
-from calibnorm.lab.errors import Diverged, Stopped
+from calibnorm.errors import Diverged, Stopped
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training.clock import Timing, make_clock
 from calibnorm.lab.training.inputs import Inputs

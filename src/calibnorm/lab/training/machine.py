@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from calibnorm.lab.errors import UsageError
+from calibnorm.errors import UsageError
 from calibnorm.lab.recipes import Precision
 
 Accelerator = Literal["auto", "cpu", "cuda"]

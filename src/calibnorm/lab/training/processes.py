@@ -18,7 +18,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
-from calibnorm.lab.errors import RunFailed, UsageError
+from calibnorm.errors import RunFailed, UsageError
 from calibnorm.lab.recipes import Precision
 from calibnorm.lab.training.machine import Accelerator, Kind, check_precision, choose
 

@@ -11,10 +11,8 @@ import torch
 from lightning.fabric import Fabric
 from torch import nn
 
+from calibnorm.errors import RunFailed
 from calibnorm.lab import data
-from calibnorm.lab.environment import describe_environment, package_version
-from calibnorm.lab.errors import RunFailed
-from calibnorm.lab.files import write_json, write_whole
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training import folder as folders
 from calibnorm.lab.training import inputs, processes
@@ -28,6 +26,8 @@ from calibnorm.lab.training.processes import Machine, on_first
 from calibnorm.lab.training.state import Progress, Row
 from calibnorm.lab.training.trainee import Trainee, build
 from calibnorm.lab.training.watching import Watcher
+from calibnorm.report.environment import describe_environment, package_version
+from calibnorm.report.files import write_json, write_whole
 
 T = TypeVar("T")
 

@@ -17,8 +17,8 @@ from calibnorm.lab.experiments.published import PAPERS
 from calibnorm.lab.experiments.summary import Line, number, write_results, write_summary
 from calibnorm.lab.experiments.tables.definitions import Entry, Table
 from calibnorm.lab.experiments.tables.extras import further
-from calibnorm.lab.files import write_whole
 from calibnorm.lab.pictures import save, tidy
+from calibnorm.report.files import write_whole
 
 
 @dataclass(frozen=True)

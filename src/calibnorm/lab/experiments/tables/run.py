@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from calibnorm.errors import UsageError
 from calibnorm.lab import data
-from calibnorm.lab.errors import UsageError
 from calibnorm.lab.experiments.checks import reader
 from calibnorm.lab.experiments.config import TableConfig
 from calibnorm.lab.experiments.grid import Cell, Grid, check_folder, read_note

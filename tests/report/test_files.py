@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from calibnorm.lab.files import read_json, write_json, write_whole
+from calibnorm.report.files import read_json, write_json, write_whole
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
