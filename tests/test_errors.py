@@ -41,7 +41,7 @@ def test_other_processes_see_the_same_error():
 
 
 def test_a_block_calls_a_setting_by_another_name():
-    with pytest.raises(UsageError, match="^mix=nope: is not known$"), called(data="mix"):
+    with pytest.raises(UsageError, match=r"^mix=nope: is not known$"), called(data="mix"):
         raise UsageError(Setting("data", "nope"), "is not known")
-    with pytest.raises(UsageError, match="^norm=nope: is not known$"), called(data="mix"):
+    with pytest.raises(UsageError, match=r"^norm=nope: is not known$"), called(data="mix"):
         raise UsageError(Setting("norm", "nope"), "is not known")

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 import calibnorm
-from calibnorm.report import environment
 from calibnorm.lab.demo.config import DemoConfig
 from calibnorm.lab.demo.gates import GATE, GateRow
 from calibnorm.lab.demo.report import CONSTANT, Report
 from calibnorm.lab.demo.results import Row, half_interval, summarize
 from calibnorm.lab.demo.training import Epoch
+from calibnorm.report import environment
 
 
 def report(iebn: list[float], gate_std: float = 0.0) -> Report:
