@@ -43,18 +43,17 @@ def parsed(target: Callable[..., T], args: Sequence[str], *, prog: str, **option
         UsageError: An option is not known, a value is missing, or it is not what the option takes. Besides these, what
             the settings themselves raise.
     """
-    said = io.StringIO()
+    box = io.StringIO()
     try:
-        with READERS, redirect_stderr(said):
-            settings: T = tyro.cli(target, prog=prog, args=args, **options)
-            return settings
+        with READERS, redirect_stderr(box):
+            settings: T = tyro.cli(target, prog=prog, args=args, config=(tyro.conf.OmitArgPrefixes,), **options)
     except SystemExit as stop:
-        if stop.code and (problem := first_paragraph(said.getvalue())):
-            said.truncate(0)
+        if stop.code and (problem := first_paragraph(box.getvalue())):
             raise UsageError(line(problem, args, option_types(target), prog)) from None
+        sys.stderr.write(box.getvalue())
         raise
-    finally:
-        sys.stderr.write(said.getvalue() if said.tell() else "")
+    sys.stderr.write(box.getvalue())
+    return settings
 
 
 def first_paragraph(box: str) -> str:
@@ -160,22 +159,6 @@ def texts(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[tuple[str, ...]] 
         return tuple(words)
 
     return PrimitiveConstructorSpec("*", "STR [STR ...]", read, lambda value: isinstance(value, tuple), list)
-
-
-@READERS.primitive_rule
-def truth(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[bool] | None:
-    """Where an option is no flag but takes True or False, true and false will do."""
-    if kind.type is not bool or tyro.conf.FlagConversionOff not in kind.markers:
-        return None
-
-    def read(words: list[str]) -> bool:
-        if words[0].lower() not in ("true", "false"):
-            raise ValueError("needs true or false")
-        return words[0].lower() == "true"
-
-    return PrimitiveConstructorSpec(
-        1, "True|False", read, lambda value: isinstance(value, bool), lambda value: [str(value)]
-    )
 
 
 @READERS.primitive_rule

@@ -1,48 +1,56 @@
-"""The command line: one function a subcommand, one line each in COMMANDS."""
+"""The commands: one list, one way to read their words, and the place where errors become words and exit statuses."""
 
 from __future__ import annotations
 
 import difflib
+import inspect
+import os
 import sys
-from collections.abc import Callable, Collection, Sequence
-from concurrent.futures.process import BrokenProcessPool
-from functools import partial, wraps
+from collections.abc import Callable, Sequence
+from functools import wraps
 from importlib.metadata import version
-from typing import Annotated, ParamSpec
+from typing import TypeVar
 
-import tyro
-
-from calibnorm.errors import UsageError
-from calibnorm.lab.arguments import READERS, parsed
-from calibnorm.lab.bench.config import LayerConfig, ModelConfig
-from calibnorm.lab.bench.start import BENCHES
+from calibnorm.errors import RunFailed, Setting, Stopped, UsageError, as_option, written
+from calibnorm.lab.arguments import parsed
 from calibnorm.lab.demo.config import DemoConfig
 from calibnorm.lab.experiments.config import CompareConfig, TableConfig
 
 DESCRIPTION = """Experiments with batch normalization that is calibrated by each instance (IEBN, RBN).
 
-Start with `calibnorm demo`. Every subcommand explains its options: `calibnorm demo --help`.
+Start with `calibnorm demo`. Every command explains its options: `calibnorm demo --help`.
 `calibnorm --version` prints the version."""
-MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
 HELP = ("-h", "--help")
+POSITIONAL = ("recipe", "table")
+"""Settings that are words of their own, not options."""
 
-P = ParamSpec("P")
+T = TypeVar("T")
 Status = int | None
 """An exit status; None is 0."""
+Command = Callable[[Sequence[str]], Status]
+"""What runs the words behind a command's name."""
 
 
-def when_read(function: Callable[P, Status]) -> Callable[P, Callable[[], Status]]:
-    """Make a subcommand one that returns what it will do: its words are read first, and then it runs."""
+def reads(settings: Callable[..., T]) -> Callable[[Callable[[T], Status]], Command]:
+    """Make a command of a function of settings: its words are read, then it runs.
 
-    @wraps(function)
-    def ready(*args: P.args, **kwargs: P.kwargs) -> Callable[[], Status]:
-        return partial(function, *args, **kwargs)
+    The function's name is the command's, its docstring the help.
+    """
 
-    return ready
+    def made(function: Callable[[T], Status]) -> Command:
+        name = f"calibnorm {function.__name__.replace('_', ' ')}"
+
+        @wraps(function)
+        def command(words: Sequence[str]) -> Status:
+            return function(parsed(settings, words, prog=name, description=inspect.getdoc(function)))
+
+        return command
+
+    return made
 
 
-@when_read
-def demo(config: Annotated[DemoConfig, tyro.conf.arg(name="")]) -> None:
+@reads(DemoConfig)
+def demo(config: DemoConfig) -> None:
     """Train BN, IEBN and RBN side by side on real handwritten digits.
 
     The same small ResNet, from the same initial weights and in the same batches, without and with the constant noise
@@ -55,35 +63,18 @@ def demo(config: Annotated[DemoConfig, tyro.conf.arg(name="")]) -> None:
     run(config)
 
 
-@when_read
-def bench(
-    what: Annotated[LayerConfig, tyro.conf.subcommand("layer")] | Annotated[ModelConfig, tyro.conf.subcommand("model")],
-) -> int:
-    """Time layers or whole training steps against nn.BatchNorm2d.
-
-    Times of one layer (`calibnorm bench layer`) or of a network's training step (`calibnorm bench model`). Writes a
-    CSV, the environment, a summary and pictures. On a machine with torch alone:
-    `python -m calibnorm.lab.bench`.
-    """
-    from calibnorm.lab.bench.run import run
-    from calibnorm.lab.bench.start import pin_allocator
-
-    pin_allocator()
-    return run(what)
-
-
-@when_read
-def train() -> None:
+def train(words: Sequence[str]) -> Status:
     """Train a recipe into a folder, resumable: the papers' settings, or small ones for a CPU.
 
     `calibnorm train --list` lists the recipes, `calibnorm train RECIPE --help` a recipe's settings.
     """
-    # For `calibnorm --help`, which prints this text: `main` hands "train" on before anything looks for this function.
-    raise AssertionError("calibnorm train is training.command.main's")
+    from calibnorm.lab.training.command import main as run
+
+    return run(words)
 
 
-@when_read
-def compare(config: Annotated[CompareConfig, tyro.conf.arg(name="")]) -> int:
+@reads(CompareConfig)
+def compare(config: CompareConfig) -> Status:
     """Train norms side by side: each with the same seeds, without and with noise attacks.
 
     Prints mean, standard deviation and 95 % intervals, differences from the first norm paired by seed, and what failed;
@@ -95,8 +86,8 @@ def compare(config: Annotated[CompareConfig, tyro.conf.arg(name="")]) -> int:
     return run(config)
 
 
-@when_read
-def table(config: Annotated[TableConfig, tyro.conf.arg(name="")]) -> int:
+@reads(TableConfig)
+def table(config: TableConfig) -> Status:
     """Make a table or figure of the IEBN or the RBN paper again: ours beside what was printed.
 
     `calibnorm table iebn-2` runs in minutes on digits, which shows how it goes; --scale small takes a part of
@@ -108,77 +99,82 @@ def table(config: Annotated[TableConfig, tyro.conf.arg(name="")]) -> int:
     return run(config)
 
 
-COMMANDS: dict[str, Callable[..., Callable[[], Status]]] = {
-    "demo": demo,
-    "bench": bench,
-    "train": train,
-    "compare": compare,
-    "table": table,
-}
+def bench(words: Sequence[str]) -> Status:
+    """Time layers or whole training steps against nn.BatchNorm2d.
+
+    `calibnorm bench layer` and `calibnorm bench model`; on a machine with torch alone, `python -m calibnorm.bench`.
+    """
+    from calibnorm.bench.command import main as run
+
+    return run(words)
+
+
+COMMANDS: dict[str, Command] = {"demo": demo, "train": train, "compare": compare, "table": table, "bench": bench}
+"""By name; a command of a group has two words."""
 
 
 def main(args: Sequence[str]) -> int:
-    """Run one subcommand.
+    """Run one command.
 
     Args:
         args: What follows the command's name, such as ``["demo", "--quick"]``.
 
     Returns:
-        The exit status: 0; 1 where a worker process died or a bench met wrong values; 2 for input that cannot be
-        used, which the message names; 130 after Ctrl-C.
+        The exit status: 0; 1 for a run that failed or wrong values; 2 for input that cannot be used, which the message
+        names; 128 + its number after a signal, such as 130 after Ctrl-C.
     """
-    if list(args) in (["--version"], ["-V"]):
-        print(f"calibnorm {version('calibnorm')}")
-        return 0
+    words = list(args)
     try:
-        return read(list(args) or ["--help"])() or 0
-    except UsageError as error:
+        if words in (["--version"], ["-V"]):
+            print(f"calibnorm {version('calibnorm')}")
+        elif not words or words[0] in HELP:
+            print(listing())
+        else:
+            command, rest = find(words)
+            status = command(rest) or 0
+            sys.stdout.flush()
+            return status
+    except (UsageError, RunFailed) as error:
+        print(f"calibnorm: {error.words(as_typed)}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except Stopped as error:
         print(f"calibnorm: {error}", file=sys.stderr)
-        return 2
-    except BrokenProcessPool:
-        print("calibnorm: a worker process died, perhaps for want of memory; nothing was written", file=sys.stderr)
-        return 1
+        return 128 + error.number
     except KeyboardInterrupt:
-        print("\ncalibnorm: stopped by Ctrl-C; nothing was written", file=sys.stderr)
+        print("\ncalibnorm: stopped by Ctrl-C", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read the output, such as `head`, has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as a shell has it for SIGPIPE
+    return 0
 
 
-def read(words: Sequence[str]) -> Callable[[], Status]:
-    """Return what a command line asks for, ready to run; help is printed and ends the process.
-
-    Raises:
-        UsageError: A command or an option is not known, or a value cannot be used.
-    """
-    name, *rest = words
-    if name == "train":
-        # Its options depend on the recipe, which is its first word.
-        from calibnorm.lab.training.command import main as train_main
-
-        return partial(train_main, rest)
-    if set(HELP) & set(words):
-        with READERS:
-            asked: Callable[[], Status] = tyro.extras.subcommand_cli_from_dict(
-                COMMANDS, prog="calibnorm", description=DESCRIPTION, args=words, config=MARKERS
-            )
-            return asked
-    check_word("", name, COMMANDS)
-    if name != "bench":
-        return parsed(COMMANDS[name], rest, prog=f"calibnorm {name}", config=MARKERS)
-    which, *rest = rest or [""]
-    check_word("bench ", which, BENCHES)
-    kind: Callable[..., LayerConfig | ModelConfig] = BENCHES[which]
-    config: LayerConfig | ModelConfig = parsed(kind, rest, prog=f"calibnorm bench {which}", config=MARKERS)
-    return bench(config)
-
-
-def check_word(before: str, word: str, known: Collection[str]) -> None:
-    """Refuse a word that is no command.
+def find(words: Sequence[str]) -> tuple[Command, Sequence[str]]:
+    """Return the command that a line begins with, and the words behind its name.
 
     Raises:
-        UsageError: It is none; the text names those that there are.
+        UsageError: There is none; the text names those that there are.
     """
-    if word not in known:
-        near = difflib.get_close_matches(word, known, 1)
-        wrong = "is not known" if word else "needs a word"
-        advice = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}"
-        raise UsageError(f"{(before + word).strip()}: {wrong}; {advice} (calibnorm --help)")
+    for count in (1, 2):
+        if (name := " ".join(words[:count])) in COMMANDS:
+            return COMMANDS[name], words[count:]
+    groups = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
+    known = groups or list(COMMANDS)
+    if groups and len(words) == 1:
+        raise UsageError(f"{words[0]}: needs a word; choose from {', '.join(known)} (calibnorm --help)")
+    word = " ".join(words[: 2 if groups else 1])
+    near = difflib.get_close_matches(word, known, 1)
+    advice = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}"
+    raise UsageError(f"{word}: is not known; {advice} (calibnorm --help)")
+
+
+def as_typed(setting: Setting) -> str:
+    """Return a setting as the command line has it: an option, or a word of its own."""
+    return f"{setting.name} {written(setting.value)}" if setting.name in POSITIONAL else as_option(setting)
+
+
+def listing() -> str:
+    """Return what the commands are, with the first line of what each says of itself."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {(inspect.getdoc(command) or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    return "\n".join(["usage: calibnorm COMMAND [OPTIONS]", "", DESCRIPTION, "", "commands:", *lines])
