@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from calibnorm.errors import UsageError
+from calibnorm.errors import Setting, UsageError, as_option, called
 from calibnorm.lab import models, recipes
 from calibnorm.lab.experiments import plots, texts
 from calibnorm.lab.experiments.config import NOT_OVERRIDDEN, CompareConfig
@@ -20,7 +20,7 @@ from calibnorm.lab.experiments.origins import made_with
 from calibnorm.lab.experiments.running import carry_out
 from calibnorm.lab.experiments.summary import Line, write_results, write_summary
 from calibnorm.lab.naming import check_name, slug
-from calibnorm.lab.recipes import Recipe, named_as_typed, option
+from calibnorm.lab.recipes import Recipe
 from calibnorm.report.files import write_whole
 
 COMMAND = "calibnorm compare"
@@ -41,7 +41,7 @@ def run(config: CompareConfig, console: Console | None = None) -> int:
         UsageError: A setting cannot be used, or the folder holds other runs; nothing has been trained then.
     """
     recipe = replace(recipes.recipe(config.recipe), **config.override)
-    with named_as_typed(recipe, norm="norms"):
+    with called(norm="norms"):
         grid = plan(config, recipe)
         note = {"command": COMMAND, "recipe": config.recipe, "settings": shared(recipe)}
         return carry_out(grid, config, note, partial(Report, config, recipe, grid), console)
@@ -95,8 +95,10 @@ def check_root(root: Path, recipe: Recipe) -> None:
     for key, value in now.items():
         if value != before[key]:
             raise UsageError(
-                f"--{option(key)} {said(value)}: {root} was begun with {said(before[key])}; choose another "
-                "--name, or remove that folder"
+                Setting(key, value),
+                f"{root} was begun with {said(before[key])}; choose another ",
+                Setting("name"),
+                ", or remove that folder",
             )
 
 
@@ -211,7 +213,7 @@ class Report:
         rows = [[line.cell.row, *self.cells(line)] for line in self.lines]
         parts = [
             f"# {self.grid.root.name}: {', '.join(self.grid.columns())}",
-            f"{texts.setting(self.recipe)} {self.config.seeds} seed{'s' if self.config.seeds > 1 else ''}.",
+            f"{self.recipe.in_words()} {self.config.seeds} seed{'s' if self.config.seeds > 1 else ''}.",
             texts.markdown(["condition", *self.header], rows, left=2),
             texts.bullets(map(self.verdict, self.grid.rows)),
         ]
@@ -242,12 +244,12 @@ class Report:
         words += [f"--baseline {shlex.quote(self.baseline)}"] if self.baseline != columns[0] else []
         words += [f"--noise {text}" for text in c.noise]
         words += [f"--seeds {c.seeds}"] + ([f"--name {c.name}"] if c.name else [])
-        words += [f"--{option(name)} {said(value)}" for name, value in c.override.items()]
+        words += [f"{as_option(Setting(name))} {said(value)}" for name, value in c.override.items()]
         return " ".join(words)
 
     def show(self, console: Console) -> None:
         """Print the tables, what they mean, and where the rest is."""
-        console.print(f"\n{texts.setting(self.recipe)}\n", highlight=False)
+        console.print(f"\n{self.recipe.in_words()}\n", highlight=False)
         for row in self.grid.rows:
             texts.show(console, row, self.short_header, map(self.short_cells, self.of(row)))
         for row in self.grid.rows:

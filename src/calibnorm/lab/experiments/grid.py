@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from calibnorm.errors import UsageError
-from calibnorm.lab.recipes import Noise, Recipe, option, parse_noise
+from calibnorm.errors import Setting, UsageError
+from calibnorm.lab.recipes import Noise, Recipe, parse_noise
 from calibnorm.lab.training.folder import CONFIG
 from calibnorm.report.files import read_json, write_json
 
@@ -154,8 +154,8 @@ def check_folder(grid: Grid) -> None:
         for key, value in now.items():
             if value != before[key]:
                 raise UsageError(
-                    f"--{option(key)} {said(value)}: {run.folder} was trained with {said(before[key])}; "
-                    "choose another folder, or remove that one"
+                    Setting(key, value),
+                    f"{run.folder} was trained with {said(before[key])}; choose another folder, or remove that one",
                 )
 
 

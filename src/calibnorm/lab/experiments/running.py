@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from rich.console import Console
 
 from calibnorm.errors import Stopped
-from calibnorm.lab.experiments.checks import Reader, check, reader
+from calibnorm.lab import data
+from calibnorm.lab.experiments.checks import check
 from calibnorm.lab.experiments.config import Common
 from calibnorm.lab.experiments.grid import Grid, write_note
 from calibnorm.lab.experiments.progress import complaints, stopped, train_grid
@@ -33,7 +34,6 @@ def carry_out(
     report: Callable[[Sequence[Line], Sequence[str], float], Reporting],
     console: Console | None = None,
     warnings: Iterable[str] = (),
-    read: Reader | None = None,
 ) -> int:
     """Check a grid, train what is missing of it, print the report and write it.
 
@@ -44,7 +44,6 @@ def carry_out(
         report: Of a line for every cell, a sentence for every run that did not finish, and the seconds that it took.
         console: Where to print; standard output by default.
         warnings: Sentences to print before anything is trained.
-        read: Read some of the data sets before; forgets them when the check is done.
 
     Returns:
         The exit status: 0; 1 where runs failed or are missing, 130 after Ctrl-C, 143 after SIGTERM.
@@ -53,9 +52,8 @@ def carry_out(
         UsageError: What the check refuses; nothing has been trained or written then.
     """
     console, start = console or Console(), time.perf_counter()
-    read = read or reader()
-    check((cell.recipe for cell in grid.cells), config.data_root, config.accelerator, read)
-    read.cache_clear()
+    with data.remembered():
+        check((cell.recipe for cell in grid.cells), config.data_root, config.accelerator)
     for sentence in warnings:
         console.print(sentence, style="yellow", highlight=False)
     write_note(grid.root, note)

@@ -14,7 +14,6 @@ from rich.text import Text
 from calibnorm.lab.experiments.outcomes import Outcome
 from calibnorm.lab.experiments.statistics import Interval
 from calibnorm.lab.experiments.summary import Line
-from calibnorm.lab.recipes import Recipe
 
 NOTHING = "–"
 WHOLE = ("accuracy (%)", "ours (%)", "paper (%)", "paper", "failed")
@@ -112,25 +111,6 @@ def bullets(sentences: Iterable[str]) -> str:
     return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
-def setting(recipe: Recipe) -> str:
-    """Return in a sentence how a run is trained: the usual settings, and every other one that is not its default.
-
-    Norm, noise and seed are left out: a grid varies them, and its tables name them.
-    """
-    falls = " ".join(map(str, recipe.milestones))
-    step = f"x {recipe.gamma:g} after epochs {falls}" if falls else "constant"
-    rate = "a cosine to 0" if recipe.schedule == "cosine" else step
-    warm = f", {epochs(recipe.warmup_epochs)} of warm-up" if recipe.warmup_epochs else ""
-    place = "" if recipe.stages == "all" else f" (the norm in {recipe.stages} alone)"
-    more = "".join(f", {text}" for text in unusual(recipe))
-    return (
-        f"{recipe.model}{place} on {images(recipe)}; {epochs(recipe.epochs)} of SGD, "
-        f"batch {recipe.images_a_step}, learning rate {recipe.learning_rate:g}, {rate}{warm}, "
-        f"{'Nesterov' if recipe.nesterov else 'momentum'} {recipe.momentum:g}, weight decay {recipe.weight_decay:g} "
-        f"({'on gates too' if recipe.decay_gates else 'not on gates'}){more}."
-    )
-
-
 def epochs(count: int) -> str:
     """Return a number of epochs in words.
 
@@ -138,28 +118,3 @@ def epochs(count: int) -> str:
     ('1 epoch', '3 epochs')
     """
     return f"{count} epoch{'s' if count != 1 else ''}"
-
-
-def images(recipe: Recipe) -> str:
-    """Return which images a run is trained on."""
-    main = f"{recipe.train_images} training images of {recipe.data}" if recipe.train_images else recipe.data
-    size = f" at {recipe.image_size} x {recipe.image_size} pixels" if recipe.image_size else ""
-    augment = {"none": "", "crop": ", random crops", "crop_flip": ", random crops and flips"}[recipe.augment]
-    mix = f", {recipe.mix_main} of them and {recipe.mix_others} of {recipe.mix} a batch" if recipe.mix else ""
-    return f"{main}{size}{augment}{mix}"
-
-
-def unusual(recipe: Recipe) -> list[str]:
-    """Return the settings that most runs leave at their defaults, where this one does not."""
-    said = {
-        f"label smoothing {recipe.label_smoothing:g}": recipe.label_smoothing > 0,
-        f"gradients of a norm of {recipe.clip_norm or 0:g} at most": recipe.clip_norm is not None,
-        f"tested with the moving average of the weights, decay {recipe.ema or 0:g}": recipe.ema is not None,
-        "noise in training alone": recipe.noise_in == "train",
-        f"precision {recipe.precision}": recipe.precision != "float32",
-        "channels last in memory": recipe.channels_last,
-        "compiled": recipe.compile,
-        "batch statistics of each process by itself": not recipe.sync_statistics,
-        f"tested every {recipe.test_every} epochs": recipe.test_every > 1,
-    }
-    return [text for text, holds in said.items() if holds]

@@ -18,6 +18,7 @@ from calibnorm.lab.experiments.summary import Line, number, write_results, write
 from calibnorm.lab.experiments.tables.definitions import Entry, Table
 from calibnorm.lab.experiments.tables.extras import further
 from calibnorm.lab.pictures import save, tidy
+from calibnorm.lab.recipes import Classification
 from calibnorm.report.files import write_whole
 
 
@@ -135,8 +136,8 @@ class TableReport:
         own = [paper for paper, ours in pairs if ours == paper]
         if own:
             others.append(f"{' and '.join(own)} {'are' if len(own) > 1 else 'is'} as in the paper")
-        recipes = [replace(cell.recipe, mix=None) for cell in self.grid.cells]
-        trained = dict.fromkeys(f"{texts.images(recipe)} for {texts.epochs(recipe.epochs)}" for recipe in recipes)
+        recipes = [replace(c.recipe, mix=None) for c in self.grid.cells if isinstance(c.recipe, Classification)]
+        trained = dict.fromkeys(f"{recipe.images_in_words()} for {texts.epochs(recipe.epochs)}" for recipe in recipes)
         return f"trained on {'; on '.join(trained)}. {'; '.join(others)}."
 
     def shared(self) -> list[str]:
@@ -152,7 +153,7 @@ class TableReport:
         by_setting: dict[str, list[str]] = {}
         for row in self.grid.rows:
             cell = next(cell for cell in self.grid.cells if cell.row == row)
-            by_setting.setdefault(texts.setting(cell.recipe), []).append(row)
+            by_setting.setdefault(cell.recipe.in_words(), []).append(row)
         if len(by_setting) == 1:
             return list(by_setting)
         return [f"{', '.join(rows)}: {setting}" for setting, rows in by_setting.items()]

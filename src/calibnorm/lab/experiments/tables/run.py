@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from calibnorm.errors import UsageError
 from calibnorm.lab import data
-from calibnorm.lab.experiments.checks import reader
 from calibnorm.lab.experiments.config import TableConfig
 from calibnorm.lab.experiments.grid import Cell, Grid, check_folder, read_note
 from calibnorm.lab.experiments.running import carry_out
@@ -36,19 +35,16 @@ def run(config: TableConfig, console: Console | None = None) -> int:
         UsageError: Data are missing, or the folder cannot be used; nothing has been trained then.
     """
     table = definitions.table(config.table)
-    read = reader()
-    grid, left_out = plan(table, config, read)
+    grid, left_out = plan(table, config)
     note = {"command": COMMAND, "table": table.name, "scale": config.scale}
 
     def report(lines: Sequence[Line], complaints: Sequence[str], seconds: float) -> TableReport:
         return TableReport(table, config.scale, grid, lines, left_out, complaints, seconds)
 
-    return carry_out(grid, config, note, report, console, warnings=absent(left_out), read=read)
+    return carry_out(grid, config, note, report, console, warnings=absent(left_out))
 
 
-def plan(
-    table: Table, config: TableConfig, read: Callable[..., data.ImageSet] = data.load
-) -> tuple[Grid, dict[str, str]]:
+def plan(table: Table, config: TableConfig) -> tuple[Grid, dict[str, str]]:
     """Return the grid of a table, and why rows are left out.
 
     That is where a data set that is mixed in is missing; at paper scale, that is refused by the check before training.
@@ -56,7 +52,6 @@ def plan(
     Args:
         table: Which.
         config: The settings.
-        read: `data.load`, or `reader`'s.
 
     Raises:
         UsageError: The folder holds something else, or runs of other settings.
@@ -68,7 +63,7 @@ def plan(
         recipe = scales.recipe(table, entry, config.scale)
         if config.scale != "paper" and recipe.mix is not None:
             if recipe.mix not in reasons:
-                reasons[recipe.mix] = missing(recipe.mix, config.data_root, read)
+                reasons[recipe.mix] = missing(recipe.mix, config.data_root)
             if reasons[recipe.mix]:
                 left_out[entry.row] = reasons[recipe.mix]
                 continue
@@ -81,10 +76,10 @@ def plan(
     return grid, left_out
 
 
-def missing(name: str, data_root: Path, read: Callable[..., data.ImageSet]) -> str:
+def missing(name: str, data_root: Path) -> str:
     """Return why a data set cannot be read, or nothing."""
     try:
-        read(name, data_root, train_images=None)
+        data.load(name, data_root, train_images=None)
     except UsageError as error:
         return str(error)
     return ""
