@@ -134,7 +134,6 @@ def read(name: str, words: Sequence[str]) -> tuple[Recipe, RunOptions]:
         description=summary(name),
         default=make_dataclass("Command", both)(chosen, RunOptions()),
         args=words,
-        config=(tyro.conf.OmitArgPrefixes,),
     )
     return command.recipe, command.options
 
