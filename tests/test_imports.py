@@ -16,9 +16,12 @@ ROOT = Path(calibnorm.__file__).parent
 LAYERS = {
     # A part may import what stands to its right, and itself.
     "__main__": {"lab"},
-    "lab": {"conversion", "nn", "ops", "methods", "_checks", "calibnorm"},
-    "fusion": {"conversion", "nn", "ops", "methods", "_checks"},
-    "conversion": {"nn", "ops", "methods", "_checks"},
+    "lab": {"conversion", "fusion", "inspect", "networks", "nn", "ops", "methods", "_checks", "calibnorm"},
+    # What changes or reads a whole network: siblings, of which none imports another.
+    "conversion": {"networks", "nn", "ops", "methods", "_checks"},
+    "fusion": {"networks", "nn", "ops", "methods", "_checks"},
+    "inspect": {"networks", "nn", "ops", "methods", "_checks"},
+    "networks": {"nn", "ops", "methods", "_checks"},
     "nn": {"ops", "methods", "_checks"},
     "ops": {"methods", "_checks"},
     "methods": {"_checks"},

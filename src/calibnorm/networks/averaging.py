@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from calibnorm.conversion import sources
+from calibnorm.networks.finding import batchnorm_of, find_norms, parts_of
 from calibnorm.nn import CalibratedNorm
 
 
@@ -33,16 +33,15 @@ def average_statistics(model: nn.Module, group: dist.ProcessGroup | None = None)
     >>> import torch, calibnorm as cn
     >>> net = cn.average_statistics(torch.nn.Sequential(cn.RBN2d(4)))  # one process: as it was
     """
-    sources.check_model(model)
+    found = find_norms(model)
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size(group) < 2:
         return model
     buffers: dict[int, Tensor] = {}
-    for module in model.modules():
-        pairs: list[tuple[Tensor | None, Tensor | None]] = []
-        if isinstance(module, _BatchNorm):
-            pairs.append((module.running_mean, module.running_var))
-        elif isinstance(module, CalibratedNorm):
-            pairs.extend(module._extra_statistics())
+    for _, layer, *_ in found:
+        parts = (part for part in parts_of(batchnorm_of(layer)) if isinstance(part, _BatchNorm))
+        pairs = [(part.running_mean, part.running_var) for part in parts]
+        if isinstance(layer, CalibratedNorm):
+            pairs.extend(layer._extra_statistics())
         buffers |= {id(t): t for pair in pairs for t in pair if t is not None}
     if buffers:
         _average(list(buffers.values()), group)
