@@ -34,14 +34,14 @@ def fuse(model: nn.Module, *, report: Report = None) -> nn.Module:
     of a whole network) holds the network as it was: fuse it again after loading.
 
     Where a layer has been replaced, frozen or watched by a hook since, or a block's settings (its flags, numbers and
-    strings) have changed, the calls are made one by one, as the network wrote them. So they are under torch.compile,
-    export and tracing, which have fusers of their own, and for plain BatchNorm in eval mode and on planes so small that
-    torch's own is quicker. What a forward does beside computing (printing, say) is not repeated.
+    strings) have changed, the calls are made one by one, as the network wrote them. The same happens under
+    torch.compile, export and tracing, which have fusers of their own, and for plain BatchNorm in eval mode and on
+    planes so small that torch's own is quicker. What a forward does beside computing (printing, say) is not repeated.
 
-    Left alone are norms that anything but an addition and a ReLU follows (ReLU6, SiLU, dropout, attention), whose
-    output is used several times, or that have hooks; SyncBatchNorm, frozen and split BatchNorm; and forwards that
-    torch.fx cannot follow: those that depend on the mode or on values, take optional arguments, draw random numbers or
-    set attributes.
+    A norm is left alone where anything but an addition and a ReLU follows it (ReLU6, SiLU, dropout, attention), where
+    its output is used several times, or where it has hooks. SyncBatchNorm, frozen and split BatchNorm are left alone
+    too, and all norms in forwards that torch.fx cannot follow: those that depend on the mode or on values, take
+    optional arguments, draw random numbers or set attributes.
 
     Args:
         model: The network. Fuse before wrapping it for distributed training or compiling it. A network that is fused
@@ -94,7 +94,7 @@ class _Plan:
         for entry in self.norms:
             self._own_relu(entry.module)
         # From the inside out, so that the reason of the nearest forward counts.
-        for name, module in reversed(list(_owners(model))):
+        for name, module in reversed(list(_callers(model))):
             why = self._within(module)
             for norm in finding.find_norms(module) if why else ():
                 where = f"the forward of {name or 'the model'} ({type(module).__name__})"
@@ -149,7 +149,7 @@ class _Plan:
         return "\n".join([f"{len(lines)} normalizations: {done} fused, {len(lines) - done} left", *lines])
 
 
-def _owners(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _callers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the modules whose own forward may call a norm, by name."""
     inside = {m for entry in finding.find_norms(model) for m in entry.module.modules()}
     for name, module in model.named_modules():

@@ -1,4 +1,4 @@
-"""Running statistics after training in several processes that each took those of their own batches."""
+"""The average of running statistics over processes that each took those of their own batches."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def average_statistics(model: nn.Module, group: dist.ProcessGroup | None = None)
     """Average the running means and variances over the processes: call it on every one, before evaluation.
 
     Under plain DDP each process keeps the statistics of its own batches, so each would evaluate another network, and
-    the checkpoint holds those of rank 0. Of calibrated layers and plain BatchNorms; one collective for all of them.
-    DDP copies rank 0's statistics to the others before each forward, so that they differ by the last batch alone; the
-    average of all batches wants ``DistributedDataParallel(..., forward_sync_buffers=False)`` (``broadcast_buffers``
+    the checkpoint holds those of rank 0. This averages those of calibrated layers and plain BatchNorms, with one
+    collective for all of them. DDP copies rank 0's statistics to the others before each forward, so that they differ by
+    the last batch alone; for the average of all batches use ``DistributedDataParallel(..., forward_sync_buffers=False)`` (``broadcast_buffers``
     before torch 2.15). Synchronized statistics are equal already. ``num_batches_tracked`` stays.
 
     Args:

@@ -14,7 +14,7 @@ from calibnorm.nn import CalibratedNorm
 def freeze_stats(model: nn.Module, frozen: bool = True, *, center: bool = False) -> nn.Module:
     """Let calibrated layers normalize with their running statistics in training too, while the gates learn.
 
-    For fine-tuning with batches too small for statistics. It lasts: ``model.train()`` does not undo it,
+    Use it to fine-tune with batches too small for statistics. It lasts: ``model.train()`` does not undo it, but
     ``freeze_stats(model, False)`` does. RBN's centering weight w_m stops learning as well, because the running mean
     belongs to its present value; its ``requires_grad`` is remembered, and comes back when the statistics move again.
     Make the optimizer after that, since ``cn.param_groups`` leaves out what does not learn.
