@@ -17,8 +17,9 @@ def average_statistics(model: nn.Module, group: dist.ProcessGroup | None = None)
     Under plain DDP each process keeps the statistics of its own batches, so each would evaluate another network, and
     the checkpoint holds those of rank 0. This averages those of calibrated layers and plain BatchNorms, with one
     collective for all of them. DDP copies rank 0's statistics to the others before each forward, so that they differ by
-    the last batch alone; for the average of all batches use ``DistributedDataParallel(..., forward_sync_buffers=False)`` (``broadcast_buffers``
-    before torch 2.15). Synchronized statistics are equal already. ``num_batches_tracked`` stays.
+    the last batch alone; for the average of all batches use
+    ``DistributedDataParallel(..., forward_sync_buffers=False)`` (``broadcast_buffers`` before torch 2.15). Synchronized
+    statistics are equal already. ``num_batches_tracked`` stays.
 
     Args:
         model: The network or its DDP or FSDP wrapper, changed in place.
