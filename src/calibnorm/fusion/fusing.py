@@ -12,7 +12,7 @@ from calibnorm.conversion import sources
 from calibnorm.fusion import calls, matching, rewiring, tracing
 from calibnorm.nn import CalibratedNorm
 from calibnorm.nn import child as children
-from calibnorm.nn.following import is_relu, watched
+from calibnorm.nn.plain_modules import has_hooks, is_relu
 
 log = logging.getLogger("calibnorm")
 TIMMS = "timm.layers.norm_act.BatchNormAct2d"
@@ -34,7 +34,7 @@ def fuse(model: nn.Module, *, report: Callable[[str], object] | None = None) -> 
     ``cn.plan`` and checkpoints work before and after as they do without it. A copy is fused; a pickle (``torch.save``
     of a whole network) holds the network as it was: fuse it again after loading.
 
-    Where a layer has been replaced, frozen or watched by a hook since, or a block's settings (its flags, numbers and
+    Where a layer has been replaced, frozen or has_hooks by a hook since, or a block's settings (its flags, numbers and
     strings) have changed, the calls are made one by one, as the network wrote them. So they are under torch.compile,
     export and tracing, which have fusers of their own, and for plain BatchNorm in eval mode and on planes so small that
     torch's own is quicker. What a forward does beside computing (printing, say) is not repeated.
@@ -166,7 +166,7 @@ def _owners(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _unfusable(norm: nn.Module) -> str:
     """Return why a norm cannot take over what follows it, or ""."""
-    if watched(norm):
+    if has_hooks(norm):
         return "has hooks, which would see another output"
     if isinstance(norm, CalibratedNorm):
         return "" if calls.takes_relu(norm) else "has an activation or dropout of its own"
