@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from calibnorm.methods import BN
 from calibnorm.nn import CalibratedNorm
 from calibnorm.nn.apply import apply
-from calibnorm.nn.following import is_identity, is_relu, watched
+from calibnorm.nn.plain_modules import has_hooks, is_identity, is_relu
 from calibnorm.ops import dispatch
 
 PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -56,7 +56,7 @@ def norm_relu(
 
 def _at_once(norm: Any, x: Tensor, residual: Tensor | None) -> Tensor | None:
     """Return the result of one call, or None where the calls are better or must be made one by one."""
-    if watched(norm) or (residual is not None and not _alike(residual, x)):
+    if has_hooks(norm) or (residual is not None and not _alike(residual, x)):
         return None
     if isinstance(norm, CalibratedNorm):
         if not takes_relu(norm):
