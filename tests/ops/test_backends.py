@@ -11,10 +11,11 @@ import pytest
 import torch
 
 import calibnorm as cn
-from calibnorm.ops import build, cpu, dispatch, library
+from calibnorm.ops import dispatch
+from calibnorm.ops.cpu import build, library, passes
 
 ROOT = Path(__file__).resolve().parents[2]
-built = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+built = pytest.mark.skipif(passes.unavailable() is not None, reason=str(passes.unavailable()))
 
 
 def test_backends_are_listed_with_what_they_run_or_why_not() -> None:
@@ -86,8 +87,8 @@ def test_modes_that_watch_operations_see_them() -> None:
 
 def test_building_without_a_compiler_says_so(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "src" / "calibnorm" / "ops" / "build.py")],
-        env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "calibnorm.ops.build"],
+        env={"PATH": str(tmp_path), "PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert "no C compiler was found" in done.stderr
