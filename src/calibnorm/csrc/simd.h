@@ -115,17 +115,19 @@ INLINE vector_f32 first_f16(const uint16_t *p) { return widen_f16((vu16){0} + *p
 
 /* Two vectors at once, their pixels in an order that only the store knows: bfloat16 takes the even and the odd ones,
  * which widen and narrow in one operation each where neighbours need shuffles. */
-#define NEIGHBOURS(SUFFIX, LANES)                                                               \
+#define LOADS_OF(SUFFIX, LANES)                                                                 \
     INLINE void loads_##SUFFIX(const pixel_##SUFFIX *p, vector_##SUFFIX *a, vector_##SUFFIX *b) \
     {                                                                                           \
         *a = load_##SUFFIX(p);                                                                  \
         *b = load_##SUFFIX(p + (LANES));                                                        \
-    }                                                                                           \
-    INLINE void stores_##SUFFIX(pixel_##SUFFIX *p, vector_##SUFFIX a, vector_##SUFFIX b)        \
-    {                                                                                           \
-        store_##SUFFIX(p, a);                                                                   \
-        store_##SUFFIX(p + (LANES), b);                                                         \
     }
+#define STORES_OF(STORE, SUFFIX, LANES)                                                    \
+    INLINE void STORE##s_##SUFFIX(pixel_##SUFFIX *p, vector_##SUFFIX a, vector_##SUFFIX b) \
+    {                                                                                      \
+        STORE##_##SUFFIX(p, a);                                                            \
+        STORE##_##SUFFIX(p + (LANES), b);                                                  \
+    }
+#define NEIGHBOURS(SUFFIX, LANES) LOADS_OF(SUFFIX, LANES) STORES_OF(store, SUFFIX, LANES)
 NEIGHBOURS(f32, CN_BYTES / 4)
 NEIGHBOURS(f64, CN_BYTES / 8)
 NEIGHBOURS(f16, CN_BYTES / 4)
@@ -152,15 +154,9 @@ INLINE void stream_f32(float *p, vector_f32 v) { WHOLE(p, v); }
 INLINE void stream_f64(double *p, vector_f64 v) { WHOLE(p, v); }
 INLINE void stream_bf16(uint16_t *p, vector_f32 v) { HALF(p, narrow_bf16(v)); }
 INLINE void stream_f16(uint16_t *p, vector_f32 v) { HALF(p, narrow_f16(v)); }
-#define STREAMS_OF(SUFFIX, LANES)                                                         \
-    INLINE void streams_##SUFFIX(pixel_##SUFFIX *p, vector_##SUFFIX a, vector_##SUFFIX b) \
-    {                                                                                     \
-        stream_##SUFFIX(p, a);                                                            \
-        stream_##SUFFIX(p + (LANES), b);                                                  \
-    }
-STREAMS_OF(f32, CN_BYTES / 4)
-STREAMS_OF(f64, CN_BYTES / 8)
-STREAMS_OF(f16, CN_BYTES / 4)
+STORES_OF(stream, f32, CN_BYTES / 4)
+STORES_OF(stream, f64, CN_BYTES / 8)
+STORES_OF(stream, f16, CN_BYTES / 4)
 INLINE void streams_bf16(uint16_t *p, vector_f32 a, vector_f32 b) { WHOLE(p, both_bf16(a, b)); }
 INLINE void streamed(void) { _mm_sfence(); }
 #undef WHOLE
