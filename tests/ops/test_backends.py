@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,19 @@ def test_a_library_of_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch) 
         assert "other sources" in cn.backends()["cpu"].detail
     finally:
         library.load.cache_clear()
+
+
+@pytest.mark.parametrize(("package", "sibling"), [("cpu", "triton"), ("triton", "cpu")])
+def test_a_backend_imports_nothing_of_the_other(package: str, sibling: str) -> None:
+    sources = [*(ROOT / "src/calibnorm/ops" / package).rglob("*.py")]
+    assert len(sources) > 4
+    assert not [path for path in sources if f"calibnorm.ops.{sibling}" in path.read_text()]
+
+
+def test_dispatch_alone_imports_the_backends() -> None:
+    sources = {*(ROOT / "src/calibnorm/ops").glob("*.py")} - {ROOT / "src/calibnorm/ops/build.py"}  # the command
+    named = {path.name for path in sources if re.search(r"calibnorm\.ops\.(cpu|triton)", path.read_text())}
+    assert named == {"dispatch.py"}
 
 
 @built

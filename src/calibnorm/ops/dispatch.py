@@ -50,9 +50,8 @@ class Backend:
 
     def three_steps(self, step: Step) -> ThreeSteps:
         """Return what runs a layer: the fused implementation where there is one for the step, else the general one."""
-        # A fused layer has nowhere to exchange statistics.
-        fits = self.fused is not None and step.synchronized is None and kind_of(step.method) is not None
-        return self.fused if self.fused is not None and fits else self.step_by_step
+        alone = step.synchronized is None  # a fused layer has nowhere to exchange statistics
+        return self.fused if self.fused and alone and kind_of(step.method) else self.step_by_step
 
 
 class BackendStatus(NamedTuple):
