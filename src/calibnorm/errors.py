@@ -102,7 +102,7 @@ class Stopped(Exception):
     """A run that a signal ended after it saved where it was; exit status 128 + the signal's number.
 
     Args:
-        number: Of the signal.
+        number: The signal's.
         message: Where it stopped.
     """
 
