@@ -2,111 +2,27 @@
 
 from __future__ import annotations
 
-from calibnorm.conversion import average_statistics, convert, freeze_stats, param_groups, plan, revert, summary
+from calibnorm import inspect
+from calibnorm.conversion import convert, plan, revert
 from calibnorm.fusion import fuse
 from calibnorm.methods import methods
-from calibnorm.nn import (
-    TLU,
-    AN1d,
-    AN2d,
-    AN3d,
-    BCN1d,
-    BCN2d,
-    BCN3d,
-    BN1d,
-    BN2d,
-    BN3d,
-    BRN1d,
-    BRN2d,
-    BRN3d,
-    FRN1d,
-    FRN2d,
-    FRN3d,
-    GhostBN1d,
-    GhostBN2d,
-    GhostBN3d,
-    GN1d,
-    GN2d,
-    GN3d,
-    IEBN1d,
-    IEBN2d,
-    IEBN3d,
-    ILM1d,
-    ILM2d,
-    ILM3d,
-    IN1d,
-    IN2d,
-    IN3d,
-    LN1d,
-    LN2d,
-    LN3d,
-    RBN1d,
-    RBN2d,
-    RBN3d,
-    SE1d,
-    SE2d,
-    SE3d,
-    SN1d,
-    SN2d,
-    SN3d,
-    norm_layer,
-    register_method,
-)
+from calibnorm.networks import average_statistics, freeze_stats, param_groups, summary
+from calibnorm.nn import norm_layer, register_method
+from calibnorm.nn.built_in import *
+from calibnorm.nn.built_in import __all__
 from calibnorm.nn.functional import iebn, rbn
 from calibnorm.ops import backends, use_backend
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "TLU",
-    "AN1d",
-    "AN2d",
-    "AN3d",
-    "BCN1d",
-    "BCN2d",
-    "BCN3d",
-    "BN1d",
-    "BN2d",
-    "BN3d",
-    "BRN1d",
-    "BRN2d",
-    "BRN3d",
-    "FRN1d",
-    "FRN2d",
-    "FRN3d",
-    "GN1d",
-    "GN2d",
-    "GN3d",
-    "GhostBN1d",
-    "GhostBN2d",
-    "GhostBN3d",
-    "IEBN1d",
-    "IEBN2d",
-    "IEBN3d",
-    "ILM1d",
-    "ILM2d",
-    "ILM3d",
-    "IN1d",
-    "IN2d",
-    "IN3d",
-    "LN1d",
-    "LN2d",
-    "LN3d",
-    "RBN1d",
-    "RBN2d",
-    "RBN3d",
-    "SE1d",
-    "SE2d",
-    "SE3d",
-    "SN1d",
-    "SN2d",
-    "SN3d",
+__all__ += (
     "average_statistics",
     "backends",
     "convert",
     "freeze_stats",
     "fuse",
     "iebn",
+    "inspect",
     "methods",
     "norm_layer",
     "param_groups",
@@ -116,4 +32,4 @@ __all__ = [
     "revert",
     "summary",
     "use_backend",
-]
+)

@@ -12,10 +12,11 @@ from calibnorm import _checks
 from calibnorm.conversion import sources
 from calibnorm.conversion.plans import LayerPlan, Plan
 from calibnorm.conversion.reverting import irreversible, unwritable
-from calibnorm.conversion.sources import Found
 from calibnorm.methods import methods, not_an_option
+from calibnorm.networks import finding
+from calibnorm.networks.finding import Found
 from calibnorm.nn import CalibratedNorm, layer_type
-from calibnorm.nn.options import layer_options
+from calibnorm.nn.arguments import layer_options
 
 
 def check(model: nn.Module, found: list[Found], plan: Plan) -> None:
@@ -83,14 +84,14 @@ def probe(method: str, dims: int, features: int | None, affine: bool, options: M
 
 def check_source(entry: Found) -> None:
     """Refuse a BatchNorm that is not understood."""
-    if not isinstance(entry.module, CalibratedNorm) and (why := sources.refusal(entry.module)):
+    if not isinstance(entry.module, CalibratedNorm) and (why := finding.refusal(entry.module)):
         raise ValueError(f"{entry.title} {why}")
 
 
 def _check_layer(entry: Found, layer: LayerPlan, shared: set[int]) -> None:
     module, name = entry.module, entry.title
     check_source(entry)
-    child, channels = sources.holder(module), sources.features(module)
+    child, channels = finding.batchnorm_of(module), finding.num_features(module)
     if channels != layer["features"]:
         raise ValueError(f"{name}: the plan was made for {layer['features']} channels, the network has {channels}")
     try:
@@ -110,7 +111,7 @@ def _check_layer(entry: Found, layer: LayerPlan, shared: set[int]) -> None:
             f"{name}: act={new.act!r} was given, but this {type(module).__name__} has an activation; {leave}"
         )
     if new.method.gated == ("bias",) and child.bias is None:
-        raise ValueError(f"{name}: position='beta' gates beta, which this layer does not have; {leave}")
+        raise ValueError(f"{name}: {new.method} gates beta, which this layer does not have; {leave}")
     if new.method.initial_weight != 1.0 and (why := sources.locked(child, "weight", shared)):
         raise ValueError(f"{name}: gamma_init multiplies gamma, and this layer {why}; {leave}")
     if not new.method.normalizes:

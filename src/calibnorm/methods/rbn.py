@@ -64,11 +64,27 @@ class RBN(Method):
         return self.scaling and self.scale_stat.startswith("spatial")
 
     @property
-    def spatial(self) -> bool:
-        """Whether K_m or K_s is a statistic over channels."""
-        return self.spatial_center or self.spatial_scale
+    def spatial(self) -> tuple[str, ...]:
+        """Return w_m where K_m, and all that follows the standardization where K_s is a statistic over channels."""
+        center = ("center_weight",) if self.spatial_center else ()
+        return (*center, "scale_weight", "scale_bias", "weight", "bias") if self.spatial_scale else center
 
-    def per_channel(self) -> RBN:
+    def before_steps(self, x: Tensor, p: Params) -> Tensor:
+        """Return X_cm where K_m is a statistic over channels."""
+        return x + p["center_weight"] * _over_channels(x, self.center_stat) if self.spatial_center else x
+
+    def after_steps(self, y: Tensor, p: Params) -> Tensor:
+        """Return gamma * X_cs + beta where K_s is a statistic over channels."""
+        if self.spatial_scale:
+            k_s = _over_channels(y, self.scale_stat)
+            y = y * self.gate(k_s, p)
+            if "weight" in p:
+                y = y * p["weight"]
+            if "bias" in p:
+                y = y + p["bias"]
+        return y
+
+    def without_spatial(self) -> RBN:
         """Return the method without the calibrations that use spatial statistics."""
         return replace(
             self,
@@ -125,6 +141,10 @@ class RBN(Method):
             return None
         return self.restricted(p["scale_bias"].detach())
 
+    def average_k_s(self, noise: Noise) -> float:
+        """Return the K_s of an average standardized feature, of mean 0 and standard deviation 1 before the noise."""
+        return noise[1] if self.scale_stat.endswith("mean") else abs(noise[0])
+
     def mean_gate(self, p: Params, running_mean: Tensor, noise: Noise = (1.0, 0.0)) -> tuple[Tensor, Tensor]:
         """Return the gate at an average K_s, and the running mean with the centering calibration taken out.
 
@@ -133,9 +153,16 @@ class RBN(Method):
         """
         gate = torch.ones_like(running_mean)
         if self.scaling:
-            average = noise[1] if self.scale_stat.endswith("mean") else abs(noise[0])
-            gate = self.restricted(average * p["scale_weight"] + p["scale_bias"])
+            gate = self.gate(torch.full_like(running_mean, self.average_k_s(noise)), p)
         if self.centering and self.center_stat == "mean":
             factor = 1.0 + p["center_weight"]
             running_mean = torch.where(factor == 0, running_mean, running_mean / factor)
         return gate, running_mean
+
+
+def _over_channels(x: Tensor, statistic: str) -> Tensor:
+    """Return the mean or the biased standard deviation over channels at every pixel, (N, 1, *spatial)."""
+    mean = x.mean(1, keepdim=True)
+    if statistic == "spatial_mean":
+        return mean
+    return safe_sqrt(torch.square(x - mean).mean(1, keepdim=True))

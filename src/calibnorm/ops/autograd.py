@@ -20,16 +20,17 @@ from torch import Tensor
 
 from calibnorm.ops import dispatch, reference
 from calibnorm.ops.coefficients import Call
-from calibnorm.ops.composed import Gradients, Normalized, Wanted, without_autocast
+from calibnorm.ops.inputs import in_two_layouts, transformed
 from calibnorm.ops.statistics import Statistics
+from calibnorm.ops.three_steps import Gradients, Normalized, Wanted, without_autocast
 
 
 def normalize(x: Tensor, call: Call) -> tuple[Tensor, Statistics]:
     """Normalize x, (N, C, *spatial); add the residual and rectify, where asked. Return y and the statistics used."""
-    if dispatch.transformed(x) or (call.residual is not None and dispatch.transformed(call.residual)):
+    if transformed(x) or (call.residual is not None and transformed(call.residual)):
         with without_autocast(x):
             return differentiable(x, call)
-    x = _two_layouts(x)
+    x = in_two_layouts(x)
     backend = dispatch.choose(x)
     done = backend.three_steps(call.step).forward(x, call)
     if torch.is_grad_enabled():
@@ -83,7 +84,7 @@ class _Normalize(torch.autograd.Function):
                 found = _replay(dy, x, call._replace(found=None), wanted)
         else:
             # Batched gradients (is_grads_batched) bring a transformed dy to a plain forward.
-            backend = dispatch.BACKENDS[-1] if dispatch.transformed(dy) else ctx.backend
+            backend = dispatch.BACKENDS[-1] if transformed(dy) else ctx.backend
             found = backend.three_steps(ctx.step).backward(dy, x, moments, call, wanted)
         return (found.x, found.residual, None, None, None, *found.tensors)
 
@@ -104,12 +105,3 @@ def _replay(dy: Tensor, x: Tensor, call: Call, wanted: Wanted) -> Gradients:
         found = iter(torch.autograd.grad(y, inputs, dy, create_graph=True, allow_unused=True, materialize_grads=True))
     d_x, d_residual, *d_tensors = (next(found) if want else None for want in asked)
     return Gradients(d_x, dy if wanted.residual and not call.relu else d_residual, d_tensors)
-
-
-def _two_layouts(x: Tensor) -> Tensor:
-    """Return x contiguous or channels_last, as torch's BatchNorm does: backends see, and outputs have, no third one."""
-    if x.is_contiguous():
-        return x
-    if x.ndim in (4, 5) and x.stride(1) == 1:
-        return x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
-    return x.contiguous()

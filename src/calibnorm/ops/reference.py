@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+
+from calibnorm.ops.inputs import transformed
 
 
 class Rectified(NamedTuple):
@@ -107,6 +108,29 @@ def gradient_apply(
     return torch.addcmul(torch.addcmul(offset, centred, slope), dy, scale).to(x.dtype)
 
 
+def update_running(
+    buffers: tuple[Tensor, ...], mean: Tensor, var: Tensor, momentum: float | Tensor, unbias: float | Tensor
+) -> bool:
+    """Move a running mean and variance and perhaps a count, in place; return True, because this takes all of them.
+
+    Args:
+        buffers: (C,) of any float dtype, twice; then the count of batches, or nothing.
+        mean: The batch's mean, (C,).
+        var: The batch's biased variance, (C,).
+        momentum: Weight of the batch.
+        unbias: The factor that makes the batch's variance unbiased.
+    """
+    # detach rather than no_grad: torch.export cannot save a graph that switches gradients off in its midst.
+    for running, found in zip(buffers, (mean.detach(), var.detach() * unbias), strict=False):
+        if isinstance(momentum, Tensor):  # which lerp wants in the dtype of the rest
+            running.copy_(running.to(mean.dtype).lerp(found, momentum.to(mean.dtype)))
+        else:
+            running.lerp_(found.to(running.dtype), momentum)
+    for count in buffers[2:]:
+        count.add_(1)
+    return True
+
+
 def _masked(dy: Tensor, x: Tensor, m: Tensor, relu: Rectified) -> Tensor:
     """Return dy where the output is positive or NaN, else 0."""
     return dy.masked_fill(affine(x, m, *relu) <= 0, 0.0)
@@ -121,18 +145,7 @@ def _unwatched(*tensors: Tensor | None) -> bool:
 
     Batched gradients (is_grads_batched) for one bring a dy with a dimension more than the tensor it would go into.
     """
-    return not (
-        torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
-        or forward_ad._current_level >= 0
-        or torch._C._get_tracing_state() is not None
-        or torch._C._are_functorch_transforms_active()
-        or any(
-            type(t) not in (Tensor, torch.nn.Parameter) or torch._C._functorch.is_legacy_batchedtensor(t)
-            for t in tensors
-            if t is not None
-        )
-    )
+    return not (torch.is_grad_enabled() or any(transformed(t) for t in tensors if t is not None))
 
 
 def _centred(x: Tensor, centre: Tensor) -> Tensor:
