@@ -71,7 +71,8 @@ def show_table(table: Table, console: Console) -> None:
         drawn.add_column(Text(name), justify=justify, no_wrap=short and number >= table.left, overflow="fold")
     for row in table.rows:
         drawn.add_row(*map(Text, row))
-    if console.measure(drawn).minimum <= console.width:
+    unbounded = console.options.update(width=100_000)
+    if console.measure(drawn, options=unbounded).minimum <= console.width:
         console.print(drawn, "")
     else:
         title = [table.title, ""] if table.title else []
