@@ -104,7 +104,7 @@ def test_every_part_is_seen():
 
 
 def test_public_names():
-    assert len(calibnorm.__all__) == len(set(calibnorm.__all__))  # ruff keeps them in order
+    assert len(calibnorm.__all__) == len(set(calibnorm.__all__))
     assert {"BN2d", "IEBN1d", "RBN3d", "iebn", "rbn", "norm_layer", "methods"} <= set(calibnorm.__all__)
     assert {layer.__name__ for layer in nn.LAYERS.values()} <= set(calibnorm.__all__)
     assert calibnorm.methods()[:3] == ["bn", "iebn", "rbn"]
