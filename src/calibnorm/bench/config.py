@@ -1,0 +1,223 @@
+"""The settings of `calibnorm bench layer` and `calibnorm bench model`, checked before anything is timed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from calibnorm.bench import cases
+from calibnorm.bench.impls import (
+    BASELINE,
+    COMPILED,
+    EAGER,
+    FAMILY,
+    TIMMS,
+    compile_problem,
+    eager,
+    family,
+    impls,
+    load,
+    timm_problem,
+)
+from calibnorm.bench.networks import IMAGE_SIZES
+from calibnorm.errors import Setting, UsageError
+
+FUSED = "fused:"
+NETWORK_NORMS = {BASELINE: None, "cn.BN2d": "bn", "cn.IEBN2d": "iebn", "cn.RBN2d": "rbn"}
+"""Norms of the model bench and the method that cn.convert takes; None is the network as it comes."""
+NETWORK_IMPLS = (*NETWORK_NORMS, *(FUSED + name for name in NETWORK_NORMS))
+STEPS = {"eager": "training step", "compiled": "training step, compiled", "graph": "training step, CUDA graph"}
+"""How a training step is run, and what the tables call it."""
+
+
+def check_choices(setting: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise UsageError unless all that is given is known."""
+    names = tuple(known)
+    for name in given:
+        if name not in names:
+            raise UsageError(Setting(setting, name), f"is not known; choose from {', '.join(names)}")
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device that a name stands for.
+
+    Raises:
+        UsageError: The name is unknown, or no such device is there.
+    """
+    if name == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(Setting("device", name), "cannot be timed; choose auto, cpu, cuda or cuda:N")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            reason = f"torch sees {count} CUDA devices here; choose cpu or another device"
+            raise UsageError(Setting("device", name), reason)
+        return torch.device("cuda", device.index or 0)
+    return torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig:
+    """What both benches share; `calibnorm bench layer --help` explains all settings."""
+
+    repeats: int = 20
+    threads: int | None = None
+    device: str = "auto"
+    out: Path = Path("runs/bench")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run, before anything does."""
+        if self.repeats < 20:
+            raise UsageError(Setting("repeats", self.repeats), "a median with p20 and p80 wants at least 20")
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(Setting("threads", self.threads), "must be at least 1")
+        if self.out.exists() and not self.out.is_dir():
+            raise UsageError(Setting("out", self.out), "is a file; name a folder")
+        find_device(self.device)
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device that is measured."""
+        return find_device(self.device)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON can hold them."""
+        return {**asdict(self), "out": str(self.out)}
+
+
+@dataclass(frozen=True)
+class LayerConfig(BenchConfig):
+    """Times of one layer over those of nn.BatchNorm2d, on shapes of ResNets.
+
+    The preset quick takes about a minute on two CPU cores. The preset full takes far longer: ResNet-50 at batches 8 and
+    32, ResNet-164 at batch 128, tiny planes, every operation, torch.compile on a few shapes. Any of the filters
+    replaces the preset's choice. Values are checked before timing.
+    """
+
+    preset: str = "quick"
+    shapes: tuple[str, ...] = ()
+    layouts: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    ops: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ()
+    impls: tuple[str, ...] = ()
+    load: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run, before anything does."""
+        check_choices("preset", [self.preset], cases.PRESETS)
+        check_choices("layouts", self.layouts, cases.LAYOUTS)
+        check_choices("dtypes", self.dtypes, cases.DTYPES)
+        check_choices("ops", self.ops, cases.OPS)
+        check_choices("modes", self.modes, cases.MODES)
+        load(self.load)
+        check_choices("impls", self.impls, (*impls(), FAMILY))
+        super().__post_init__()
+        cases.parse_shapes(self.shapes, self.torch_device.type)
+
+    @property
+    def stem(self) -> str:
+        """How the files are called."""
+        return "layer"
+
+    def plan(self) -> list[cases.Case]:
+        """Return the cases in their order."""
+        preset = cases.PRESETS[self.preset]
+        kind = self.torch_device.type
+        return [
+            cases.Case(op, mode, shape, dtype, layout)
+            for shape in cases.parse_shapes(self.shapes or preset.shapes, kind)
+            for dtype in self.dtypes or preset.dtypes[kind]
+            for layout in self.layouts or cases.LAYOUTS
+            for op in self.ops or preset.ops
+            for mode in self.modes or cases.MODES
+        ]
+
+    def names(self, case: cases.Case) -> list[str]:
+        """Return the implementations that are measured in a case, the baseline first."""
+        if self.impls:
+            wanted = {BASELINE, *self.impls, *(family() if FAMILY in self.impls else ())}
+            return [name for name in impls() if name in wanted and timm_problem(name, case.op) is None]
+        compiles = (
+            cases.PRESETS[self.preset].compiled
+            and cases.shape_name(case.shape) in cases.COMPILED
+            and (case.op, case.dtype) == ("norm", "float32")
+            and case.mode != "eval"
+        )
+        return [*eager(case.op), *(COMPILED + name for name in EAGER if compiles)]
+
+    def skipped(self) -> list[str]:
+        """Return, a line each, what was asked for and cannot run here."""
+        plan = self.plan()
+        wanted = {name for case in plan for name in self.names(case)}
+        compiles = any(name.startswith(COMPILED) for name in wanted)
+        lines = [f"skipped, compiled implementations: {why}"] if compiles and (why := compile_problem()) else []
+        if TIMMS in self.impls:
+            reasons = [timm_problem(TIMMS, op) for op in dict.fromkeys(case.op for case in plan)]
+            lines += [f"skipped, {TIMMS}: {why}" for why in dict.fromkeys(reasons) if why]
+        return lines
+
+
+@dataclass(frozen=True)
+class ModelConfig(BenchConfig):
+    """Times of a whole training step of a network (forward, loss, backward, SGD) over those with plain BatchNorm.
+
+    The networks start as the same function (cn.convert with preserve=True), which is checked before timing.
+    """
+
+    network: str = "resnet18"
+    batch_size: int = 16
+    image_size: int | None = None
+    layouts: tuple[str, ...] = ("NCHW", "channels_last")
+    dtypes: tuple[str, ...] = ("float32",)
+    impls: tuple[str, ...] = ("nn.BatchNorm2d", "cn.IEBN2d", "cn.RBN2d")
+    modes: tuple[str, ...] = ("eager",)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run, before anything does."""
+        for name in ("batch_size", "image_size"):
+            given = getattr(self, name)
+            if given is not None and given < 1:
+                raise UsageError(Setting(name, given), "must be at least 1")
+        choices: dict[str, Iterable[str]] = {
+            "layouts": cases.LAYOUTS,
+            "dtypes": cases.DTYPES,
+            "impls": NETWORK_IMPLS,
+            "modes": STEPS,
+        }
+        for setting, known in choices.items():
+            given = getattr(self, setting)
+            check_choices(setting, given, known)
+            if not given:
+                raise UsageError(Setting(setting), f"name at least one of {', '.join(known)}")
+        super().__post_init__()
+        if "graph" in self.modes and self.torch_device.type != "cuda":
+            device = Setting("device", self.device)
+            raise UsageError(Setting("modes", "graph"), "a CUDA graph needs a CUDA device, and ", device, " is none")
+
+    @property
+    def pixels(self) -> int:
+        """Height and width of the images."""
+        return self.image_size or IMAGE_SIZES.get(self.network, 224)
+
+    @property
+    def stem(self) -> str:
+        """How the files are called."""
+        return f"model-{self.network}"
+
+    def names(self) -> list[str]:
+        """Return the implementations that are measured, the baseline first."""
+        return [name for name in NETWORK_IMPLS if name == BASELINE or name in self.impls]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON can hold them."""
+        return {**super().to_dict(), "image_size": self.pixels}
