@@ -14,7 +14,7 @@ from calibnorm.report.files import read_json
 
 def made_with(command: str, seconds: float, grid: Grid) -> str:
     """Return the command, what the runs were trained with, and what wrote the report where that is something else."""
-    now = said(describe_environment())
+    now = in_words(describe_environment())
     by_runs = trained_with(grid.runs())
     lines = [f"- {count} run{'s' if count != 1 else ''} trained {how}." for how, count in by_runs.items()]
     if set(by_runs) != {f"with {now}"}:
@@ -45,10 +45,10 @@ def of_run(run: Run) -> str:
     states = [first]
     for change in first.get("later", []):  # each holds what differs from the one before
         states.append(states[-1] | change)
-    return "with " + "; then with ".join(dict.fromkeys(map(said, states)))
+    return "with " + "; then with ".join(dict.fromkeys(map(in_words, states)))
 
 
-def said(environment: dict[str, Any]) -> str:
+def in_words(environment: dict[str, Any]) -> str:
     """Return versions, commit and machine in words."""
     e = environment
     commit = f" (commit {e['commit']})" if e.get("commit") else ""
