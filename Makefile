@@ -2,8 +2,8 @@
 #
 #   make setup     virtual environment in .venv with what constraints.txt pins
 #   make demo      BN, IEBN and RBN trained side by side on real digits; results in runs/demo
-#   make test      everything that must pass: ruff, mypy, pytest with branch coverage
-#   make lint      ruff and mypy only
+#   make test      everything that must pass: lint, and pytest with branch coverage
+#   make lint      ruff, mypy and clang-format only
 #   make bench     layer times against nn.BatchNorm2d, a minute, into benchmarks/results
 #   make sanitize  the CPU kernels under AddressSanitizer
 #   make wheel     sdist and wheel for this Linux into dist, checked; docs/wheels.md has the other systems
@@ -53,6 +53,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror src/calibnorm/csrc/*.[ch] tests/ops/*.c
 
 # One torch thread per test process: the processes share the cores. Each begins with a part of its own and takes of the
 # other's when it is done ("worksteal"), so that most fixtures of modules and packages are made once, not twice. Triton's

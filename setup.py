@@ -13,7 +13,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 # Run by path, not imported: importing the package would import torch, which a build environment does not have.
-KERNELS = runpy.run_path(str(ROOT / "src" / "calibnorm" / "ops" / "build.py"))
+KERNELS = runpy.run_path(str(ROOT / "src" / "calibnorm" / "ops" / "cpu" / "build.py"))
 
 
 class KernelDistribution(Distribution):

@@ -1,12 +1,14 @@
-"""The coefficient step in C by itself, as the whole layer of :mod:`calibnorm.ops.fused` runs it between the passes."""
+"""The coefficient step in C by itself, as :mod:`calibnorm.ops.cpu.fused` runs it between the passes."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from calibnorm.ops import cpu, fused
 from calibnorm.ops.coefficients import Call, Pulled
+from calibnorm.ops.cpu import fused
+from calibnorm.ops.cpu.passes import address, library
+from calibnorm.ops.kernel_methods import kind_of, slots_of
 from calibnorm.ops.statistics import Statistics
 
 
@@ -39,16 +41,16 @@ def _run(
     numbers: list[Tensor | None],
     found: list[Tensor | None] | None = None,
 ) -> None:
-    kind, slots = fused.kind_of(call.step.method), fused.slots_of(call.step.names)
+    kind, slots = kind_of(call.step.method), slots_of(call.step.names)
     assert kind is not None
     numbers = [*numbers, *[None] * (6 - len(numbers))]
     job = fused._STEP.pack(
         *m.shape, pixels,
         *kind, call.statistics is not None,
         call.step.eps, *(call.step.noise or (1.0, 0.0)),
-        *map(fused._address, [m, v, *mean_var]),
-        *slots((*map(fused._address, call.tensors), 0)),
-        *map(fused._address, numbers),
-        *slots((*map(fused._address, found or [None] * len(call.tensors)), 0)),
+        *map(address, [m, v, *mean_var]),
+        *slots((*map(address, call.tensors), 0)),
+        *map(address, numbers),
+        *slots((*map(address, found or [None] * len(call.tensors)), 0)),
     )  # fmt: skip
-    getattr(cpu.library(), function)(job)
+    getattr(library(), function)(job)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from calibnorm.methods import Method
 from calibnorm.ops import Call, Step
-from calibnorm.ops.composed import ThreeSteps, Wanted
+from calibnorm.ops.three_steps import ThreeSteps, Wanted
 from cases import randn
 from pass_checks import laid
 

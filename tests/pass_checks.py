@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from calibnorm.ops import reference
-from calibnorm.ops.composed import Passes
+from calibnorm.ops.three_steps import Passes
 from cases import randn
 
 

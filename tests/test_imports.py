@@ -13,19 +13,20 @@ import calibnorm
 from calibnorm import nn
 
 ROOT = Path(calibnorm.__file__).parent
+CORE = ["_checks", "methods", "ops", "nn", "networks"]
+"""A tower: each imports what stands before it."""
+ON_IT = {"conversion", "fusion", "inspect"}
+"""What changes or reads a whole network: siblings, of which none imports another."""
 LAYERS = {
-    # A part may import what stands to its right, and itself.
-    "__main__": {"lab"},
-    "lab": {"report", "errors", "conversion", "nn", "ops", "methods", "_checks", "calibnorm"},
-    "report": {"errors", "calibnorm"},
+    **{part: set(CORE[:number]) for number, part in enumerate(CORE)},
+    **{part: set(CORE) for part in ON_IT},
     "errors": set(),
-    "fusion": {"conversion", "nn", "ops", "methods", "_checks"},
-    "conversion": {"nn", "ops", "methods", "_checks"},
-    "nn": {"ops", "methods", "_checks"},
-    "ops": {"methods", "_checks"},
-    "methods": {"_checks"},
-    "_checks": set(),
+    "report": {"errors", "calibnorm"},
+    "bench": {"report", "errors", "calibnorm", *CORE, *ON_IT},
+    "lab": {"bench", "report", "errors", "calibnorm", *CORE, *ON_IT},
+    "__main__": {"lab"},
 }
+"""What each part may import, besides itself."""
 
 ONLY_TORCH = """
 import sys

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from calibnorm.conversion import average_statistics, convert, freeze_stats, param_groups, plan, revert, summary
+from calibnorm import inspect
+from calibnorm.conversion import convert, plan, revert
 from calibnorm.fusion import fuse
 from calibnorm.methods import methods
+from calibnorm.networks import average_statistics, freeze_stats, param_groups, summary
 from calibnorm.nn import (
     TLU,
     AN1d,
@@ -107,6 +109,7 @@ __all__ = [
     "freeze_stats",
     "fuse",
     "iebn",
+    "inspect",
     "methods",
     "norm_layer",
     "param_groups",

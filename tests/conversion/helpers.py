@@ -15,7 +15,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 import calibnorm as cn
-from calibnorm.conversion import sources
+from calibnorm.networks import finding
 from calibnorm.nn import CalibratedNorm
 from cases import generator, randn
 
@@ -84,12 +84,12 @@ def small(seed: int = 0, **options: Any) -> Small:
 
 def norms(model: nn.Module) -> dict[str, nn.Module]:
     """The model's normalization layers by name."""
-    return {entry.name: entry.module for entry in sources.find(model)}
+    return {entry.name: entry.module for entry in finding.find_norms(model)}
 
 
 def statistics(model: nn.Module) -> list[Tensor]:
     """Running statistics of every norm, and of every part of a split one."""
-    parts = (part for norm in norms(model).values() for part in sources.tensors(sources.holder(norm)))
+    parts = (part for norm in norms(model).values() for part in finding.parts_of(finding.batchnorm_of(norm)))
     return [buffer for part in parts for buffer in (part.running_mean, part.running_var)]
 
 
@@ -98,7 +98,7 @@ def settle(model: nn.Module, shape: tuple[int, ...], seed: int = 0) -> nn.Module
     """Give every norm a gamma and a beta of its own and the statistics of one batch; return the model in eval mode."""
     draw = generator(seed)
     for child in norms(model).values():
-        for part in sources.tensors(sources.holder(child)):
+        for part in finding.parts_of(finding.batchnorm_of(child)):
             for name, mean in (("weight", 1.0), ("bias", 0.0)):
                 value = getattr(part, name)
                 if value is not None:
@@ -108,7 +108,7 @@ def settle(model: nn.Module, shape: tuple[int, ...], seed: int = 0) -> nn.Module
                 part.running_var.copy_(0.5 + torch.rand(part.running_var.shape, generator=draw))
             else:
                 part.momentum = 1.0
-    held = sources.like(model)
+    held = finding.like(model)
     assert held is not None
     model.train()(randn(*shape, seed=seed + 1, dtype=held.dtype))
     for module in model.modules():

@@ -43,7 +43,7 @@ def check_sdist(path: Path) -> None:
         inside = {name.partition("/")[2] for name in archive.getnames()}
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "src/calibnorm/csrc").glob("*.[ch]")}
     assert "src/calibnorm/csrc/kernels.c" in sources
-    missing = (sources | {"setup.py", "src/calibnorm/ops/build.py"}) - inside
+    missing = (sources | {"setup.py", "src/calibnorm/ops/cpu/build.py"}) - inside
     assert not missing, missing
     built = [name for name in inside if name.endswith((".so", ".pyc"))]
     assert not built, built

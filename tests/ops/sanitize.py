@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from calibnorm.ops import build
+from calibnorm.ops.cpu import build
 
 FLAGS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g", "-O1")
 TESTS = Path(__file__).parent

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from calibnorm.ops import build
+from calibnorm.ops.cpu import build
 from tolerances import rounding
 
 CC, EMULATOR, SYSTEM = "aarch64-linux-gnu-gcc", "qemu-aarch64", "/usr/aarch64-linux-gnu"

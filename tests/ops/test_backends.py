@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,11 @@ import pytest
 import torch
 
 import calibnorm as cn
-from calibnorm.ops import build, cpu, dispatch, library
+from calibnorm.ops import dispatch
+from calibnorm.ops.cpu import build, library, passes
 
 ROOT = Path(__file__).resolve().parents[2]
-built = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+built = pytest.mark.skipif(passes.unavailable() is not None, reason=str(passes.unavailable()))
 
 
 def test_backends_are_listed_with_what_they_run_or_why_not() -> None:
@@ -48,6 +50,19 @@ def test_a_library_of_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch) 
         assert "other sources" in cn.backends()["cpu"].detail
     finally:
         library.load.cache_clear()
+
+
+@pytest.mark.parametrize(("package", "sibling"), [("cpu", "triton"), ("triton", "cpu")])
+def test_a_backend_imports_nothing_of_the_other(package: str, sibling: str) -> None:
+    sources = [*(ROOT / "src/calibnorm/ops" / package).rglob("*.py")]
+    assert len(sources) > 4
+    assert not [path for path in sources if f"calibnorm.ops.{sibling}" in path.read_text()]
+
+
+def test_dispatch_alone_imports_the_backends() -> None:
+    sources = {*(ROOT / "src/calibnorm/ops").glob("*.py")} - {ROOT / "src/calibnorm/ops/build.py"}  # the command
+    named = {path.name for path in sources if re.search(r"calibnorm\.ops\.(cpu|triton)", path.read_text())}
+    assert named == {"dispatch.py"}
 
 
 @built
@@ -86,8 +101,8 @@ def test_modes_that_watch_operations_see_them() -> None:
 
 def test_building_without_a_compiler_says_so(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "src" / "calibnorm" / "ops" / "build.py")],
-        env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "calibnorm.ops.build"],
+        env={"PATH": str(tmp_path), "PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert "no C compiler was found" in done.stderr

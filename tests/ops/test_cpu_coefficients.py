@@ -10,13 +10,14 @@ import torch
 import calibnorm as cn
 import coefficient_step
 from calibnorm.methods import BN, IEBN, RBN, Method
-from calibnorm.ops import Call, Step, cpu
+from calibnorm.ops import Call, Step
 from calibnorm.ops.coefficients import pull_back
-from calibnorm.ops.fused import FUSED
+from calibnorm.ops.cpu.passes import unavailable
+from calibnorm.ops.kernel_methods import kind_of
 from cases import gradients, image, randn, randomize
 from tolerances import error
 
-pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+pytestmark = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
 
 FUSED_TOLERANCE = 1e-12
 """A few hundred float64 operations, with sums over N in another order."""
@@ -44,7 +45,7 @@ def step(method: Method, channels: int, affine: bool, noise: Any = None) -> tupl
 def test_equals_the_generic_step(n: int, method: Method, affine: bool, fixed: bool, noise: Any) -> None:
     channels = 67  # more than one block of channels, and no multiple of the lanes
     how, tensors = step(method, channels, affine, noise)
-    assert FUSED.takes(how)
+    assert kind_of(how.method) is not None
     m, v = (
         randn(n, channels, seed=1, mean=1.0, dtype=torch.float64),
         randn(n, channels, seed=2, dtype=torch.float64).square(),
@@ -75,7 +76,7 @@ def test_only_wanted_gradients_are_written() -> None:
 
 @pytest.mark.parametrize("method", [IEBN(operator="fc"), IEBN(activation="tanh"), RBN(restrict="softsign")], ids=str)
 def test_other_methods_take_the_generic_step(method: Method) -> None:
-    assert not FUSED.takes(step(method, 5, True)[0])
+    assert kind_of(method) is None
 
 
 def test_the_gate_over_its_whole_range() -> None:

@@ -1,4 +1,4 @@
-"""A whole layer in one C call a direction: equal to the composed one, repeatable, and the same for any threads."""
+"""A whole layer in one C call a direction: equal to the layer step by step, repeatable, the same for any threads."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import torch
 
 import calibnorm as cn
 from calibnorm.methods import BN, IEBN, RBN, Method
-from calibnorm.ops import cpu, update_running
-from calibnorm.ops.composed import Composed, Wanted
-from calibnorm.ops.fused import FUSED
+from calibnorm.ops import update_running
+from calibnorm.ops.cpu import fused, passes
+from calibnorm.ops.kernel_methods import kind_of
+from calibnorm.ops.three_steps import StepByStep, Wanted
 from cases import randn
 from layer_checks import both_ways, call_of
 from tolerances import error, reduction
 
-pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+pytestmark = pytest.mark.skipif(passes.unavailable() is not None, reason=str(passes.unavailable()))
 
-COMPOSED = Composed(cpu)  # type: ignore[arg-type]
+STEP_BY_STEP = StepByStep(passes)  # type: ignore[arg-type]
 METHODS = [BN(), IEBN(), IEBN(position="both"), RBN(), RBN(center_stat="std", scale_stat="std")]
 SHAPES = [(3, 5, 4, 6), (7, 67), (5, 3, 1, 1), (2, 3, 257, 256), (2, 4, 3, 2, 5)]
 """Small; more than one block of channels, one pixel a plane; the same in four dimensions; planes that are cut; 3d."""
@@ -27,13 +28,13 @@ SHAPES = [(3, 5, 4, 6), (7, 67), (5, 3, 1, 1), (2, 3, 257, 256), (2, 4, 3, 2, 5)
 @pytest.mark.parametrize("given", [False, True], ids=["batch", "running"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("method", METHODS, ids=str)
-def test_one_call_equals_the_composed_layer(
+def test_one_call_equals_the_layer_step_by_step(
     method: Method, shape: tuple[int, ...], given: bool, end: str, dtype: torch.dtype
 ) -> None:
     call = call_of(method, shape[1], given, end, shape, dtype)
     x, dy = randn(*shape, seed=1, dtype=dtype, mean=1.0), randn(*shape, seed=2, dtype=dtype)
-    assert FUSED.takes(call.step)
-    found = list(zip(both_ways(FUSED, x, dy, call), both_ways(COMPOSED, x, dy, call), strict=True))
+    assert kind_of(call.step.method) is not None
+    found = list(zip(both_ways(fused, x, dy, call), both_ways(STEP_BY_STEP, x, dy, call), strict=True))
     assert len(found) == 4 + ("residual" in end) + len(call.tensors)
     # The passes are the same; only float64 coefficients differ, and their rounding to the dtype.
     assert all(a.dtype == b.dtype and error(a, b) <= max(reduction(dtype, 64), 1e-12) for a, b in found)
@@ -51,7 +52,7 @@ def test_same_bits_with_one_and_two_threads(shape: tuple[int, ...], layout: str)
     try:
         for count in (1, 2, 2):
             torch.set_num_threads(count)
-            results.append(list(both_ways(FUSED, x, dy, call)))
+            results.append(list(both_ways(fused, x, dy, call)))
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(*results, strict=True))
@@ -66,7 +67,7 @@ def test_gradients_have_the_dtypes_of_their_tensors() -> None:
     tensors = [t.to(dtype) for t, dtype in zip((call.tensors[0], strided, *call.tensors[2:]), dtypes, strict=True)]
     call = call._replace(tensors=tuple(tensors))
     x = randn(*shape, seed=1).bfloat16()
-    found = list(zip(both_ways(FUSED, x, x, call), both_ways(COMPOSED, x, x, call), strict=True))
+    found = list(zip(both_ways(fused, x, x, call), both_ways(STEP_BY_STEP, x, x, call), strict=True))
     assert tuple(a.dtype for a, _ in found[-5:]) == dtypes
     assert all(error(a, b) <= reduction(b.dtype, 64) for a, b in found)
 
@@ -74,12 +75,12 @@ def test_gradients_have_the_dtypes_of_their_tensors() -> None:
 def test_only_wanted_gradients() -> None:
     shape = (3, 4, 5, 5)
     call, x = call_of(RBN(), 4, False, "none", shape, torch.float32), randn(*shape, seed=1)
-    done = FUSED.forward(x, call)
-    found = FUSED.backward(x, x, done.moments, call, Wanted(False, False, (True, False, True, False, True)))
+    done = fused.forward(x, call)
+    found = fused.backward(x, x, done.moments, call, Wanted(False, False, (True, False, True, False, True)))
     assert found.x is None
     assert found.residual is None
     assert [g is None for g in found.tensors] == [False, True, False, True, False]
-    every = FUSED.backward(x, x, done.moments, call, Wanted(True, False, (True,) * 5))
+    every = fused.backward(x, x, done.moments, call, Wanted(True, False, (True,) * 5))
     assert all(
         torch.equal(g, h) for g, h in zip(found.tensors, every.tensors, strict=True) if g is not None and h is not None
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from calibnorm.ops.triton import config, launch, layers, passes
+from calibnorm.ops.triton import config, fused, launch, passes
 from triton_cuts import SMALL
 
 collect_ignore = []
@@ -33,13 +33,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Cut small planes as large ones are."""
 
     def forget() -> None:
-        for cached in (launch.geometry, launch.whole_geometry, layers._constants):
+        for cached in (launch.geometry, launch.whole_geometry, fused._constants):
             cached.cache_clear()
 
     forget()
     monkeypatch.setattr(launch, "plan", functools.partial(config.plan, config=SMALL))
     monkeypatch.setattr(launch, "whole", functools.partial(config.whole, config=SMALL))
-    monkeypatch.setattr(layers, "CONFIG", SMALL)
+    monkeypatch.setattr(fused, "CONFIG", SMALL)
     yield
     forget()
 

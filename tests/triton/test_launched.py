@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from calibnorm.methods import RBN
-from calibnorm.ops.composed import Wanted
-from calibnorm.ops.triton import passes
-from calibnorm.ops.triton.layers import LAYERS, update_running
+from calibnorm.ops.three_steps import Wanted
+from calibnorm.ops.triton import fused, passes
 from cases import randn
 from layer_checks import call_of
 
@@ -63,20 +62,19 @@ def test_launches_of_a_layer(launched: list[tuple[str, int, Any]], shape: tuple[
     first = ["moments"] if len(shape) == 2 else []  # one pixel a plane: the moments are not kept
     for end in ("", "residual relu"):
         call = call_of(RBN(), shape[1], False, end, shape, torch.float32)
-        done = LAYERS.forward(x, call)
+        done = fused.forward(x, call)
         assert names(launched) == ["moments", "coefficients", "affine"]
-        LAYERS.backward(x, x, done.moments, call, wanted)
+        fused.backward(x, x, done.moments, call, wanted)
         mask = ["coefficients"] if "relu" in end else []
         assert names(launched) == [*first, *mask, "gradient_sums", "coefficients_vjp", "gradient_apply"]
-        LAYERS.forward(x, call._replace(statistics=done.statistics))
+        fused.forward(x, call._replace(statistics=done.statistics))
         assert names(launched) == ["normalize"]
 
 
-def test_launches_of_the_running_statistics(launched: list[tuple[str, int, Any]], monkeypatch: Any) -> None:
-    monkeypatch.setattr("calibnorm.ops.triton.layers.refuses", lambda x: None)
+def test_launches_of_the_running_statistics(launched: list[tuple[str, int, Any]]) -> None:
     mean, var = torch.zeros(300, dtype=torch.float64), torch.ones(300, dtype=torch.float64)
     for momentum in (0.1, 0.0, 0.25):
-        assert update_running((torch.zeros(300), torch.ones(300), torch.tensor(0)), mean, var, momentum, 1.1)
+        assert passes.update_running((torch.zeros(300), torch.ones(300), torch.tensor(0)), mean, var, momentum, 1.1)
     assert len({id(compiled) for _, _, compiled in launched if compiled.src.signature["momentum"] == "i64"}) == 1
     assert names(launched) == ["update_running"] * 3
 
@@ -85,6 +83,6 @@ def test_batch_sizes_and_planes_of_a_kind_share_their_kernels(launched: list[tup
     """No input makes a kernel of its own but by what it is cut into."""
     for n, size in ((33, 28), (48, 28), (64, 32), (50, 24)):
         shape = (n, 64, size, size)
-        LAYERS.forward(randn(*shape, dtype=torch.bfloat16), call_of(RBN(), 64, False, "", shape, torch.float32))
+        fused.forward(randn(*shape, dtype=torch.bfloat16), call_of(RBN(), 64, False, "", shape, torch.float32))
     for name in ("moments", "coefficients", "affine"):
         assert len({id(compiled) for found, _, compiled in launched if found == name}) == 1, name

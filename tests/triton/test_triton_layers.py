@@ -10,9 +10,9 @@ import torch
 import calibnorm as cn
 from calibnorm.methods import BN, IEBN, RBN, Method
 from calibnorm.ops import dispatch, reference
-from calibnorm.ops.composed import Composed, Wanted
-from calibnorm.ops.triton import launch, layers, passes
-from calibnorm.ops.triton.layers import LAYERS
+from calibnorm.ops.kernel_methods import kind_of
+from calibnorm.ops.three_steps import StepByStep, Wanted
+from calibnorm.ops.triton import fused, launch, passes
 from cases import LAYERS_2D, each_layout, each_mode, gradients, image, randn, randomize
 from layer_checks import both_ways, call_of, moved
 from pass_checks import laid
@@ -57,7 +57,7 @@ METHODS = [
     RBN(scaling=False, center_stat="std"),
     *(RBN(center_stat=c, scale_stat=s) for c in ("mean", "std") for s in ("mean", "std")),
 ]
-COMPOSED = Composed(reference)  # type: ignore[arg-type]
+STEP_BY_STEP = StepByStep(reference)  # type: ignore[arg-type]
 SHAPES = [(3, 5, 4, 6), (7, 6), (5, 3, 1, 1), (2, 3, 17, 13), (2, 3, 4, 3, 2)]
 """Small; more than one tile of instances and of channels; one pixel a plane, in two ranks; planes that are cut; 3d."""
 
@@ -76,10 +76,10 @@ def check_layer(
     call = call_of(method, shape[1], given, end, shape, torch.float64)
     x, dy = (laid(randn(*shape, seed=i, dtype=dtype, mean=1.0), layout).to(DEVICE) for i in (1, 2))
     call = moved(call, DEVICE, dtype, layout)
-    assert LAYERS.takes(call.step)
+    assert kind_of(call.step.method) is not None
     wide = moved(call, DEVICE, torch.float64, layout)
-    expected = both_ways(COMPOSED, x.double(), dy.double(), wide)
-    found = list(zip(both_ways(LAYERS, x, dy, call), expected, strict=True))
+    expected = both_ways(STEP_BY_STEP, x.double(), dy.double(), wide)
+    found = list(zip(both_ways(fused, x, dy, call), expected, strict=True))
     assert len(found) == 4 + ("residual" in end) + len(call.tensors)
     # The mask of a ReLU is where the output was rounded: a half output may be 0 where the wide one is not.
     allowed = 1e-12 if dtype == torch.float64 else reduction(dtype, 64)
@@ -89,7 +89,7 @@ def check_layer(
 @pytest.mark.usefixtures("small")
 @each_statistics
 @pytest.mark.parametrize("method", METHODS, ids=str)
-def test_three_launches_equal_the_composed_layer(method: Method, given: bool) -> None:
+def test_three_launches_equal_the_layer_step_by_step(method: Method, given: bool) -> None:
     check_layer(method, (6, 5, 4, 6), given, "none" if given else "relu and residual")
 
 
@@ -113,7 +113,7 @@ def test_a_mean_of_1000_standard_deviations(method: Method) -> None:
     """E[M^2] - E[M]^2 in float32 would have no digit left, and the mean of a plane in float32 three."""
     x = randn(6, 3, 4, 5, mean=1000.0).to(DEVICE)
     call = moved(call_of(method, 3, False, "none", (6, 3, 4, 5), torch.float32), DEVICE)
-    done, expected = LAYERS.forward(x, call), COMPOSED.forward(x.double(), call)
+    done, expected = fused.forward(x, call), STEP_BY_STEP.forward(x.double(), call)
     assert error(done.statistics[0] / 1000, expected.statistics[0] / 1000) <= 1e-9
     assert error(done.statistics[1], expected.statistics[1]) <= reduction(torch.float32, 120)
     assert error(done.y, expected.y) <= reduction(torch.float32, 120)
@@ -123,10 +123,10 @@ def test_only_wanted_gradients() -> None:
     shape = (3, 4, 5, 5)
     call = moved(call_of(RBN(), 4, False, "none", shape, torch.float32), DEVICE)
     x = randn(*shape, seed=1).to(DEVICE)
-    done = LAYERS.forward(x, call)
-    every = LAYERS.backward(x, x, done.moments, call, Wanted(True, False, (True,) * 5))
+    done = fused.forward(x, call)
+    every = fused.backward(x, x, done.moments, call, Wanted(True, False, (True,) * 5))
     for want in ((True, False, True, False, True), (False,) * 5):
-        found = LAYERS.backward(x, x, done.moments, call, Wanted(False, False, want))
+        found = fused.backward(x, x, done.moments, call, Wanted(False, False, want))
         assert found.x is None
         assert found.residual is None
         assert [g is not None for g in found.tensors] == [*want]
@@ -142,8 +142,8 @@ def test_gradients_have_the_dtypes_of_their_tensors() -> None:
     tensors = [t.to(dtype) for t, dtype in zip((call.tensors[0], strided, *call.tensors[2:]), dtypes, strict=True)]
     call = moved(call._replace(tensors=tuple(tensors)), DEVICE)
     x = randn(*shape, seed=1).bfloat16().to(DEVICE)
-    same_passes = Composed(passes)  # type: ignore[arg-type]
-    found = list(zip(both_ways(LAYERS, x, x, call), both_ways(same_passes, x, x, call), strict=True))
+    same_passes = StepByStep(passes)  # type: ignore[arg-type]
+    found = list(zip(both_ways(fused, x, x, call), both_ways(same_passes, x, x, call), strict=True))
     assert tuple(a.dtype for a, _ in found[-5:]) == dtypes
     assert not (wrong := [e for a, b in found if not (e := error(a, b)) <= reduction(b.dtype, 64)]), wrong
 
@@ -153,7 +153,7 @@ def test_repeatable() -> None:
     shape = (5, 6, 9, 11)
     call = moved(call_of(RBN(), 6, False, "relu", shape, torch.float32), DEVICE)
     x, dy = (randn(*shape, seed=i).to(DEVICE) for i in (1, 2))
-    first, second = (list(both_ways(LAYERS, x, dy, call)) for _ in range(2))
+    first, second = (list(both_ways(fused, x, dy, call)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -162,7 +162,7 @@ def test_repeatable() -> None:
 def test_nan_where_the_variance_overflows() -> None:
     x = torch.ones(2, 3, 1, 2, dtype=torch.float64, device=DEVICE)
     x[1, 1, 0, 0] = 1e200
-    y = LAYERS.forward(x, moved(call_of(BN(), 3, False, "none", x.shape, torch.float64), DEVICE)).y
+    y = fused.forward(x, moved(call_of(BN(), 3, False, "none", x.shape, torch.float64), DEVICE)).y
     assert y.isnan().flatten(2).any(2).any(0).tolist() == [False, True, False]
 
 
@@ -170,7 +170,7 @@ def test_a_tensor_elsewhere_is_refused() -> None:
     call = call_of(BN(), 3, False, "none", (2, 3, 4, 4), torch.float32)
     call = call._replace(tensors=tuple(t.to("meta") for t in call.tensors))
     with pytest.raises(RuntimeError, match="on meta; move one"):
-        LAYERS.forward(randn(2, 3, 4, 4).to(DEVICE), call)
+        fused.forward(randn(2, 3, 4, 4).to(DEVICE), call)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -182,9 +182,9 @@ def test_one_launch_gives_what_backward_takes_its_mask_from(layout: str, dtype: 
     x = laid(randn(*shape, dtype=dtype), layout).to(DEVICE)
     work = launch.Work(x)
     assert work.whole is not None
-    done = LAYERS.forward(x, call)
+    done = fused.forward(x, call)
     assert done.moments is not None
-    step = layers._Coefficients(x, call)
+    step = fused._Coefficients(x, call)
     m, v = done.moments.unbind()
     scale, shift = step.forward(work, m, v, (m, v), call.statistics)
     assert torch.equal(done.y, passes.affine(x, m, scale, shift))
@@ -198,7 +198,7 @@ def test_running_statistics(dtype: torch.dtype, counted: bool, momentum: float) 
     wide = torch.zeros_like(mean), torch.ones_like(var)
     buffers: tuple[torch.Tensor, ...] = tuple(t.clone().to(dtype) for t in wide)
     count = torch.full((), 6, device=DEVICE)
-    assert layers.update_running((*buffers, count) if counted else buffers, mean, var, momentum, 1.25)
+    assert passes.update_running((*buffers, count) if counted else buffers, mean, var, momentum, 1.25)
     assert error(buffers[0], torch.lerp(wide[0], mean, momentum)) <= rounding(dtype)
     assert error(buffers[1], torch.lerp(wide[1], 1.25 * var, momentum)) <= rounding(dtype)
     assert count == 6 + counted
@@ -208,7 +208,7 @@ def test_running_statistics_that_it_does_not_move() -> None:
     mean, var = torch.zeros(4, device=DEVICE), torch.ones(4, device=DEVICE)
     strided = torch.ones(4, 2, device=DEVICE)[:, 0]
     for buffers in ((mean, strided), (mean, var, torch.zeros((), device=DEVICE)), (mean, var.to("meta"))):
-        assert not layers.update_running(buffers, mean, var + 1, 0.5, 1.0)
+        assert not passes.update_running(buffers, mean, var + 1, 0.5, 1.0)
     assert mean.eq(0).all()
     assert strided.eq(1).all()
 

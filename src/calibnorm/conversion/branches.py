@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from calibnorm.conversion import sources
 from calibnorm.conversion.selection import in_shortcut
-from calibnorm.conversion.sources import Found
+from calibnorm.networks import finding
+from calibnorm.networks.finding import Found
 
 _ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 # What may stand between the normalization and the addition: modules that do nothing, or drop a branch in training.
@@ -23,7 +23,7 @@ _TRANSPARENT = ("Identity", "Dropout", "Dropout2d", "DropPath", "StochasticDepth
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return sources.is_norm(m) or not any(sources.is_norm(inner) for inner in m.modules())
+        return finding.is_norm(m) or not any(finding.is_norm(inner) for inner in m.modules())
 
 
 def leave_inner(model: nn.Module, found: list[Found]) -> dict[str, str]:
@@ -60,7 +60,7 @@ def leave_inner(model: nn.Module, found: list[Found]) -> dict[str, str]:
 
 def _norm(node: fx.Node, modules: dict[str, nn.Module]) -> nn.Module | None:
     module = modules.get(str(node.target)) if node.op == "call_module" else None
-    return module if module is not None and sources.is_norm(module) else None
+    return module if module is not None and finding.is_norm(module) else None
 
 
 def _through(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:

@@ -12,8 +12,9 @@ from calibnorm import _checks
 from calibnorm.conversion import sources
 from calibnorm.conversion.plans import LayerPlan, Plan
 from calibnorm.conversion.reverting import irreversible, unwritable
-from calibnorm.conversion.sources import Found
 from calibnorm.methods import methods, not_an_option
+from calibnorm.networks import finding
+from calibnorm.networks.finding import Found
 from calibnorm.nn import CalibratedNorm, layer_type
 from calibnorm.nn.options import layer_options
 
@@ -83,14 +84,14 @@ def probe(method: str, dims: int, features: int | None, affine: bool, options: M
 
 def check_source(entry: Found) -> None:
     """Refuse a BatchNorm that is not understood."""
-    if not isinstance(entry.module, CalibratedNorm) and (why := sources.refusal(entry.module)):
+    if not isinstance(entry.module, CalibratedNorm) and (why := finding.refusal(entry.module)):
         raise ValueError(f"{entry.title} {why}")
 
 
 def _check_layer(entry: Found, layer: LayerPlan, shared: set[int]) -> None:
     module, name = entry.module, entry.title
     check_source(entry)
-    child, channels = sources.holder(module), sources.features(module)
+    child, channels = finding.batchnorm_of(module), finding.num_features(module)
     if channels != layer["features"]:
         raise ValueError(f"{name}: the plan was made for {layer['features']} channels, the network has {channels}")
     try:

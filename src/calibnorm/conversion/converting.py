@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,11 +13,11 @@ from calibnorm.conversion import checking, planning, plans, sources
 from calibnorm.conversion.plans import LayerPlan, Plan
 from calibnorm.conversion.reverting import average_gates, fold
 from calibnorm.conversion.selection import Patterns, Predicate
-from calibnorm.conversion.sources import Found
-from calibnorm.conversion.training import hold_center
+from calibnorm.networks import finding, reporting
+from calibnorm.networks.finding import Found
+from calibnorm.networks.freezing import hold_center
+from calibnorm.networks.reporting import Report
 from calibnorm.nn import CalibratedNorm, layer_type
-
-log = logging.getLogger("calibnorm")
 
 
 def convert(
@@ -31,7 +30,7 @@ def convert(
     where: Predicate | None = None,
     stages: int | Sequence[int] | None = None,
     skip: str | None = None,
-    report: Callable[[str], object] | None = None,
+    report: Report = None,
     **options: Any,
 ) -> nn.Module:
     """Replace every BatchNorm of a network by a calibrated layer, in place, and return the network.
@@ -82,10 +81,9 @@ def convert(
     >>> type(net.layer1[0].bn1).__name__
     'IEBN2d'
     """
-    sources.check_unwrapped(model)
-    if report is not None and not callable(report):
-        raise TypeError(f"report={report!r} must be a function of a text, such as print")
-    found = sources.find(model)
+    finding.check_unwrapped(model)
+    reporting.check_report(report)
+    found = finding.find_norms(model)
     choices = {"include": include, "exclude": exclude, "where": where, "stages": stages, "skip": skip}
     if not isinstance(method, Mapping):
         chosen = planning.make(model, found, method, preserve, choices, options)
@@ -100,9 +98,7 @@ def convert(
         warnings.warn(f"{type(model).__name__} {why}; nothing was converted", stacklevel=2)
     planning.warn_if_trained(found, chosen)
     root, text = _apply(model, found, chosen)
-    log.info("%s", text)
-    if report is not None:
-        report(text)
+    reporting.tell(text, report)
     return root
 
 
@@ -112,7 +108,7 @@ def _apply(model: nn.Module, found: list[Found], plan: Plan) -> tuple[nn.Module,
     layers = plan["layers"]
     # every layer is made before the first one is put in, so that running out of memory changes nothing either;
     # fc gates start at random: the caller's generators stay as they were
-    fallback = sources.like(model)  # once, as it looks through all of the network: ResNet-164 in 81 instead of 292 ms
+    fallback = finding.like(model)  # once, as it looks through all of the network: ResNet-164 in 81 instead of 292 ms
     with torch.random.fork_rng(devices=cuda):
         fresh = {
             entry.name: _make(entry.module, layers[entry.name], fallback)
@@ -139,11 +135,11 @@ def _apply(model: nn.Module, found: list[Found], plan: Plan) -> tuple[nn.Module,
 
 def _make(source: nn.Module, layer: LayerPlan, fallback: Tensor | None) -> CalibratedNorm:
     """Return the new layer with its gates; its BatchNorm is a placeholder."""
-    like = sources.like(sources.holder(source))
+    like = finding.like(finding.batchnorm_of(source))
     like = fallback if like is None else like  # a BatchNorm without affine and tracking says nothing of its device
     return layer_type(layer["method"], sources.dims(source))(
         layer["features"],
-        affine=sources.holder(source).weight is not None,
+        affine=finding.batchnorm_of(source).weight is not None,
         device=None if like is None else like.device,
         dtype=None if like is None else like.dtype,
         **layer["options"],
@@ -161,7 +157,7 @@ def _move_in(source: nn.Module, new: CalibratedNorm, layer: LayerPlan) -> None:
     if isinstance(act, str) or (act is not None and new.act is None):
         new.act = act
     sources.move_hooks(source, new)
-    if new.frozen or sources.is_frozen(child):
+    if new.frozen or finding.is_frozen(child):
         hold_center(new)
     if layer["preserve"]:
         _scale(new, 1.0 / _initial_gate(new), new.method.gated)
@@ -179,7 +175,7 @@ def _initial_gate(layer: CalibratedNorm) -> Tensor:
 @torch.no_grad()
 def _scale(layer: CalibratedNorm, factor: Tensor | float, names: Iterable[str]) -> None:
     """Multiply gamma or beta, in float32 or wider, of every part of the child that has one."""
-    for part in sources.tensors(layer.bn):
+    for part in finding.parts_of(layer.bn):
         for name in names:
             stored = getattr(part, name)
             if stored is not None:

@@ -12,7 +12,8 @@ from calibnorm import _checks
 from calibnorm.conversion import branches, checking, plans, sources
 from calibnorm.conversion.plans import LayerPlan, Plan
 from calibnorm.conversion.selection import Patterns, Predicate, picked, select
-from calibnorm.conversion.sources import Found
+from calibnorm.networks import finding
+from calibnorm.networks.finding import Found
 from calibnorm.nn import CalibratedNorm
 
 
@@ -63,7 +64,7 @@ def plan(
     >>> type(again.layer4[0].bn1).__name__, type(again.bn1).__name__
     ('RBN2d', 'BatchNorm2d')
     """
-    found = sources.find(model)
+    found = finding.find_norms(model)
     choices = {"include": include, "exclude": exclude, "where": where, "stages": stages, "skip": skip}
     if method is not None:
         return make(model, found, method, preserve, choices, options)
@@ -97,7 +98,7 @@ def make(
             layers[entry.name] = _layer_plan(entry, method, options, preserve)
         elif noise and not isinstance(entry.module, CalibratedNorm):
             # the attack reaches every BatchNorm of a network, converted or not
-            if why := sources.refusal(entry.module):
+            if why := finding.refusal(entry.module):
                 warnings.warn(f"the noise does not reach {entry.title}, which {why}", stacklevel=3)
                 continue
             layers[entry.name] = _layer_plan(entry, "bn", noise, False)
@@ -114,7 +115,7 @@ def make(
 def _layer_plan(entry: Found, method: str, options: Mapping[str, Any], preserve: bool) -> LayerPlan:
     checking.check_source(entry)
     return LayerPlan(
-        method=method, options=plans.as_json(options), preserve=preserve, features=sources.features(entry.module)
+        method=method, options=plans.as_json(options), preserve=preserve, features=finding.num_features(entry.module)
     )
 
 
@@ -141,6 +142,6 @@ def warn_if_trained(found: list[Found], plan: Plan) -> None:
 
 def _start(entry: Found, layer: LayerPlan) -> Tensor | None:
     """Return the initial gate where it is a constant."""
-    affine = sources.holder(entry.module).weight is not None
+    affine = finding.batchnorm_of(entry.module).weight is not None
     new = checking.probe(layer["method"], sources.dims(entry.module), layer["features"], affine, layer["options"])
     return new.method.initial_gate(layer["features"])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypedDict, cast
 
 from calibnorm import _checks
-from calibnorm.conversion.sources import Found
+from calibnorm.networks.finding import Found
 from calibnorm.nn import CalibratedNorm
 
 VERSION = 1

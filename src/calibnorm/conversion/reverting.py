@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from calibnorm import _checks
 from calibnorm.conversion import sources
+from calibnorm.networks import finding
 from calibnorm.nn import CalibratedNorm, layer_type
 
 
@@ -44,28 +45,26 @@ def revert(model: nn.Module, *, lossy: bool = False) -> nn.Module:
     >>> torch.allclose(net(x), before, rtol=1e-4, atol=1e-5), type(net.bn1).__name__
     (True, 'BatchNorm2d')
     """
-    sources.check_unwrapped(model)
+    finding.check_unwrapped(model)
     _checks.flag("lossy", lossy)
     shared = sources.tied(model)
-    found = [entry for entry in sources.find(model) if isinstance(entry.module, CalibratedNorm)]
-    for entry in found:
-        assert isinstance(entry.module, CalibratedNorm)
-        where = f"{entry.title} ({type(entry.module).__name__})"
-        if not lossy and (why := irreversible(entry.module)):
+    layers = [(e, e.module) for e in finding.find_norms(model) if isinstance(e.module, CalibratedNorm)]
+    for entry, layer in layers:
+        where = f"{entry.title} ({type(layer).__name__})"
+        if not lossy and (why := irreversible(layer)):
             raise ValueError(
                 f"{where}: {why}, which plain BatchNorm cannot do; "
                 "revert with lossy=True to go back all the same, with the gate of an average input if it has a gate"
             )
-        if why := unwritable(entry.module, shared):
+        if why := unwritable(layer, shared):
             raise ValueError(f"{where}: {why}")
     # every gate is computed before the first layer is written, so that an error changes nothing
-    gates = [average_gates(entry.module) for entry in found if isinstance(entry.module, CalibratedNorm)]
+    gates = [average_gates(layer) for _, layer in layers]
     root = model
-    for entry, folded in zip(found, gates, strict=True):
-        assert isinstance(entry.module, CalibratedNorm)
-        plain = _to_batchnorm(entry.module, folded)
+    for (entry, layer), folded in zip(layers, gates, strict=True):
+        plain = _to_batchnorm(layer, folded)
         sources.replace(entry, plain)
-        root = plain if entry.module is model else root
+        root = plain if layer is model else root
     return root
 
 
@@ -118,7 +117,7 @@ class AverageGate(NamedTuple):
 @torch.no_grad()
 def average_gates(layer: CalibratedNorm) -> list[AverageGate]:
     """Return the gate of every part of the layer's child; nothing is written."""
-    return [_gate(layer, part) for part in sources.tensors(layer.bn)]
+    return [_gate(layer, part) for part in finding.parts_of(layer.bn)]
 
 
 @torch.no_grad()
@@ -128,8 +127,8 @@ def fold(layer: CalibratedNorm, gates: list[AverageGate]) -> nn.Module:
     gamma' = gamma d N_a and beta' = beta d + gamma d N_b, the gate d where the layer has it.
     """
     written = _written(layer)
-    n_a, n_b = _steady_noise(layer)
-    for part, (d, running_mean) in zip(sources.tensors(layer.bn), gates, strict=True):
+    n_a, n_b = finding.steady_noise(layer)
+    for part, (d, running_mean) in zip(finding.parts_of(layer.bn), gates, strict=True):
         if running_mean is not None:
             part.running_mean.copy_(running_mean)
         if not written:
@@ -143,14 +142,9 @@ def fold(layer: CalibratedNorm, gates: list[AverageGate]) -> nn.Module:
     return layer.bn
 
 
-def _steady_noise(layer: CalibratedNorm) -> tuple[float, float]:
-    """Return the noise that is always on."""
-    return layer.noise if layer.noise is not None and layer.noise_in == "always" else (1.0, 0.0)
-
-
 def _written(layer: CalibratedNorm) -> set[str]:
     """Return which of gamma and beta change when gate and noise are folded into them."""
-    n_a, n_b = _steady_noise(layer)
+    n_a, n_b = finding.steady_noise(layer)
     names = {"weight"} if n_a != 1.0 else set()
     names |= {"bias"} if n_b != 0.0 else set()
     # the gate does nothing to a beta that is not there
@@ -170,7 +164,7 @@ def _constant_gate(layer: CalibratedNorm) -> Tensor | None:
 
 def _gate(layer: CalibratedNorm, part: Any) -> AverageGate:
     """Return the gate, or that of an average input with the running mean of the uncalibrated feature."""
-    like = sources.like(layer)
+    like = finding.like(layer)
     mean: Tensor | None = part.running_mean
     gate, uncalibrated = _constant_gate(layer), None
     if gate is None:
@@ -183,7 +177,7 @@ def _gate(layer: CalibratedNorm, part: Any) -> AverageGate:
         start = torch.zeros(layer.num_features, dtype=wide, device=device) if mean is None else mean.to(wide)
         given = {**gates, **{name: p for name in ("weight", "bias") if (p := getattr(part, name)) is not None}}
         tensors = {name: tensor.detach().to(wide) for name, tensor in given.items()}
-        gate, moved = layer.method.mean_gate(tensors, start, _steady_noise(layer))
+        gate, moved = layer.method.mean_gate(tensors, start, finding.steady_noise(layer))
         uncalibrated = None if mean is None else moved
     return AverageGate(gate if like is None else gate.to(like.device), uncalibrated)
 

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from calibnorm import _checks
-from calibnorm.conversion.sources import Found
+from calibnorm.networks.finding import Found
 
 Patterns = str | Sequence[str] | None
 Predicate = Callable[[str, nn.Module], bool]

@@ -44,7 +44,8 @@ INLINE vector_f64 coefficient_load(const double *from, int lanes)
 INLINE void coefficient_store(double *to, int lanes, vector_f64 v)
 {
     if (lanes == CN_DOUBLES) store_f64(to, v);
-    else for (int i = 0; i < lanes; i++) to[i] = v[i];
+    else
+        for (int i = 0; i < lanes; i++) to[i] = v[i];
 }
 
 /* Of arrays that may be NULL. */
@@ -68,7 +69,7 @@ INLINE vector_f64 coefficient_mean(const coefficient_channels *s, const coeffici
 
 /* m, sqrt(v) and M - E of instance n, `again` where an earlier loop has kept them. */
 INLINE coefficient_instance coefficient_centred(const coefficient_channels *s, int64_t n, int again, int center,
-                                                 int gate)
+                                                int gate)
 {
     const int64_t at = n * s->job->C + s->first;
     const int has_sd = center == CN_CENTER_STD || gate == CN_GATE_STD;
@@ -143,10 +144,13 @@ INLINE coefficient_instance coefficient_gate(const coefficient_channels *s, int6
 }
 
 /* The gradient of sqrt(v), which is taken as 0 where v is 0. */
-INLINE vector_f64 coefficient_half_over(vector_f64 sd) { return (vector_f64)((mask_f64)(0.5 / sd) & ~(mask_f64)(sd == 0.0)); }
+INLINE vector_f64 coefficient_half_over(vector_f64 sd)
+{
+    return (vector_f64)((mask_f64)(0.5 / sd) & ~(mask_f64)(sd == 0.0));
+}
 
-INLINE void coefficients_of(const cn_coefficient_job *job, int64_t first, int lanes, coefficient_kept *kept,
-                            int center, int gate)
+INLINE void coefficients_of(const cn_coefficient_job *job, int64_t first, int lanes, coefficient_kept *kept, int center,
+                            int gate)
 {
     const coefficient_channels s = coefficient_prepare(job, first, lanes, kept, center, gate);
     const int on_gamma = gate && job->gated & CN_GATE_GAMMA, on_beta = gate && job->gated & CN_GATE_BETA;
@@ -248,29 +252,36 @@ typedef void (*coefficient_walk)(const cn_coefficient_job *job, int64_t first, c
 
 /* A function for each kind of method, so that its registers hold the numbers it has and its loops are without branches;
  * the last vector, where it is not full, can take a slower one. */
-#define WALK(name, center, gate)                                                                                  \
-    static void name##_##center##_##gate(const cn_coefficient_job *job, int64_t first, coefficient_kept *kept)    \
-    {                                                                                                             \
-        name##_of(job, first, CN_DOUBLES, kept, center, gate);                                                    \
+#define WALK(name, center, gate)                                                                               \
+    static void name##_##center##_##gate(const cn_coefficient_job *job, int64_t first, coefficient_kept *kept) \
+    {                                                                                                          \
+        name##_of(job, first, CN_DOUBLES, kept, center, gate);                                                 \
     }
-#define WALKS(name)                                                                                               \
-    WALK(name, 0, 0) WALK(name, 0, 1) WALK(name, 0, 2) WALK(name, 0, 3)                                           \
-    WALK(name, 1, 0) WALK(name, 1, 1) WALK(name, 1, 2)                                                            \
-    WALK(name, 2, 0) WALK(name, 2, 1) WALK(name, 2, 2)                                                            \
-    static const coefficient_walk name##_walks[3][4] = {                                                          \
-        {name##_0_0, name##_0_1, name##_0_2, name##_0_3},                                                         \
-        {name##_1_0, name##_1_1, name##_1_2},                                                                     \
-        {name##_2_0, name##_2_1, name##_2_2},                                                                     \
-    };                                                                                                            \
-    static void name(int64_t begin, int64_t end, void *p)                                                         \
-    {                                                                                                             \
-        const cn_coefficient_job *job = p;                                                                        \
-        const int64_t last = end * CN_CHANNEL_BLOCK < job->C ? end * CN_CHANNEL_BLOCK : job->C;                   \
-        int64_t first = begin * CN_CHANNEL_BLOCK;                                                                 \
-        coefficient_kept kept[CN_KEPT];                                                                           \
-        for (; first + CN_DOUBLES <= last; first += CN_DOUBLES)                                                   \
-            name##_walks[job->center][job->gate](job, first, kept);                                               \
-        if (first < last) name##_of(job, first, (int)(last - first), kept, job->center, job->gate);               \
+#define WALKS(name)                                                                                 \
+    WALK(name, 0, 0)                                                                                \
+    WALK(name, 0, 1)                                                                                \
+    WALK(name, 0, 2)                                                                                \
+    WALK(name, 0, 3)                                                                                \
+    WALK(name, 1, 0)                                                                                \
+    WALK(name, 1, 1)                                                                                \
+    WALK(name, 1, 2)                                                                                \
+    WALK(name, 2, 0)                                                                                \
+    WALK(name, 2, 1)                                                                                \
+    WALK(name, 2, 2)                                                                                \
+    static const coefficient_walk name##_walks[3][4] = {                                            \
+        {name##_0_0, name##_0_1, name##_0_2, name##_0_3},                                           \
+        {name##_1_0, name##_1_1, name##_1_2},                                                       \
+        {name##_2_0, name##_2_1, name##_2_2},                                                       \
+    };                                                                                              \
+    static void name(int64_t begin, int64_t end, void *p)                                           \
+    {                                                                                               \
+        const cn_coefficient_job *job = p;                                                          \
+        const int64_t last = end * CN_CHANNEL_BLOCK < job->C ? end * CN_CHANNEL_BLOCK : job->C;     \
+        int64_t first = begin * CN_CHANNEL_BLOCK;                                                   \
+        coefficient_kept kept[CN_KEPT];                                                             \
+        for (; first + CN_DOUBLES <= last; first += CN_DOUBLES)                                     \
+            name##_walks[job->center][job->gate](job, first, kept);                                 \
+        if (first < last) name##_of(job, first, (int)(last - first), kept, job->center, job->gate); \
     }
 WALKS(coefficients)
 WALKS(coefficients_vjp)

@@ -62,7 +62,8 @@ static void cut(cn_job *job, int64_t whole, int64_t row)
     job->chunks = (job->S + job->chunk - 1) / job->chunk;
 }
 
-/* Run a pass; where it is cut, `merge` collects what the units leave in `partial`. Returns 0, or 1 if memory is short. */
+/* Run a pass; where it is cut, `merge` collects what the units leave in `partial`. Return 1 where memory is short,
+ * else 0. */
 static int pass(cn_job *job, cn_work work, cn_work merge)
 {
     int64_t whole = job->rows ? job->N : job->N * job->C, row = job->rows ? job->C : 1;
@@ -83,7 +84,8 @@ static int pass(cn_job *job, cn_work work, cn_work merge)
  * the time of the general kernels; those of half types keep them. */
 static void widen(int32_t dtype, int64_t count, const void *from, double *to)
 {
-    if (dtype == CN_F32) for (int64_t i = 0; i < count; i++) to[i] = ((const float *)from)[i];
+    if (dtype == CN_F32)
+        for (int64_t i = 0; i < count; i++) to[i] = ((const float *)from)[i];
     else memcpy(to, from, sizeof(double) * (size_t)count);
 }
 
@@ -130,7 +132,8 @@ EXPORT int32_t calibnorm_gradient_sums(SHAPE, const void *dy, const void *x, con
 }
 
 EXPORT int32_t calibnorm_gradient_apply(SHAPE, const void *dy, const void *x, const double *m, const double *scale,
-                                        const double *slope, const double *offset, const double *shift, int32_t relu, void *dx)
+                                        const double *slope, const double *offset, const double *shift, int32_t relu,
+                                        void *dx)
 {
     cn_job job = JOB(.dy = dy, .x = x, .m = m, .scale = scale, .slope = slope, .offset = offset, .shift = shift,
                      .relu = relu, .y = dx, .past = past_caches(dtype, rows, N, C, S, dx));
@@ -145,8 +148,8 @@ EXPORT void calibnorm_coefficients(cn_coefficient_job *job)
 
 EXPORT void calibnorm_coefficients_vjp(cn_coefficient_job *job)
 {
-    run(table->coefficients_vjp, (job->C + CN_CHANNEL_BLOCK - 1) / CN_CHANNEL_BLOCK,
-        job->N * CN_CHANNEL_BLOCK * 16, job);
+    run(table->coefficients_vjp, (job->C + CN_CHANNEL_BLOCK - 1) / CN_CHANNEL_BLOCK, job->N * CN_CHANNEL_BLOCK * 16,
+        job);
 }
 
 /* Scratch of one call: `numbers` arrays of (N, C) and room for the (C,) arrays as doubles. */
@@ -225,21 +228,24 @@ EXPORT int32_t calibnorm_backward(const cn_layer_job *layer)
     step.shift = take(&free_from, numbers);
     step.slope = take(&free_from, numbers);
     step.offset = take(&free_from, numbers);
-    double **gradients[] = {&step.d_weight, &step.d_bias, &step.d_center_weight, &step.d_gate_weight, &step.d_gate_bias};
+    double **gradients[] = {
+        &step.d_weight, &step.d_bias, &step.d_center_weight, &step.d_gate_weight, &step.d_gate_bias,
+    };
     void *found[5] = {NULL};
     for (int i = 0; i < 5 && layer->narrow; i++)
         if ((found[i] = *gradients[i])) *gradients[i] = take(&free_from, step.C);
 
-    int32_t short_of_memory = layer->step.m ? 0 : calibnorm_moments(LAYER_SHAPE, layer->x, (double *)step.m, (double *)step.v);
+    int32_t short_of_memory =
+        layer->step.m ? 0 : calibnorm_moments(LAYER_SHAPE, layer->x, (double *)step.m, (double *)step.v);
     if (!short_of_memory) {
         if (layer->relu) calibnorm_coefficients(&step);
         if (one_pixel(layer->dtype, step.S) && !layer->relu) { /* m is x */
             widen(layer->dtype, numbers, layer->dy, sums);
             memset(sums + numbers, 0, sizeof(double) * (size_t)numbers);
         } else
-            short_of_memory = calibnorm_gradient_sums(LAYER_SHAPE, layer->dy, layer->x, step.m, layer->relu ? step.scale : NULL,
-                                                  layer->relu ? step.shift : NULL, layer->residual, layer->relu,
-                                                  layer->masked, sums, sums + numbers);
+            short_of_memory = calibnorm_gradient_sums(
+                LAYER_SHAPE, layer->dy, layer->x, step.m, layer->relu ? step.scale : NULL,
+                layer->relu ? step.shift : NULL, layer->residual, layer->relu, layer->masked, sums, sums + numbers);
     }
     if (!short_of_memory) {
         step.sum_dy = sums;
@@ -257,18 +263,22 @@ EXPORT int32_t calibnorm_backward(const cn_layer_job *layer)
     return short_of_memory;
 }
 
-#define MOVE(type)                                                                                                 \
-    for (int64_t c = 0; c < C; c++) {                                                                              \
-        type *to = (type *)running_mean + c;                                                                       \
-        *to = (type)(*to + momentum * (mean[c] - *to));                                                            \
-        to = (type *)running_var + c;                                                                              \
-        *to = (type)(*to + momentum * (var[c] * unbias - *to));                                                    \
+#define MOVE(type)                                              \
+    for (int64_t c = 0; c < C; c++) {                           \
+        type *to = (type *)running_mean + c;                    \
+        *to = (type)(*to + momentum * (mean[c] - *to));         \
+        to = (type *)running_var + c;                           \
+        *to = (type)(*to + momentum * (var[c] * unbias - *to)); \
     }
 
 /* Move running statistics of float or double towards a batch's, and count the batch. */
 EXPORT void calibnorm_update_running(int32_t dtype, int64_t C, void *running_mean, void *running_var, int64_t *batches,
                                      const double *mean, const double *var, double momentum, double unbias)
 {
-    if (dtype == CN_F32) MOVE(float) else MOVE(double)
+    if (dtype == CN_F32) {
+        MOVE(float);
+    } else {
+        MOVE(double);
+    }
     if (batches) ++*batches;
 }

@@ -14,7 +14,10 @@
 INLINE vector_f64 all_f64(double x) { return (vector_f64){0} + x; }
 
 /* a where `mask` is set, else b. */
-INLINE vector_f64 choose_f64(mask_f64 mask, vector_f64 a, vector_f64 b) { return (vector_f64)(((mask_f64)a & mask) | ((mask_f64)b & ~mask)); }
+INLINE vector_f64 choose_f64(mask_f64 mask, vector_f64 a, vector_f64 b)
+{
+    return (vector_f64)(((mask_f64)a & mask) | ((mask_f64)b & ~mask));
+}
 
 /* The compilers' extension has no square root and no minimum, and a loop over lanes goes through memory. With NaN in
  * v, clamp_f64 is NaN: the processor's minimum returns its second argument then. */
@@ -58,7 +61,7 @@ INLINE vector_f64 exponential(vector_f64 x)
 {
     const double big = 0x1.8p52; /* adding it rounds to an integer, which is then in the low bits */
     x = clamp_f64(x, 708.0);
-    vector_f64 shifted = x * 0x1.71547652b82fep0 + big, n = shifted - big; /* n = round(x / ln 2) */
+    vector_f64 shifted = x * 0x1.71547652b82fep0 + big, n = shifted - big;     /* n = round(x / ln 2) */
     vector_f64 r = (x - n * 0x1.62e42fee00000p-1) - n * 0x1.a39ef35793c76p-33; /* |r| <= ln(2) / 2 */
     /* Taylor to r^13: the next term is below 5e-18. Pairs, then pairs of pairs: Horner's rule waits 13 times for the
      * step before, which took longer than all the work of a vector. */

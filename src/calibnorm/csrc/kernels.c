@@ -19,10 +19,10 @@
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
 #define FN(name) JOIN(name, SUFFIX)
-#define T FN(pixel)            /* what memory holds */
-#define A FN(accumulator)      /* what is computed with */
-#define V FN(vector)           /* of A */
-#define MASK FN(mask)          /* of MASK_LANE, integers of A's size */
+#define T FN(pixel)       /* what memory holds */
+#define A FN(accumulator) /* what is computed with */
+#define V FN(vector)      /* of A */
+#define MASK FN(mask)     /* of MASK_LANE, integers of A's size */
 #define MASK_LANE FN(mask_lane)
 #define LANES ((int64_t)(sizeof(V) / sizeof(A)))
 #define LOAD FN(load)

@@ -7,15 +7,16 @@
 enum { CN_F32, CN_F64, CN_BF16, CN_F16, CN_DTYPES };
 enum { CN_PLANES, CN_ROWS, CN_LAYOUTS }; /* (N, C, S): planes of S values; (N, S, C): rows of C values */
 
-/* Arguments of a pass over pixels. Pixels have the job's dtype; (N, C) numbers are double. Work is cut into units by shape alone, never by the number of threads, so that results do not
- * depend on it: `chunks` units a plane (CN_PLANES), or an instance (CN_ROWS), each of `chunk` pixels but the last. */
+/* Arguments of a pass over pixels. Pixels have the job's dtype; (N, C) numbers are double. Work is cut into units by
+ * shape alone, never by the number of threads, so that results do not depend on it: `chunks` units a plane (CN_PLANES),
+ * or an instance (CN_ROWS), each of `chunk` pixels but the last. */
 typedef struct {
     int64_t N, C, S, chunks, chunk;
     const void *x, *dy, *residual;
     const double *m, *scale, *shift, *slope, *offset;
-    void *y;            /* affine: y; gradient_apply: dx; gradient_sums: the masked dy, or NULL */
+    void *y;                /* affine: y; gradient_apply: dx; gradient_sums: the masked dy, or NULL */
     double *first, *second; /* moments: m, v; gradient_sums: S1, S2 */
-    double *partial;    /* what units found, where `chunks` is not 1; see merge.h */
+    double *partial;        /* what units found, where `chunks` is not 1; see merge.h */
     int relu, rows;
     int past; /* write y past the caches: it is larger than they are, and its vectors are aligned */
 } cn_job;
@@ -45,18 +46,19 @@ typedef struct {
     int64_t N, C, S;
     int32_t center, gate, gated, fixed; /* fixed: mean and var are given, not those of this batch */
     double eps, noise_a, noise_b;
-    const double *m, *v;                                             /* (N, C) */
-    double *mean, *var;                                              /* (C,): read where fixed, else written */
+    const double *m, *v;                                                   /* (N, C) */
+    double *mean, *var;                                                    /* (C,): read where fixed, else written */
     const double *weight, *bias, *center_weight, *gate_weight, *gate_bias; /* (C,) or NULL */
-    double *scale, *shift;                                           /* (N, C); the gradient step writes scale alone */
-    const double *sum_dy, *sum_dy_centred;                           /* (N, C), from here on of the gradient step */
+    double *scale, *shift;                                                 /* (N, C); gradient step: scale alone */
+    const double *sum_dy, *sum_dy_centred;                                 /* (N, C); from here on: the gradient step */
     double *slope, *offset;
     double *d_weight, *d_bias, *d_center_weight, *d_gate_weight, *d_gate_bias; /* (C,) or NULL */
 } cn_coefficient_job;
 
-/* Arguments of a whole layer, one direction. `step` is as above, but for its scale, shift, sums, slope and offset, which
- * are scratch; where `narrow`, its (C,) arrays (mean and var where fixed) are of float, not of double. Moments that are
- * NULL are found anew and not kept. A ReLU masks dy; with a residual, `masked` takes the masked dy, its gradient. */
+/* Arguments of a whole layer, one direction. `step` is as above, but for its scale, shift, sums, slope and offset,
+ * which are scratch; where `narrow`, its (C,) arrays (mean and var where fixed) are of float, not of double. Moments
+ * that are NULL are found anew and not kept. A ReLU masks dy; with a residual, `masked` takes the masked dy, its
+ * gradient. */
 typedef struct {
     cn_coefficient_job step;
     int32_t dtype, rows, relu, narrow;

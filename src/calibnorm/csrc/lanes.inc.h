@@ -57,7 +57,9 @@ INLINE V FN(relu)(V y, int relu) { return relu ? (V)((MASK)y & ~(MASK)(y <= (A)0
 INLINE V FN(relu_mask)(V dy, V y) { return (V)((MASK)dy & ~(MASK)(y <= TINY)); }
 
 /* Count, mean and sum of squared deviations of some pixels, and Chan's merge of two such. */
-typedef struct { double n, mean, m2; } FN(moments);
+typedef struct {
+    double n, mean, m2;
+} FN(moments);
 
 INLINE void FN(merge)(FN(moments) *a, double n, double mean, double m2)
 {

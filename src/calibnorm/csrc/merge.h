@@ -1,6 +1,6 @@
-/* Where a unit leaves what it found, and how the units of a whole, which is a plane (CN_PLANES) or an instance (CN_ROWS),
- * become one result, in their order. A unit finds two numbers for each of its channels, one or C: the mean and the
- * variance of its own pixels, or the two sums. */
+/* Where a unit leaves what it found, and how the units of a whole, which is a plane (CN_PLANES) or an instance
+ * (CN_ROWS), become one result, in their order. A unit finds two numbers for each of its channels, one or C: the mean
+ * and the variance of its own pixels, or the two sums. */
 
 INLINE int64_t channels_of(const cn_job *job) { return job->rows ? job->C : 1; }
 
@@ -46,7 +46,8 @@ static void merge_sums(int64_t begin, int64_t end, void *p)
         memcpy(sum, first_of(job, whole * job->chunks), sizeof(double) * (size_t)channels);
         memcpy(centred, second_of(job, whole * job->chunks), sizeof(double) * (size_t)channels);
         for (int64_t i = 1; i < job->chunks; i++) {
-            const double *first = first_of(job, whole * job->chunks + i), *second = second_of(job, whole * job->chunks + i);
+            const double *first = first_of(job, whole * job->chunks + i),
+                         *second = second_of(job, whole * job->chunks + i);
             for (int64_t c = 0; c < channels; c++) {
                 sum[c] += first[c];
                 centred[c] += second[c];

@@ -1,12 +1,15 @@
 /* The four passes over contiguous planes, for one dtype; see lanes.inc.h.
  *
- * Planes are taken LANES at a time: what is found for each, or is the same for all pixels of each, is computed for all of
- * them at once, which for a 7x7 plane is most of the work. */
+ * Planes are taken LANES at a time: what is found for each, or is the same for all pixels of each, is computed for all
+ * of them at once, which for a 7x7 plane is most of the work. */
 
 #define SMALL 256 /* pixels of a plane: LANES of such stay in L1 between the two readings of the moments */
 
 /* Some consecutive units: their planes, and pixels [at, at + n) of the tensor for the first, n more for each next. */
-typedef struct { int64_t at, n, plane; int count; } FN(group);
+typedef struct {
+    int64_t at, n, plane;
+    int count;
+} FN(group);
 
 INLINE FN(group) FN(units)(const cn_job *job, int64_t u, int64_t end)
 {
@@ -97,8 +100,7 @@ INLINE void FN(small_moments)(const cn_job *job, FN(group) at)
     for (int j = 0; j < LANES; j++) mean[j] = (double)first[j] + (double)found[j] * inverse;
     for (int j = 0; j < LANES; j++) center[j] = (A)mean[j];
     memset(sums, 0, sizeof sums);
-    for (int j = 0; j < at.count; j++)
-        sums[j] = FN(deviations)(x + j * at.n, at.n, (V){0} + center[j], 1, job->x);
+    for (int j = 0; j < at.count; j++) sums[j] = FN(deviations)(x + j * at.n, at.n, (V){0} + center[j], 1, job->x);
     TOTALS(sums, found);
     for (int j = 0; j < at.count; j++) {
         double off = mean[j] - (double)center[j], v = (double)found[j] * inverse - off * off;
@@ -138,10 +140,10 @@ static void FN(moments_planes)(int64_t begin, int64_t end, void *p)
     }
 }
 
-/* Both sums over n pixels from `at`, lane by lane; with `relu` dy is masked by the sign of the output, which is computed
- * anew, and with a residual the masked dy, its gradient, is written. */
-INLINE void FN(sums)(const cn_job *job, int64_t at, int64_t n, const FN(numbers) *of, int j, V *sum, V *centred, int relu,
-                     int residual)
+/* Both sums over n pixels from `at`, lane by lane; with `relu` dy is masked by the sign of the output, which is
+ * computed anew, and with a residual the masked dy, its gradient, is written. */
+INLINE void FN(sums)(const cn_job *job, int64_t at, int64_t n, const FN(numbers) *of, int j, V *sum, V *centred,
+                     int relu, int residual)
 {
     const T *x = (const T *)job->x + at, *dy = (const T *)job->dy + at;
     const T *r = residual ? (const T *)job->residual + at : x;
@@ -204,7 +206,8 @@ INLINE void FN(sums_planes)(int64_t begin, int64_t end, const cn_job *job, int r
             memset(a, 0, sizeof a);
             memset(b, 0, sizeof b);
             for (int j = 0; j < at.count; j++)
-                FN(sums)(job, at.at + j * at.n + t, at.n - t < TILE ? at.n - t : TILE, &of, j, a + j, b + j, relu, residual);
+                FN(sums)(job, at.at + j * at.n + t, at.n - t < TILE ? at.n - t : TILE, &of, j, a + j, b + j, relu,
+                         residual);
             TOTALS(a, found[0]);
             TOTALS(b, found[1]);
             for (int j = 0; j < LANES; j++) sum[j] += (double)found[0][j];
@@ -232,7 +235,8 @@ INLINE void FN(affine_groups)(int64_t begin, int64_t end, const cn_job *job, int
         FN(numbers) of;
         FN(fetch_planes)(&of, job, at.plane, at.count);
         for (int j = 0; j < at.count; j++) {
-            const T *x = (const T *)job->x + at.at + j * n, *r = residual ? (const T *)job->residual + at.at + j * n : x;
+            const T *x = (const T *)job->x + at.at + j * n,
+                    *r = residual ? (const T *)job->residual + at.at + j * n : x;
             T *y = (T *)job->y + at.at + j * n;
             const V zero = {0}, m = zero + of.m[j], scale = zero + of.scale[j], shift = zero + of.shift[j];
             V x0, x1, r0 = zero, r1 = zero;

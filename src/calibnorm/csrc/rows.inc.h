@@ -2,12 +2,14 @@
  *
  * Lanes are channels. Rows are read from left to right and one after another, which is the order of memory: two at a
  * time halve the loads and stores of what is kept for each column, and yet read memory at half the speed, since no
- * prefetcher follows them. A row longer than STRIP vectors is taken in strips, so that what is kept stays in L1. Where C
- * is no multiple of LANES, the last vector of a row begins LANES channels before its end and repeats some: sums are kept
- * by vector, not by channel, and stores write the same values again. */
+ * prefetcher follows them. A row longer than STRIP vectors is taken in strips, so that what is kept stays in L1. Where
+ * C is no multiple of LANES, the last vector of a row begins LANES channels before its end and repeats some: sums are
+ * kept by vector, not by channel, and stores write the same values again. */
 
 /* Rows [lo, hi) of instance n, and of each `count` vectors from column `left` on, the last one at `last`. */
-typedef struct { int64_t n, lo, hi, left, last, count; } FN(strip);
+typedef struct {
+    int64_t n, lo, hi, left, last, count;
+} FN(strip);
 
 /* The first strip of unit u, or the one after `at`; its count is 0 past the end. */
 INLINE FN(strip) FN(strip_of)(const cn_job *job, int64_t u)
@@ -34,7 +36,7 @@ INLINE int64_t FN(row)(const cn_job *job, const FN(strip) *at, int64_t r)
     return (at->n * job->S + r) * job->C + at->left;
 }
 
-/* LANES channels from `tensor` + i, of which C < LANES count where `narrow`; past the tensor's end nothing may be read. */
+/* LANES channels from `tensor` + i, of which C < LANES count where `narrow`; reads nothing past the tensor's end. */
 INLINE V FN(get)(const void *tensor, int64_t i, const cn_job *job, int narrow)
 {
     const T *p = (const T *)tensor + i;
@@ -58,7 +60,9 @@ INLINE void FN(put)(void *tensor, int64_t i, const cn_job *job, int narrow, V v)
 }
 
 /* The numbers of the strip's columns; see lanes.inc.h. */
-typedef struct { V m[STRIP], scale[STRIP], shift[STRIP], slope[STRIP], offset[STRIP]; } FN(columns);
+typedef struct {
+    V m[STRIP], scale[STRIP], shift[STRIP], slope[STRIP], offset[STRIP];
+} FN(columns);
 
 INLINE void FN(fetch)(FN(columns) *into, const cn_job *job, const FN(strip) *at, int narrow)
 {
@@ -71,19 +75,19 @@ INLINE void FN(fetch)(FN(columns) *into, const cn_job *job, const FN(strip) *at,
         for (int i = 0; i < valid; i++) values[i] = (A)m[i];
         for (int i = 0; i < valid; i++) rest[i] = m[i] - (double)values[i];
         memcpy(&into->m[j], values, sizeof values);
-#define FETCH(NAME, FACTOR)                                                      \
-    if (job->NAME) {                                                             \
-        const double *array = job->NAME + nc, *factor = job->FACTOR + nc;        \
-        if (job->NAME == job->FACTOR)                                            \
-            for (int i = 0; i < valid; i++) values[i] = (A)array[i];             \
-        else                                                                     \
+#define FETCH(NAME, FACTOR)                                                                  \
+    if (job->NAME) {                                                                         \
+        const double *array = job->NAME + nc, *factor = job->FACTOR + nc;                    \
+        if (job->NAME == job->FACTOR)                                                        \
+            for (int i = 0; i < valid; i++) values[i] = (A)array[i];                         \
+        else                                                                                 \
             for (int i = 0; i < valid; i++) values[i] = (A)(array[i] - factor[i] * rest[i]); \
-        memcpy(&into->NAME[j], values, sizeof values);                           \
+        memcpy(&into->NAME[j], values, sizeof values);                                       \
     }
-        FETCH(scale, scale)
-        FETCH(shift, scale)
-        FETCH(slope, slope)
-        FETCH(offset, slope)
+        FETCH(scale, scale);
+        FETCH(shift, scale);
+        FETCH(slope, slope);
+        FETCH(offset, slope);
 #undef FETCH
     }
 }
@@ -221,7 +225,8 @@ INLINE void FN(sums_strips)(int64_t begin, int64_t end, const cn_job *job, int r
 static void FN(gradient_sums_rows)(int64_t begin, int64_t end, void *p)
 {
     const cn_job *job = p;
-    if (job->C < LANES) FN(sums_strips)(begin, end, job, job->relu, job->relu && job->residual, 1); /* rare: flags at run time */
+    if (job->C < LANES)
+        FN(sums_strips)(begin, end, job, job->relu, job->relu && job->residual, 1); /* rare: flags at run time */
     else if (!job->relu) FN(sums_strips)(begin, end, job, 0, 0, 0);
     else if (!job->residual) FN(sums_strips)(begin, end, job, 1, 0, 0);
     else FN(sums_strips)(begin, end, job, 1, 1, 0);
@@ -262,7 +267,8 @@ static void FN(affine_rows)(int64_t begin, int64_t end, void *p)
     if (job->past) streamed();
 }
 
-INLINE void FN(apply_step)(const FN(columns) *of, const cn_job *job, const FN(strip) *at, int relu, int narrow, int64_t r)
+INLINE void FN(apply_step)(const FN(columns) *of, const cn_job *job, const FN(strip) *at, int relu, int narrow,
+                           int64_t r)
 {
     int64_t row = FN(row)(job, at, r);
     for (int64_t j = 0; j < at->count; j++) {

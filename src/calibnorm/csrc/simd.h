@@ -14,6 +14,18 @@
 
 #define INLINE static inline __attribute__((always_inline, unused))
 #define VECTOR __attribute__((vector_size(CN_BYTES)))
+/* A value of a type from memory, and to it, without an alignment. */
+#define READ(type, p)                  \
+    ({                                 \
+        type read;                     \
+        memcpy(&read, p, sizeof read); \
+        read;                          \
+    })
+#define WRITE(p, v)                          \
+    ({                                       \
+        __typeof__(v) written = v;           \
+        memcpy(p, &written, sizeof written); \
+    })
 
 typedef uint32_t vu32 VECTOR;
 typedef uint16_t vu16 __attribute__((vector_size(CN_BYTES / 2)));
@@ -36,8 +48,8 @@ static const double tiny_f64 = 0;
 static const int32_t lanes_i32[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 static const int64_t lanes_i64[8] = {0, 1, 2, 3, 4, 5, 6, 7};
 
-INLINE mask_f32 iota_f32(void) { mask_f32 v; memcpy(&v, lanes_i32, sizeof v); return v; }
-INLINE mask_f64 iota_f64(void) { mask_f64 v; memcpy(&v, lanes_i64, sizeof v); return v; }
+INLINE mask_f32 iota_f32(void) { return READ(mask_f32, lanes_i32); }
+INLINE mask_f64 iota_f64(void) { return READ(mask_f64, lanes_i64); }
 #define iota_bf16 iota_f32
 #define iota_f16 iota_f32
 
@@ -86,14 +98,14 @@ INLINE vu16 narrow_f16(vector_f32 v)
 }
 #endif
 
-INLINE vector_f32 load_f32(const float *p) { vector_f32 v; memcpy(&v, p, sizeof v); return v; }
-INLINE vector_f64 load_f64(const double *p) { vector_f64 v; memcpy(&v, p, sizeof v); return v; }
-INLINE vector_f32 load_bf16(const uint16_t *p) { vu16 h; memcpy(&h, p, sizeof h); return widen_bf16(h); }
-INLINE vector_f32 load_f16(const uint16_t *p) { vu16 h; memcpy(&h, p, sizeof h); return widen_f16(h); }
-INLINE void store_f32(float *p, vector_f32 v) { memcpy(p, &v, sizeof v); }
-INLINE void store_f64(double *p, vector_f64 v) { memcpy(p, &v, sizeof v); }
-INLINE void store_bf16(uint16_t *p, vector_f32 v) { vu16 h = narrow_bf16(v); memcpy(p, &h, sizeof h); }
-INLINE void store_f16(uint16_t *p, vector_f32 v) { vu16 h = narrow_f16(v); memcpy(p, &h, sizeof h); }
+INLINE vector_f32 load_f32(const float *p) { return READ(vector_f32, p); }
+INLINE vector_f64 load_f64(const double *p) { return READ(vector_f64, p); }
+INLINE vector_f32 load_bf16(const uint16_t *p) { return widen_bf16(READ(vu16, p)); }
+INLINE vector_f32 load_f16(const uint16_t *p) { return widen_f16(READ(vu16, p)); }
+INLINE void store_f32(float *p, vector_f32 v) { WRITE(p, v); }
+INLINE void store_f64(double *p, vector_f64 v) { WRITE(p, v); }
+INLINE void store_bf16(uint16_t *p, vector_f32 v) { WRITE(p, narrow_bf16(v)); }
+INLINE void store_f16(uint16_t *p, vector_f32 v) { WRITE(p, narrow_f16(v)); }
 
 /* One pixel in every lane. */
 INLINE vector_f32 first_f32(const float *p) { return (vector_f32){0} + *p; }
@@ -103,29 +115,30 @@ INLINE vector_f32 first_f16(const uint16_t *p) { return widen_f16((vu16){0} + *p
 
 /* Two vectors at once, their pixels in an order that only the store knows: bfloat16 takes the even and the odd ones,
  * which widen and narrow in one operation each where neighbours need shuffles. */
-#define NEIGHBOURS(SUFFIX, LANES)                                                                           \
-    INLINE void loads_##SUFFIX(const pixel_##SUFFIX *p, vector_##SUFFIX *a, vector_##SUFFIX *b)             \
-    {                                                                                                       \
-        *a = load_##SUFFIX(p);                                                                              \
-        *b = load_##SUFFIX(p + (LANES));                                                                    \
-    }                                                                                                       \
-    INLINE void stores_##SUFFIX(pixel_##SUFFIX *p, vector_##SUFFIX a, vector_##SUFFIX b)                    \
-    {                                                                                                       \
-        store_##SUFFIX(p, a);                                                                               \
-        store_##SUFFIX(p + (LANES), b);                                                                     \
+#define LOADS_OF(SUFFIX, LANES)                                                                 \
+    INLINE void loads_##SUFFIX(const pixel_##SUFFIX *p, vector_##SUFFIX *a, vector_##SUFFIX *b) \
+    {                                                                                           \
+        *a = load_##SUFFIX(p);                                                                  \
+        *b = load_##SUFFIX(p + (LANES));                                                        \
     }
+#define STORES_OF(STORE, SUFFIX, LANES)                                                    \
+    INLINE void STORE##s_##SUFFIX(pixel_##SUFFIX *p, vector_##SUFFIX a, vector_##SUFFIX b) \
+    {                                                                                      \
+        STORE##_##SUFFIX(p, a);                                                            \
+        STORE##_##SUFFIX(p + (LANES), b);                                                  \
+    }
+#define NEIGHBOURS(SUFFIX, LANES) LOADS_OF(SUFFIX, LANES) STORES_OF(store, SUFFIX, LANES)
 NEIGHBOURS(f32, CN_BYTES / 4)
 NEIGHBOURS(f64, CN_BYTES / 8)
 NEIGHBOURS(f16, CN_BYTES / 4)
 INLINE void loads_bf16(const uint16_t *p, vector_f32 *a, vector_f32 *b)
 {
-    vu32 both;
-    memcpy(&both, p, sizeof both);
+    const vu32 both = READ(vu32, p);
     *a = (vector_f32)(both << 16);
     *b = (vector_f32)(both & 0xffff0000);
 }
 INLINE vu32 both_bf16(vector_f32 a, vector_f32 b) { return (rounded_bf16(a) >> 16) | (rounded_bf16(b) & 0xffff0000); }
-INLINE void stores_bf16(uint16_t *p, vector_f32 a, vector_f32 b) { vu32 both = both_bf16(a, b); memcpy(p, &both, sizeof both); }
+INLINE void stores_bf16(uint16_t *p, vector_f32 a, vector_f32 b) { WRITE(p, both_bf16(a, b)); }
 
 /* The same stores past the caches, where `cn_job.past` says that everything is aligned for it; `streamed` comes before
  * another thread reads them. */
@@ -141,14 +154,10 @@ INLINE void stream_f32(float *p, vector_f32 v) { WHOLE(p, v); }
 INLINE void stream_f64(double *p, vector_f64 v) { WHOLE(p, v); }
 INLINE void stream_bf16(uint16_t *p, vector_f32 v) { HALF(p, narrow_bf16(v)); }
 INLINE void stream_f16(uint16_t *p, vector_f32 v) { HALF(p, narrow_f16(v)); }
-INLINE void streams_f32(float *p, vector_f32 a, vector_f32 b) { WHOLE(p, a); WHOLE(p + CN_BYTES / 4, b); }
-INLINE void streams_f64(double *p, vector_f64 a, vector_f64 b) { WHOLE(p, a); WHOLE(p + CN_BYTES / 8, b); }
+STORES_OF(stream, f32, CN_BYTES / 4)
+STORES_OF(stream, f64, CN_BYTES / 8)
+STORES_OF(stream, f16, CN_BYTES / 4)
 INLINE void streams_bf16(uint16_t *p, vector_f32 a, vector_f32 b) { WHOLE(p, both_bf16(a, b)); }
-INLINE void streams_f16(uint16_t *p, vector_f32 a, vector_f32 b)
-{
-    HALF(p, narrow_f16(a));
-    HALF(p + CN_BYTES / 4, narrow_f16(b));
-}
 INLINE void streamed(void) { _mm_sfence(); }
 #undef WHOLE
 #undef HALF

@@ -2,14 +2,19 @@
 
 /* Of one vector. Halves by name, because through an array in memory GCC stored and loaded it at every step, which took
  * longer than the rest of a 7x7 plane. */
-#define HALVES(T, V, H, BYTES)                           \
-    typedef T H __attribute__((vector_size(BYTES)));     \
-    typedef union { V whole; H half[2]; } V##_##H;
+#define HALVES(T, V, H, BYTES, FOLD)                 \
+    typedef T H __attribute__((vector_size(BYTES))); \
+    INLINE H FOLD(V v)                               \
+    {                                                \
+        union {                                      \
+            V whole;                                 \
+            H half[2];                               \
+        } u = {v};                                   \
+        return u.half[0] + u.half[1];                \
+    }
 #if CN_BYTES == 64
-HALVES(float, vector_f32, vf32_32, 32)
-HALVES(double, vector_f64, vf64_32, 32)
-INLINE vf32_32 fold_f32_64(vector_f32 v) { vector_f32_vf32_32 u = {v}; return u.half[0] + u.half[1]; }
-INLINE vf64_32 fold_f64_64(vector_f64 v) { vector_f64_vf64_32 u = {v}; return u.half[0] + u.half[1]; }
+HALVES(float, vector_f32, vf32_32, 32, fold_f32_64)
+HALVES(double, vector_f64, vf64_32, 32, fold_f64_64)
 #else
 #define fold_f32_64(v) (v)
 #define fold_f64_64(v) (v)
@@ -19,10 +24,8 @@ typedef vector_f32 vf32_32;
 typedef vector_f64 vf64_32;
 #endif
 #if CN_BYTES >= 32
-HALVES(float, vf32_32, vf32_16, 16)
-HALVES(double, vf64_32, vf64_16, 16)
-INLINE vf32_16 fold_f32_32(vf32_32 v) { vf32_32_vf32_16 u = {v}; return u.half[0] + u.half[1]; }
-INLINE vf64_16 fold_f64_32(vf64_32 v) { vf64_32_vf64_16 u = {v}; return u.half[0] + u.half[1]; }
+HALVES(float, vf32_32, vf32_16, 16, fold_f32_32)
+HALVES(double, vf64_32, vf64_16, 16, fold_f64_32)
 #else
 #define fold_f32_32(v) (v)
 #define fold_f64_32(v) (v)
@@ -49,9 +52,10 @@ INLINE double total_f64(vector_f64 v)
 #endif
 #ifdef CN_FOLDS
 #define LIST(...) __VA_ARGS__
-#define FOLDS(count, low, high)           \
-    for (int i = 0; i < (count); i++)     \
-        v[i] = __builtin_shufflevector(v[2 * i], v[2 * i + 1], low) + __builtin_shufflevector(v[2 * i], v[2 * i + 1], high);
+#define FOLDS(count, low, high)                                     \
+    for (int i = 0; i < (count); i++)                               \
+        v[i] = __builtin_shufflevector(v[2 * i], v[2 * i + 1], low) \
+               + __builtin_shufflevector(v[2 * i], v[2 * i + 1], high);
 #define FOLDS_2 FOLDS(1, LIST(0, 2), LIST(1, 3))
 #define FOLDS_4                                  \
     FOLDS(2, LIST(0, 1, 4, 5), LIST(2, 3, 6, 7)) \

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
-from calibnorm.conversion import sources
 from calibnorm.fusion import calls, matching, rewiring, tracing
+from calibnorm.networks import finding, reporting
+from calibnorm.networks.reporting import Report
 from calibnorm.nn import CalibratedNorm
 from calibnorm.nn import child as children
 from calibnorm.nn.following import is_relu, watched
 
-log = logging.getLogger("calibnorm")
 TIMMS = "timm.layers.norm_act.BatchNormAct2d"
 
 
-def fuse(model: nn.Module, *, report: Callable[[str], object] | None = None) -> nn.Module:
+def fuse(model: nn.Module, *, report: Report = None) -> nn.Module:
     r"""Let every norm do the ReLU, or the addition and the ReLU, that follows it, in place, and return the network.
 
     ::
@@ -35,14 +34,14 @@ def fuse(model: nn.Module, *, report: Callable[[str], object] | None = None) -> 
     of a whole network) holds the network as it was: fuse it again after loading.
 
     Where a layer has been replaced, frozen or watched by a hook since, or a block's settings (its flags, numbers and
-    strings) have changed, the calls are made one by one, as the network wrote them. So they are under torch.compile,
-    export and tracing, which have fusers of their own, and for plain BatchNorm in eval mode and on planes so small that
-    torch's own is quicker. What a forward does beside computing (printing, say) is not repeated.
+    strings) have changed, the calls are made one by one, as the network wrote them. The same happens under
+    torch.compile, export and tracing, which have fusers of their own, and for plain BatchNorm in eval mode and on
+    planes so small that torch's own is quicker. What a forward does beside computing (printing, say) is not repeated.
 
-    Left alone are norms that anything but an addition and a ReLU follows (ReLU6, SiLU, dropout, attention), whose
-    output is used several times, or that have hooks; SyncBatchNorm, frozen and split BatchNorm; and forwards that
-    torch.fx cannot follow: those that depend on the mode or on values, take optional arguments, draw random numbers or
-    set attributes.
+    A norm is left alone where anything but an addition and a ReLU follows it (ReLU6, SiLU, dropout, attention), where
+    its output is used several times, or where it has hooks. SyncBatchNorm, frozen and split BatchNorm are left alone
+    too, and all norms in forwards that torch.fx cannot follow: those that depend on the mode or on values, take
+    optional arguments, draw random numbers or set attributes.
 
     Args:
         model: The network. Fuse before wrapping it for distributed training or compiling it. A network that is fused
@@ -66,9 +65,8 @@ def fuse(model: nn.Module, *, report: Callable[[str], object] | None = None) -> 
     layer1.0.bn1: RBN2d, fused: norm + ReLU
     layer1.0.bn2: RBN2d, fused: norm + add + ReLU
     """
-    sources.check_unwrapped(model)
-    if report is not None and not callable(report):
-        raise TypeError(f"report={report!r} must be a function of a text, such as print")
+    finding.check_unwrapped(model)
+    reporting.check_report(report)
     before = {module: type(module) for module in model.modules()}
     try:
         for module, kind in before.items():
@@ -81,10 +79,7 @@ def fuse(model: nn.Module, *, report: Callable[[str], object] | None = None) -> 
         for module, kind in before.items():
             module.__class__ = kind
         raise
-    text = planned.text()
-    log.info("%s", text)
-    if report is not None:
-        report(text)
+    reporting.tell(planned.text(), report)
     return model
 
 
@@ -92,16 +87,16 @@ class _Plan:
     """The new class of every module that gets one, and what becomes of every norm; nothing has changed yet."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.norms = sources.find(model)
+        self.norms = finding.find_norms(model)
         self.kinds: dict[nn.Module, type[nn.Module]] = {}
         self.fused: dict[nn.Module, str] = {}
         self.left: dict[nn.Module, str] = {}
         for entry in self.norms:
             self._own_relu(entry.module)
         # From the inside out, so that the reason of the nearest forward counts.
-        for name, module in reversed(list(_owners(model))):
+        for name, module in reversed(list(_callers(model))):
             why = self._within(module)
-            for norm in sources.find(module) if why else ():
+            for norm in finding.find_norms(module) if why else ():
                 where = f"the forward of {name or 'the model'} ({type(module).__name__})"
                 self.left.setdefault(norm.module, f"{where} {why}")
 
@@ -111,7 +106,7 @@ class _Plan:
             return
         if isinstance(norm, CalibratedNorm):
             self.fused[norm] = "norm + ReLU, by itself"
-        elif f"{type(norm).__module__}.{type(norm).__name__}" == TIMMS and sources.refusal(norm) is None:
+        elif f"{type(norm).__module__}.{type(norm).__name__}" == TIMMS and finding.refusal(norm) is None:
             self.kinds[norm] = rewiring.rewired(type(norm), _batchnorm_act(type(norm)))
             self.fused[norm] = "norm + ReLU"
 
@@ -154,9 +149,9 @@ class _Plan:
         return "\n".join([f"{len(lines)} normalizations: {done} fused, {len(lines) - done} left", *lines])
 
 
-def _owners(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _callers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the modules whose own forward may call a norm, by name."""
-    inside = {m for entry in sources.find(model) for m in entry.module.modules()}
+    inside = {m for entry in finding.find_norms(model) for m in entry.module.modules()}
     for name, module in model.named_modules():
         forward: Any = type(module).forward
         torchs = str(forward.__module__).startswith("torch.nn.") and forward is not nn.Sequential.forward

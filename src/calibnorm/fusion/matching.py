@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from calibnorm.conversion import sources
 from calibnorm.fusion.calls import norm_relu
+from calibnorm.networks import finding
 from calibnorm.nn.following import is_identity, is_relu
 
 # What a node may call, function or method, and the name that calls.norm_relu has for it.
@@ -56,7 +56,7 @@ def find(
     found: list[tuple[nn.Module, Match | str]] = []
     taken: set[fx.Node] = set()
     for node in graph.nodes:
-        if node.op == "call_module" and sources.is_norm(norm := module.get_submodule(str(node.target))):
+        if node.op == "call_module" and finding.is_norm(norm := module.get_submodule(str(node.target))):
             match = unfusable(norm) or _after(module, node)
             if isinstance(match, Match) and match.relu in taken:
                 match = "is added to another norm's output, which takes it as its residual"

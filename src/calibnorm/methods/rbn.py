@@ -125,6 +125,10 @@ class RBN(Method):
             return None
         return self.restricted(p["scale_bias"].detach())
 
+    def average_k_s(self, noise: Noise) -> float:
+        """Return the K_s of an average standardized feature, of mean 0 and standard deviation 1 before the noise."""
+        return noise[1] if self.scale_stat.endswith("mean") else abs(noise[0])
+
     def mean_gate(self, p: Params, running_mean: Tensor, noise: Noise = (1.0, 0.0)) -> tuple[Tensor, Tensor]:
         """Return the gate at an average K_s, and the running mean with the centering calibration taken out.
 
@@ -133,8 +137,7 @@ class RBN(Method):
         """
         gate = torch.ones_like(running_mean)
         if self.scaling:
-            average = noise[1] if self.scale_stat.endswith("mean") else abs(noise[0])
-            gate = self.restricted(average * p["scale_weight"] + p["scale_bias"])
+            gate = self.gate(torch.full_like(running_mean, self.average_k_s(noise)), p)
         if self.centering and self.center_stat == "mean":
             factor = 1.0 + p["center_weight"]
             running_mean = torch.where(factor == 0, running_mean, running_mean / factor)

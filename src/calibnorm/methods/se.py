@@ -10,7 +10,7 @@ from torch import Tensor
 
 from calibnorm import _checks
 from calibnorm._checks import Noise
-from calibnorm.methods.base import Batch, Instance, Method, Parameter, Params
+from calibnorm.methods.base import Batch, Instance, Method, Parameter, Params, reparameterize
 from calibnorm.methods.bottleneck import bottleneck, bottleneck_parameters, check_reduction
 
 
@@ -68,12 +68,17 @@ class SE(Method):
         """Return d, (N, C), from the means of the planes of z."""
         return torch.sigmoid(bottleneck(z_NC, p))
 
+    def standardize(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
+        """Return BN's coefficients; alone those that leave the input as it is."""
+        return (torch.ones_like(x.m), x.M) if self.alone else super().standardize(x, batch, p)
+
+    def calibration(self, x: Instance, a: Tensor, b: Tensor, p: Params) -> Tensor:
+        """Return d, from the means of the planes of z."""
+        return self.gate(reparameterize(a, b, p.get("weight"), p.get("bias"))[1], p)
+
     def coefficients(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
         """Return d and d * m, or d * gamma / sd and d * (gamma * (m - mu) / sd + beta)."""
-        if self.alone:
-            d = self.gate(x.M, p)
-            return d, d * x.M
-        a, b = super().coefficients(x, batch, p)
+        a, b = reparameterize(*self.standardize(x, batch, p), p.get("weight"), p.get("bias"))
         d = self.gate(b, p)
         return d * a, d * b
 

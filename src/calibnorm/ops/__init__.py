@@ -5,7 +5,7 @@ from __future__ import annotations
 from calibnorm.ops.autograd import normalize
 from calibnorm.ops.coefficients import Call, Step
 from calibnorm.ops.dispatch import backends, use_backend
-from calibnorm.ops.running import update_running
+from calibnorm.ops.running_statistics import update_running
 from calibnorm.ops.statistics import Statistics, batch_statistics
 
 __all__ = [

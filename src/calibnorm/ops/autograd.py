@@ -20,8 +20,9 @@ from torch import Tensor
 
 from calibnorm.ops import dispatch, reference
 from calibnorm.ops.coefficients import Call
-from calibnorm.ops.composed import Gradients, Normalized, Wanted, without_autocast
+from calibnorm.ops.inputs import in_two_layouts
 from calibnorm.ops.statistics import Statistics
+from calibnorm.ops.three_steps import Gradients, Normalized, Wanted, without_autocast
 
 
 def normalize(x: Tensor, call: Call) -> tuple[Tensor, Statistics]:
@@ -29,7 +30,7 @@ def normalize(x: Tensor, call: Call) -> tuple[Tensor, Statistics]:
     if dispatch.transformed(x) or (call.residual is not None and dispatch.transformed(call.residual)):
         with without_autocast(x):
             return differentiable(x, call)
-    x = _two_layouts(x)
+    x = in_two_layouts(x)
     backend = dispatch.choose(x)
     done = backend.three_steps(call.step).forward(x, call)
     if torch.is_grad_enabled():
@@ -104,12 +105,3 @@ def _replay(dy: Tensor, x: Tensor, call: Call, wanted: Wanted) -> Gradients:
         found = iter(torch.autograd.grad(y, inputs, dy, create_graph=True, allow_unused=True, materialize_grads=True))
     d_x, d_residual, *d_tensors = (next(found) if want else None for want in asked)
     return Gradients(d_x, dy if wanted.residual and not call.relu else d_residual, d_tensors)
-
-
-def _two_layouts(x: Tensor) -> Tensor:
-    """Return x contiguous or channels_last, as torch's BatchNorm does: backends see, and outputs have, no third one."""
-    if x.is_contiguous():
-        return x
-    if x.ndim in (4, 5) and x.stride(1) == 1:
-        return x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
-    return x.contiguous()

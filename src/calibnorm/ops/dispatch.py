@@ -1,8 +1,8 @@
 """Which backend runs the passes over pixels, and when no backend may: the one place to add either.
 
-A backend is a module with the four functions of :mod:`calibnorm.ops.reference`, and perhaps a fused implementation of
-whole layers (:class:`calibnorm.ops.composed.ThreeSteps`). It sees plain tensors, outside of any transformation, and
-need not be differentiable: :mod:`calibnorm.ops.autograd` is.
+A backend is a module with the functions of :mod:`calibnorm.ops.reference`, and perhaps one with a fused implementation
+of whole layers (:class:`calibnorm.ops.three_steps.ThreeSteps`). It sees plain tensors, outside of any transformation,
+and need not be differentiable: :mod:`calibnorm.ops.autograd` is.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from calibnorm.ops import cpu, fused, reference
+from calibnorm.ops import reference
 from calibnorm.ops.coefficients import Step
-from calibnorm.ops.composed import Composed, Passes, ThreeSteps
+from calibnorm.ops.cpu import fused as cpu_layers
+from calibnorm.ops.cpu import passes as cpu
+from calibnorm.ops.kernel_methods import kind_of
+from calibnorm.ops.three_steps import Passes, StepByStep, ThreeSteps
+from calibnorm.ops.triton import fused as triton_layers
 from calibnorm.ops.triton import passes as triton
-from calibnorm.ops.triton.layers import LAYERS
 
 
 @dataclass(frozen=True)
@@ -38,16 +41,17 @@ class Backend:
     """Why it cannot run here at all, or None."""
     runs_with: Callable[[], str] = lambda: "plain torch, any device"
     fused: ThreeSteps | None = None
+    """The layers of the methods that kernels know, or None."""
 
     @cached_property
-    def composed(self) -> ThreeSteps:
+    def step_by_step(self) -> ThreeSteps:
         """The layer of any method, from the four passes."""
-        return Composed(self.passes)
+        return StepByStep(self.passes)
 
     def three_steps(self, step: Step) -> ThreeSteps:
-        """Return what runs a layer: the fused implementation where there is one for the step, else the composed one."""
+        """Return what runs a layer: the fused implementation where there is one for the step, else the general one."""
         alone = step.synchronized is None  # a fused layer has nowhere to exchange statistics
-        return self.fused if self.fused is not None and alone and self.fused.takes(step) else self.composed
+        return self.fused if self.fused and alone and kind_of(step.method) else self.step_by_step
 
 
 class BackendStatus(NamedTuple):
@@ -61,8 +65,8 @@ class BackendStatus(NamedTuple):
 
 
 BACKENDS: list[Backend] = [
-    Backend("cpu", cpu, cpu.refuses, cpu.unavailable, cpu.runs_with, fused.FUSED),
-    Backend("triton", triton, triton.refuses, triton.unavailable, triton.runs_with, LAYERS),
+    Backend("cpu", cpu, cpu.refuses, cpu.unavailable, cpu.runs_with, cpu_layers),
+    Backend("triton", triton, triton.refuses, triton.unavailable, triton.runs_with, triton_layers),
     Backend("reference", reference, lambda x: None),
 ]
 """In the order of preference. The reference takes everything and stays last."""
@@ -90,6 +94,17 @@ def choose(x: Tensor) -> Backend:
     if why is not None:
         raise RuntimeError(f"backend {name!r} was asked for by name and does not take this input: {why}")
     return backend
+
+
+def update_running(buffers: tuple[Tensor, ...], mean: Tensor, var: Tensor, momentum: float, unbias: float) -> None:
+    """Move running statistics with the first backend that can, whichever was asked for; see the reference's function.
+
+    C takes a tenth of the time of the eight torch operations, which were a quarter of a small layer's; on a GPU, Triton
+    takes one launch instead of eight.
+    """
+    for backend in BACKENDS:
+        if backend.passes.update_running(buffers, mean, var, momentum, unbias):
+            return
 
 
 def _named(name: str) -> Backend:

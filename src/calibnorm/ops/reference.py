@@ -107,6 +107,29 @@ def gradient_apply(
     return torch.addcmul(torch.addcmul(offset, centred, slope), dy, scale).to(x.dtype)
 
 
+def update_running(
+    buffers: tuple[Tensor, ...], mean: Tensor, var: Tensor, momentum: float | Tensor, unbias: float | Tensor
+) -> bool:
+    """Move a running mean and variance and perhaps a count, in place; return True, because this takes all of them.
+
+    Args:
+        buffers: (C,) of any float dtype, twice; then the count of batches, or nothing.
+        mean: The batch's mean, (C,).
+        var: The batch's biased variance, (C,).
+        momentum: Weight of the batch.
+        unbias: The factor that makes the batch's variance unbiased.
+    """
+    # detach rather than no_grad: torch.export cannot save a graph that switches gradients off in its midst.
+    for running, found in zip(buffers, (mean.detach(), var.detach() * unbias), strict=False):
+        if isinstance(momentum, Tensor):  # which lerp wants in the dtype of the rest
+            running.copy_(running.to(mean.dtype).lerp(found, momentum.to(mean.dtype)))
+        else:
+            running.lerp_(found.to(running.dtype), momentum)
+    for count in buffers[2:]:
+        count.add_(1)
+    return True
+
+
 def _masked(dy: Tensor, x: Tensor, m: Tensor, relu: Rectified) -> Tensor:
     """Return dy where the output is positive or NaN, else 0."""
     return dy.masked_fill(affine(x, m, *relu) <= 0, 0.0)

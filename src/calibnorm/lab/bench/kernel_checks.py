@@ -12,9 +12,8 @@ from torch import Tensor
 import calibnorm as cn
 from calibnorm.methods import BN, IEBN, RBN, Method
 from calibnorm.ops import Call, Step, reference
-from calibnorm.ops.composed import Composed, Normalized, Passes, Wanted
-from calibnorm.ops.triton import passes
-from calibnorm.ops.triton.layers import LAYERS
+from calibnorm.ops.three_steps import Normalized, Passes, StepByStep, Wanted
+from calibnorm.ops.triton import fused, passes
 
 METHODS: dict[str, Method] = {
     "bn": BN(),
@@ -78,7 +77,7 @@ def check(case: Case, device: torch.device) -> str | None:
     if not all(torch.equal(a, b) for a, b in zip(found.values(), again.values(), strict=True)):
         return "two runs differ"
     wide = call._replace(residual=None if residual is None else residual.double())
-    how = Composed(reference_passes())
+    how = StepByStep(reference_passes())
     expected = {"y": how.forward(x.double(), wide).y}
     # The mask is where the output was rounded: a half output may be 0 where the wide one is not.
     masked = dy.double() * (found["y"] > 0) if call.relu else dy.double()
@@ -136,10 +135,10 @@ def inputs(case: Case, device: torch.device) -> tuple[Tensor, Tensor, Tensor | N
 
 def both_ways(x: Tensor, dy: Tensor, call: Call) -> dict[str, Tensor]:
     """Return all that the kernels find, forward and back."""
-    done: Normalized = LAYERS.forward(x, call)
+    done: Normalized = fused.forward(x, call)
     kept = call if call.relu else call._replace(residual=None)  # as autograd keeps it
     wanted = Wanted(True, call.residual is not None, (True,) * len(call.tensors))
-    back = LAYERS.backward(dy, x, done.moments, kept, wanted)
+    back = fused.backward(dy, x, done.moments, kept, wanted)
     found = {"y": done.y, "dx": back.x, "d_residual": back.residual}
     found |= dict(zip(call.step.names, back.tensors, strict=True))
     return {name: t for name, t in found.items() if t is not None}

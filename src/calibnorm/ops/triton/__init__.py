@@ -1,4 +1,4 @@
-"""The passes over pixels in Triton, for CUDA tensors: ``config`` cuts the work, ``passes`` launches it.
+"""The passes over pixels in Triton, for CUDA tensors: ``config`` cuts the work, ``launch`` and ``passes`` launch it.
 
 Importing it imports no triton: that waits for the first launch.
 """

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from calibnorm.ops.cpu import dense
+from calibnorm.ops.inputs import dense
 from calibnorm.ops.triton.config import CONFIG, Plan, plan, whole
 
 

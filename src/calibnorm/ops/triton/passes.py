@@ -11,31 +11,26 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import struct
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
-from calibnorm.ops.cpu import like
+from calibnorm.ops import inputs
+from calibnorm.ops.inputs import DTYPES, like
 from calibnorm.ops.reference import Rectified
-from calibnorm.ops.triton.launch import Work
+from calibnorm.ops.triton.config import CONFIG
+from calibnorm.ops.triton.launch import Work, run
 
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _CAPABILITY = 8  # the first with bfloat16
 _OLDEST = (3, 6)  # what comes with torch 2.11, and the oldest that these kernels were compiled with
 
 
 def refuses(x: Tensor) -> str | None:
     """Return why this backend does not take x, or None."""
-    device = "cpu" if interpreted() else "cuda"
-    if x.device.type != device or x.dtype not in DTYPES or x.layout is not torch.strided:
-        kinds = "float32, float64, bfloat16 and float16"
-        return f"it takes strided {device.upper()} tensors of {kinds}, not {x.dtype} on {x.device}"
-    if x.is_neg():
-        return "it does not take lazily negated views"
-    # A mode that watches operations (FakeTensorMode, a FLOP counter) would not see the launches.
-    if torch._C._len_torch_dispatch_stack():
-        return "a torch dispatch mode is active, which must see every operation"
-    return unavailable() or (None if x.is_cpu else _too_weak(x.device))
+    where, device = (x.is_cpu, "CPU") if interpreted() else (x.is_cuda, "CUDA")
+    return inputs.refuses(x, where, device) or unavailable() or (None if x.is_cpu else _too_weak(x.device))
 
 
 @functools.cache
@@ -115,8 +110,8 @@ def gradient_sums(
     if relu is not None:
         scale, shift, residual = _wide(relu.scale), _wide(relu.shift), like(relu.residual, work.x)
         masked = None if residual is None else torch.empty_like(work.x)
-    inputs = (like(dy, work.x), work.x, _wide(m), scale, shift, residual)
-    work.launch("gradient_sums", *inputs, masked, *parts, RELU=relu is not None)
+    given = (like(dy, work.x), work.x, _wide(m), scale, shift, residual)
+    work.launch("gradient_sums", *given, masked, *parts, RELU=relu is not None)
     if work.plan.splits > 1:
         work.merge("merge_sums", *parts, *sums, sums[0].numel(), work.plan.splits)
     return *sums, masked
@@ -131,6 +126,24 @@ def gradient_apply(
     numbers = (_wide(m), _wide(scale), _wide(slope), _wide(offset), None if shift is None else _wide(shift))
     work.launch("gradient_apply", like(dy, work.x), work.x, *numbers, dx, RELU=shift is not None)
     return dx
+
+
+def update_running(buffers: tuple[Tensor, ...], mean: Tensor, var: Tensor, momentum: float, unbias: float) -> bool:
+    """Move a running mean and variance and perhaps a count; return False, with nothing moved, where Triton cannot."""
+    if (
+        refuses(mean) is not None
+        or any(t.device != mean.device or not t.is_contiguous() or t.is_inference() for t in (*buffers, mean, var))
+        or any(t.dtype not in DTYPES for t in (*buffers[:2], mean, var))
+        or any(t.dtype is not torch.int64 for t in buffers[2:])
+    ):
+        return False
+    count = buffers[2] if len(buffers) > 2 else None
+    channels = mean.numel()
+    bits = struct.unpack("2q", struct.pack("2d", momentum, unbias))
+    arguments = (*buffers[:2], count, mean, var, *bits, channels)
+    run(mean, "coefficients", "update_running", -(-channels // CONFIG.merged), arguments, {"BC": CONFIG.merged})
+    increment_version(buffers)  # autograd does not see what a kernel changes
+    return True
 
 
 def _wide(t: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The whole layer of BN, IEBN and RBN in three launches a direction, checked against :mod:`calibnorm.ops.composed`.
+"""The whole layer of BN, IEBN and RBN in three launches a direction, checked against the layer step by step.
 
 A pass over pixels, the coefficient step with all that it needs of the batch, and the second pass. Parts of planes that
 were cut are merged by the coefficient step. Backward with a ReLU computes the coefficients once more, for the mask.
@@ -8,8 +8,6 @@ With given statistics, and planes that fit on chip, a forward is one launch.
 from __future__ import annotations
 
 import functools
-import struct
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,68 +15,61 @@ from torch import Tensor
 
 from calibnorm._checks import Noise
 from calibnorm.methods import Method
-from calibnorm.ops.coefficients import Call, Step
-from calibnorm.ops.composed import Gradients, Normalized, Wanted
-from calibnorm.ops.cpu import like
-from calibnorm.ops.fused import kind_of, slots_of
+from calibnorm.ops.coefficients import Call
+from calibnorm.ops.inputs import like
+from calibnorm.ops.kernel_methods import kind_of, slots_of
+from calibnorm.ops.three_steps import Gradients, Normalized, Wanted
 from calibnorm.ops.triton.config import CONFIG
 from calibnorm.ops.triton.launch import Geometry, Work, run
-from calibnorm.ops.triton.passes import DTYPES, refuses
 
 
-class Layers:
-    """The steps of the methods that the coefficient kernels know: those that the C kernels do."""
+def forward(x: Tensor, call: Call) -> Normalized:
+    """Return y, the moments and the statistics used."""
+    work = Work(x)
+    x = work.x
+    step = _Coefficients(x, call)
+    if call.statistics is not None and work.whole is not None:
+        y, moments = step.whole(work, *work.whole)
+        return Normalized(y, moments, call.statistics)
+    moments = work.numbers(2)
+    m, v = moments.unbind()
+    parts = work.parts(m, v)
+    work.launch("moments", x, *parts)
+    used = call.statistics or tuple(x.new_empty(2, x.shape[1], dtype=torch.float64).unbind())
+    scale, shift = step.forward(work, m, v, parts, used)
+    y = torch.empty_like(x)
+    work.launch("affine", x, m, scale, shift, like(call.residual, x), y, RELU=call.relu)
+    # One pixel a plane: the moments are as many numbers as x has, and in a wider dtype.
+    return Normalized(y, None if work.pixels == 1 else moments, (used[0], used[1]))
 
-    def takes(self, step: Step) -> bool:
-        """Whether the kernels know the method."""
-        return kind_of(step.method) is not None
 
-    def forward(self, x: Tensor, call: Call) -> Normalized:
-        """Return y, the moments and the statistics used."""
-        work = Work(x)
-        x = work.x
-        step = _Coefficients(x, call)
-        if call.statistics is not None and work.whole is not None:
-            y, moments = step.whole(work, *work.whole)
-            return Normalized(y, moments, call.statistics)
+def backward(dy: Tensor, x: Tensor, moments: Tensor | None, call: Call, wanted: Wanted) -> Gradients:
+    """Return the gradients in two passes over pixels."""
+    work = Work(x)
+    x = work.x
+    step = _Coefficients(x, call)
+    if moments is None:  # one pixel a plane, which is never cut
         moments = work.numbers(2)
-        m, v = moments.unbind()
-        parts = work.parts(m, v)
-        work.launch("moments", x, *parts)
-        used = call.statistics or tuple(x.new_empty(2, x.shape[1], dtype=torch.float64).unbind())
-        scale, shift = step.forward(work, m, v, parts, used)
-        y = torch.empty_like(x)
-        work.launch("affine", x, m, scale, shift, like(call.residual, x), y, RELU=call.relu)
-        # One pixel a plane: the moments are as many numbers as x has, and in a wider dtype.
-        return Normalized(y, None if work.pixels == 1 else moments, (used[0], used[1]))
-
-    def backward(self, dy: Tensor, x: Tensor, moments: Tensor | None, call: Call, wanted: Wanted) -> Gradients:
-        """Return the gradients in two passes over pixels."""
-        work = Work(x)
-        x = work.x
-        step = _Coefficients(x, call)
-        if moments is None:  # one pixel a plane, which is never cut
-            moments = work.numbers(2)
-            work.launch("moments", x, *moments.unbind())
-        m, v = moments.unbind()
-        same, scale, shift, residual, masked = like(dy, x), None, None, None, None
-        if call.relu:
-            scale, shift = step.forward(work, m, v, (m, v), call.statistics)
-            residual = like(call.residual, x)
-            masked = None if residual is None else torch.empty_like(x)
-        sums = work.numbers(2).unbind()
-        parts = work.parts(*sums)
-        work.launch("gradient_sums", same, x, m, scale, shift, residual, masked, *parts, RELU=call.relu)
-        numbers, tensors = step.backward(work, (m, v), sums, parts, wanted)
-        d_residual = (dy if masked is None else masked) if wanted.residual else None
-        if numbers is None:
-            return Gradients(None, d_residual, tensors)
-        scale, slope, offset = numbers
-        if masked is not None:
-            same, shift = masked, None
-        d_x = torch.empty_like(x)
-        work.launch("gradient_apply", same, x, m, scale, slope, offset, shift, d_x, RELU=shift is not None)
-        return Gradients(d_x, d_residual, tensors)
+        work.launch("moments", x, *moments.unbind())
+    m, v = moments.unbind()
+    same, scale, shift, residual, masked = like(dy, x), None, None, None, None
+    if call.relu:
+        scale, shift = step.forward(work, m, v, (m, v), call.statistics)
+        residual = like(call.residual, x)
+        masked = None if residual is None else torch.empty_like(x)
+    sums = work.numbers(2).unbind()
+    parts = work.parts(*sums)
+    work.launch("gradient_sums", same, x, m, scale, shift, residual, masked, *parts, RELU=call.relu)
+    numbers, tensors = step.backward(work, (m, v), sums, parts, wanted)
+    d_residual = (dy if masked is None else masked) if wanted.residual else None
+    if numbers is None:
+        return Gradients(None, d_residual, tensors)
+    scale, slope, offset = numbers
+    if masked is not None:
+        same, shift = masked, None
+    d_x = torch.empty_like(x)
+    work.launch("gradient_apply", same, x, m, scale, slope, offset, shift, d_x, RELU=shift is not None)
+    return Gradients(d_x, d_residual, tensors)
 
 
 class _Coefficients:
@@ -92,8 +83,7 @@ class _Coefficients:
                 raise RuntimeError(
                     f"the input is on {x.device} and a tensor of the layer on {t.device}; move one of them"
                 )
-        self.slots: Callable[[Sequence[Tensor | None]], tuple[Tensor | None, ...]]
-        self.slots = slots_of(call.step.names)  # type: ignore[assignment]  # picks from any sequence
+        self.slots = slots_of(call.step.names)
         self.learnable = self.slots([*(t.contiguous() for t in call.tensors), None])
         how = call.step
         self.constants = _constants(how.method, how.eps, how.noise, call.statistics is not None, x.shape[0])
@@ -160,31 +150,3 @@ def _constants(method: Method, eps: float, noise: Noise | None, fixed: bool, ins
         "ON_GAMMA": bool(kind.gate and kind.gated & 1), "ON_BETA": bool(kind.gate and kind.gated & 2),
         "BN": min(CONFIG.instances, 1 << (instances - 1).bit_length()), "BC": CONFIG.channels,
     }  # fmt: skip
-
-
-def update_running(buffers: tuple[Tensor, ...], mean: Tensor, var: Tensor, momentum: float, unbias: float) -> bool:
-    """Move a running mean and variance and perhaps a count; return False, with nothing moved, where Triton cannot.
-
-    Args:
-        buffers: (C,) of any float dtype, twice; then the count, of int64.
-        mean: The batch's mean, (C,).
-        var: The batch's biased variance, (C,).
-        momentum: Weight of the batch.
-        unbias: What makes the batch's variance unbiased.
-    """
-    if (
-        refuses(mean) is not None
-        or any(t.device != mean.device or not t.is_contiguous() or t.is_inference() for t in (*buffers, mean, var))
-        or any(t.dtype not in DTYPES for t in (*buffers[:2], mean, var))
-        or any(t.dtype is not torch.int64 for t in buffers[2:])
-    ):
-        return False
-    count = buffers[2] if len(buffers) > 2 else None
-    channels = mean.numel()
-    bits = struct.unpack("2q", struct.pack("2d", momentum, unbias))
-    arguments = (*buffers[:2], count, mean, var, *bits, channels)
-    run(mean, "coefficients", "update_running", -(-channels // CONFIG.merged), arguments, {"BC": CONFIG.merged})
-    return True
-
-
-LAYERS = Layers()

@@ -1,4 +1,4 @@
-"""Running statistics after training in several processes that each took those of their own batches."""
+"""The average of running statistics over processes that each took those of their own batches."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from calibnorm.conversion import sources
+from calibnorm.networks.finding import batchnorm_of, find_norms, parts_of
 from calibnorm.nn import CalibratedNorm
 
 
@@ -15,10 +15,11 @@ def average_statistics(model: nn.Module, group: dist.ProcessGroup | None = None)
     """Average the running means and variances over the processes: call it on every one, before evaluation.
 
     Under plain DDP each process keeps the statistics of its own batches, so each would evaluate another network, and
-    the checkpoint holds those of rank 0. Of calibrated layers and plain BatchNorms; one collective for all of them.
-    DDP copies rank 0's statistics to the others before each forward, so that they differ by the last batch alone; the
-    average of all batches wants ``DistributedDataParallel(..., forward_sync_buffers=False)`` (``broadcast_buffers``
-    before torch 2.15). Synchronized statistics are equal already. ``num_batches_tracked`` stays.
+    the checkpoint holds those of rank 0. This averages those of calibrated layers and plain BatchNorms, with one
+    collective for all of them. DDP copies rank 0's statistics to the others before each forward, so that they differ by
+    the last batch alone; for the average of all batches use
+    ``DistributedDataParallel(..., forward_sync_buffers=False)`` (``broadcast_buffers`` before torch 2.15). Synchronized
+    statistics are equal already. ``num_batches_tracked`` stays.
 
     Args:
         model: The network or its DDP or FSDP wrapper, changed in place.
@@ -33,16 +34,15 @@ def average_statistics(model: nn.Module, group: dist.ProcessGroup | None = None)
     >>> import torch, calibnorm as cn
     >>> net = cn.average_statistics(torch.nn.Sequential(cn.RBN2d(4)))  # one process: as it was
     """
-    sources.check_model(model)
+    found = find_norms(model)
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size(group) < 2:
         return model
     buffers: dict[int, Tensor] = {}
-    for module in model.modules():
-        pairs: list[tuple[Tensor | None, Tensor | None]] = []
-        if isinstance(module, _BatchNorm):
-            pairs.append((module.running_mean, module.running_var))
-        elif isinstance(module, CalibratedNorm):
-            pairs.extend(module._extra_statistics())
+    for _, layer, *_ in found:
+        parts = (part for part in parts_of(batchnorm_of(layer)) if isinstance(part, _BatchNorm))
+        pairs = [(part.running_mean, part.running_var) for part in parts]
+        if isinstance(layer, CalibratedNorm):
+            pairs.extend(layer._extra_statistics())
         buffers |= {id(t): t for pair in pairs for t in pair if t is not None}
     if buffers:
         _average(list(buffers.values()), group)

@@ -1,8 +1,9 @@
-"""A layer of any method from a backend's four passes, and what a backend may bring instead.
+"""What a backend brings, and a layer of any method made of it.
 
-The coefficient step calls the method's own functions and lets autograd find their gradient. Its forty small torch
-operations take as long as the passes where pixels are few, so a backend may bring a fused implementation for the steps
-that it knows (:class:`ThreeSteps`). That is checked against this one, which takes every step.
+:class:`StepByStep` calls the method's own functions between the four passes and lets autograd find their gradient. Its
+forty small torch operations take as long as the passes where pixels are few. A backend may therefore bring a fused
+implementation (another :class:`ThreeSteps`) for the methods of :mod:`calibnorm.ops.kernel_methods`, which is checked
+against this one.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from calibnorm.ops.coefficients import Call, Step, pull_back
+from calibnorm.ops.coefficients import Call, pull_back
 from calibnorm.ops.reference import Rectified, coefficient_dtype
 from calibnorm.ops.statistics import Statistics
 
 
 class Passes(Protocol):
-    """The four passes; see :mod:`calibnorm.ops.reference` for what each returns."""
+    """The four passes and the update of running statistics; :mod:`calibnorm.ops.reference` says what each returns."""
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]: ...  # noqa: D102
     def affine(  # noqa: D102
@@ -40,6 +41,9 @@ class Passes(Protocol):
         offset: Tensor,
         shift: Tensor | None = None,
     ) -> Tensor: ...
+    def update_running(  # noqa: D102
+        self, buffers: tuple[Tensor, ...], mean: Tensor, var: Tensor, momentum: float, unbias: float
+    ) -> bool: ...
 
 
 class Normalized(NamedTuple):
@@ -69,22 +73,17 @@ class Gradients(NamedTuple):
 
 
 class ThreeSteps(Protocol):
-    """The whole of a layer, forward and back, for the steps it takes: plain tensors in, no graph recorded."""
+    """The whole of a layer, forward and back: plain tensors in, no graph recorded."""
 
-    def takes(self, step: Step) -> bool: ...  # noqa: D102
     def forward(self, x: Tensor, call: Call) -> Normalized: ...  # noqa: D102
     def backward(self, dy: Tensor, x: Tensor, moments: Tensor | None, call: Call, wanted: Wanted) -> Gradients: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
-class Composed:
-    """Any step, by its own functions between the four passes."""
+class StepByStep:
+    """The layer of any method, by the method's own functions between the four passes."""
 
     passes: Passes
-
-    def takes(self, step: Step) -> bool:
-        """Take every step."""
-        return True
 
     def forward(self, x: Tensor, call: Call) -> Normalized:
         """Return y, the moments and the statistics used."""

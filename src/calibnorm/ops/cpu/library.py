@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from calibnorm.ops.cpu import build
+
 _INT, _LONG, _POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
 _SHAPE = [_INT, _INT, _LONG, _LONG, _LONG]  # dtype, rows, N, C, S
 
@@ -69,8 +71,6 @@ def load() -> Library | str:
     ``CALIBNORM_CPU=avx2`` (or ``base``) leaves wider vectors unused; ``CALIBNORM_LIBRARY`` names another file, such as
     one built with a sanitizer.
     """
-    from calibnorm.ops import build  # here, so that `python -m calibnorm.ops.build` does not find itself imported
-
     path = Path(os.environ.get("CALIBNORM_LIBRARY") or build.SOURCES / build.LIBRARY)
     limit = os.environ.get("CALIBNORM_CPU")
     if limit is not None and limit not in INSTRUCTION_SETS:

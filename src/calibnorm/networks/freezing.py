@@ -1,76 +1,23 @@
-"""What a training script asks of a converted network: parameter groups and frozen statistics."""
+"""Statistics that stay while a network trains."""
 
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 from torch import nn
 
 from calibnorm import _checks
-from calibnorm.conversion import sources
+from calibnorm.networks.finding import find_norms, is_frozen
 from calibnorm.nn import CalibratedNorm
-
-
-def param_groups(
-    model: nn.Module, weight_decay: float, *, decay_gates: bool = False, decay_norm_and_bias: bool = True
-) -> list[dict[str, Any]]:
-    """Return an optimizer's parameter groups: gates without weight decay, the rest with it.
-
-    Weight decay would pull a gate towards sigmoid(0), which means nothing. The papers' own recipes decay everything:
-    ``decay_gates=True``.
-
-    Args:
-        model: The network; parameters with requires_grad False are left out.
-        weight_decay: For the parameters that decay.
-        decay_gates: Let the gates decay too.
-        decay_norm_and_bias: Let the other one-dimensional parameters (gamma, beta, biases) decay, as the papers do.
-
-    Returns:
-        One or two groups, ``{"params": [...], "weight_decay": ...}``, every trainable parameter once.
-
-    Raises:
-        TypeError: The model is no module, or an argument has the wrong type.
-        ValueError: ``weight_decay`` is negative.
-
-    >>> import torchvision, calibnorm as cn
-    >>> net = cn.convert(torchvision.models.resnet18(), "rbn")
-    >>> [(group["weight_decay"], len(group["params"])) for group in cn.param_groups(net, weight_decay=1e-4)]
-    [(0.0001, 62), (0.0, 60)]
-    """
-    sources.check_model(model)
-    _checks.flag("decay_gates", decay_gates)
-    _checks.flag("decay_norm_and_bias", decay_norm_and_bias)
-    if _checks.real("weight_decay", weight_decay) < 0:
-        raise ValueError(f"weight_decay={weight_decay} must be 0 or more")
-    # Not by gates(): a pruned or parametrized gate is computed from a parameter of another name.
-    gates: set[int] = set()
-    for layer in model.modules():
-        if isinstance(layer, CalibratedNorm):
-            decaying = {name for name, s in layer.method.parameters(layer.num_features).items() if s.decays}
-            owned = ((name.split("."), p) for name, p in layer.named_parameters())
-            gates |= {id(p) for path, p in owned if path[0] not in ("bn", "act", "drop") and not decaying & {*path}}
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for parameter in model.parameters():
-        if not parameter.requires_grad:
-            continue
-        decays = decay_gates if id(parameter) in gates else decay_norm_and_bias or parameter.ndim > 1
-        (decayed if decays else free).append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
 
 
 def freeze_stats(model: nn.Module, frozen: bool = True, *, center: bool = False) -> nn.Module:
     """Let calibrated layers normalize with their running statistics in training too, while the gates learn.
 
-    For fine-tuning with batches too small for statistics. It lasts: ``model.train()`` does not undo it,
+    Use it to fine-tune with batches too small for statistics. It lasts: ``model.train()`` does not undo it, but
     ``freeze_stats(model, False)`` does. RBN's centering weight w_m stops learning as well, because the running mean
     belongs to its present value; its ``requires_grad`` is remembered, and comes back when the statistics move again.
-    Make the optimizer after that, since :func:`param_groups` leaves out what does not learn.
+    Make the optimizer after that, since ``cn.param_groups`` leaves out what does not learn.
 
     Args:
         model: The network, changed in place.
@@ -97,7 +44,7 @@ def freeze_stats(model: nn.Module, frozen: bool = True, *, center: bool = False)
     """
     _checks.flag("frozen", frozen)
     _checks.flag("center", center)
-    found = sources.find(model)
+    found = find_norms(model)
     layers = [(entry.title, entry.module) for entry in found if isinstance(entry.module, CalibratedNorm)]
     for title, layer in layers:
         if frozen and getattr(layer.bn, "running_mean", None) is None:
@@ -105,11 +52,11 @@ def freeze_stats(model: nn.Module, frozen: bool = True, *, center: bool = False)
     for _, layer in layers:
         if frozen and not center:
             hold_center(layer)
-        elif frozen or (layer.frozen and not sources.is_frozen(layer.bn)):
+        elif frozen or (layer.frozen and not is_frozen(layer.bn)):
             _release_center(layer)
         layer.frozen = frozen
     calibrated = {id(layer) for _, layer in layers}
-    plain = [e.title for e in found if id(e.module) not in calibrated and not sources.is_frozen(e.module)]
+    plain = [e.title for e in found if id(e.module) not in calibrated and not is_frozen(e.module)]
     if frozen and plain:
         warnings.warn(
             f"{len(plain)} plain BatchNorms are not frozen ({', '.join(plain[:3])}{', ...' * (len(plain) > 3)}); "

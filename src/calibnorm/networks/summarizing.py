@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from calibnorm.conversion import sources
+from calibnorm.networks.finding import batchnorm_of, find_norms, is_frozen, num_features
+from calibnorm.networks.tables import aligned
 from calibnorm.nn import CalibratedNorm
 
 
-class Row(NamedTuple):
+class LayerSummary(NamedTuple):
     """One normalization layer."""
 
     name: str
@@ -26,25 +27,12 @@ class Row(NamedTuple):
     options: str
 
 
-class Summary(list[Row]):
+class Summary(list[LayerSummary]):
     """Rows, printed as an aligned table with a line of totals."""
 
     def __str__(self) -> str:
-        head = ("name", "layer", "channels", "parameters", "gates", "statistics", "options")
-        total = f"{len(self)} layers"
-        last = (total, "", "", sum(row.parameters for row in self), sum(row.gates for row in self), "", "")
-        table = [[str(cell) for cell in row] for row in (head, *self, last)]
-        widths = [max(len(row[i]) for row in table) for i in range(len(head))]
-        numbers = {2, 3, 4}
-        lines = [
-            "  ".join(
-                cell.rjust(w) if i in numbers else cell.ljust(w)
-                for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in table
-        ]
-        rule = "-" * max(map(len, lines))
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        sums = (sum(row.parameters for row in self), sum(row.gates for row in self))
+        return aligned(LayerSummary._fields, self, (f"{len(self)} layers", "", "", *sums, "", ""))
 
     __repr__ = __str__
 
@@ -72,16 +60,16 @@ def summary(model: nn.Module) -> Summary:
     --------------------------------------------------------------------------------
     2 layers                                 96     48
     """
-    return Summary(_row(entry.title, entry.module) for entry in sources.find(model))
+    return Summary(_row(entry.title, entry.module) for entry in find_norms(model))
 
 
-def _row(title: str, module: nn.Module) -> Row:
+def _row(title: str, module: nn.Module) -> LayerSummary:
     layer = module if isinstance(module, CalibratedNorm) else None
-    child = sources.holder(module)
-    return Row(
+    child = batchnorm_of(module)
+    return LayerSummary(
         title,
         type(module).__name__,
-        sources.features(module),
+        num_features(module),
         sum(p.numel() for p in module.parameters() if not is_lazy(p)),
         0 if layer is None else sum(p.numel() for p in layer.gates().values()),
         _statistics(child, layer),
@@ -92,7 +80,7 @@ def _row(title: str, module: nn.Module) -> Row:
 def _statistics(child: Any, layer: CalibratedNorm | None) -> str:
     if layer is not None and not layer.method.batch_statistics:
         return "instance"
-    if sources.is_frozen(child) or (layer is not None and layer.frozen):
+    if is_frozen(child) or (layer is not None and layer.frozen):
         return "frozen"
     if not child.training and child.running_mean is not None:
         return "running"

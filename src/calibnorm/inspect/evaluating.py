@@ -1,0 +1,92 @@
+"""Running a network over data to look inside it: it computes as in evaluation, and is afterwards as it was before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from calibnorm.networks.finding import like
+
+Images = Tensor | Iterable[Any]
+"""One batch, or several: each a tensor of images, or a tuple or list that begins with one, as data loaders yield."""
+
+
+def evaluate(model: nn.Module, images: Images) -> None:
+    """Call the model on every batch, in evaluation mode and without gradients; every module's mode is put back.
+
+    Raises:
+        TypeError: A batch is, or begins with, something else than a tensor.
+        ValueError: There is no batch.
+    """
+    held = like(model)
+    modes = {module: module.training for module in model.modules()}
+    # torch.compile's code does not call hooks that came after it. Asking for it imports a second's worth of modules.
+    compiled = any(m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in modes)
+    batches = 0
+    try:
+        model.eval()
+        with torch.no_grad(), torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+            for batch in [images] if isinstance(images, Tensor) else images:
+                first = batch[0] if isinstance(batch, tuple | list) and batch else batch
+                if not isinstance(first, Tensor):
+                    raise TypeError(f"images must be batches of images, or (images, ...), not {type(batch).__name__}")
+                model(first if held is None else first.to(held.device))
+                batches += 1
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    if not batches:
+        raise ValueError("images holds no batch; an iterator can be read once, so pass a list or a new one")
+
+
+@contextmanager
+def watching(watchers: Mapping[Any, Callable[[Tensor], object]]) -> Iterator[None]:
+    """Call a function with the input of every call of its layer while the context is open."""
+
+    def hook(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        watchers[layer](args[0] if args else kwargs["input"])
+
+    # After the forward, which has checked its input.
+    handles = [layer.register_forward_hook(hook, with_kwargs=True) for layer in watchers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class Moments:
+    """Mean and variance of every channel over instances that come batch by batch, in memory for one.
+
+    The sums are merged as Chan, Golub and LeVeque (1979) do: with squares around the mean, of which a variance much
+    smaller than the mean loses nothing. They are kept in float64, where the device has it.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mean: Tensor | float = 0.0
+        self._squares: Tensor | float = 0.0
+
+    def add(self, values_NC: Tensor) -> None:
+        """Take a batch in."""
+        n, mean = len(values_NC), values_NC.mean(0)
+        total = self.count + n
+        apart = mean - self._mean
+        squares = (values_NC - mean).square().sum(0)
+        self._mean = self._mean + apart * (n / total)
+        self._squares = self._squares + squares + apart.square() * (self.count * n / total)
+        self.count = total
+
+    @property
+    def mean(self) -> Tensor:
+        """(C,)."""
+        return torch.as_tensor(self._mean)
+
+    @property
+    def std(self) -> Tensor:
+        """(C,), the square root of the unbiased variance; NaN for a single instance."""
+        return torch.as_tensor(self._squares).div(self.count - 1).sqrt()

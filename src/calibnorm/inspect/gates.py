@@ -1,0 +1,288 @@
+"""The gates of a network's layers: what they have learned, what they do on data, and how to hold them constant.
+
+A gate is the factor d that a method puts on its standardized feature for every image and channel (IEBN, SE, and the
+scaling calibration of RBN). Where it hardly differs from image to image, it is little more than a part of gamma.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from calibnorm.inspect.evaluating import Images, Moments, evaluate, watching
+from calibnorm.inspect.tables import Table
+from calibnorm.methods import RBN, Batch
+from calibnorm.networks.finding import find_layers, steady_noise
+from calibnorm.nn import CalibratedNorm
+from calibnorm.nn import child as children
+from calibnorm.ops import Step
+from calibnorm.ops.composed import without_autocast
+from calibnorm.ops.reference import moments
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One quantity of one layer, over its channels (over all numbers of a tensor that has more).
+
+    Args:
+        layer: The layer's name in the network.
+        depth: The layer's place among the network's norms, from 1, in the order of definition.
+        quantity: The name of a learnable tensor, such as "gate_weight"; or "gate", what the gate is on data.
+        values: How many numbers it has.
+        initial: What they start at; None where they start at random or do not start as a constant.
+        mean: Their mean.
+        std: Their standard deviation around it.
+        p10: The value that a tenth of them are below.
+        p90: The value that a tenth of them are above.
+    """
+
+    layer: str
+    depth: int
+    quantity: str
+    values: int
+    initial: float | None
+    mean: float
+    std: float
+    p10: float
+    p90: float
+
+
+@dataclass(frozen=True)
+class Gate(Quantity):
+    """The gate of one layer on data; ``mean`` to ``p90`` are those of its mean over the images, over the channels.
+
+    Args:
+        images: How many images it was read on; a layer that is called twice for an image has seen two.
+        std_over_images: The (unbiased) standard deviation from image to image, averaged over the channels.
+        spread: The same, divided by the channel's mean before it is averaged.
+    """
+
+    images: int
+    std_over_images: float
+    spread: float
+
+
+class Quantities(Table[Quantity]):
+    """What :func:`learned` returns."""
+
+    row = Quantity
+
+
+class GateReport(Table[Gate]):
+    """What :func:`gates` returns: a row for every layer that has a gate and was called."""
+
+    row = Gate
+
+    @property
+    def spread(self) -> float | None:
+        """How much the gates vary from image to image, as a share of their means, averaged over all channels."""
+        channels = sum(gate.values for gate in self)
+        return sum(gate.spread * gate.values for gate in self) / channels if channels else None
+
+
+def learned(model: nn.Module) -> Quantities:
+    """Return the learnable tensors that the network's calibrated layers have beside gamma and beta, layer by layer.
+
+    RBN's Figures 3 and 4 are its w_m, w_v and w_b by layer.
+
+    Args:
+        model: The network.
+
+    Returns:
+        A list of :class:`Quantity` that prints as a table; ``to_dicts()`` makes plain dicts of it.
+
+    Raises:
+        TypeError: The model is no module.
+
+    >>> import calibnorm as cn
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), cn.IEBN2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
+    >>> print(cn.inspect.learned(net))
+    layer  depth  quantity     values  initial  mean  std  p10  p90
+    ---------------------------------------------------------------
+    1          1  gate_weight       8        0     0    0    0    0
+    1          1  gate_bias         8       -1    -1    0   -1   -1
+    """
+    rows = Quantities()
+    for depth, entry in enumerate(find_layers(model), start=1):
+        if isinstance(layer := entry.module, CalibratedNorm):
+            specs = layer.method.parameters(layer.num_features)
+            for name, value in layer.gates().items():
+                rows.append(Quantity(entry.title, depth, name, value.numel(), specs[name].fill, *_over(value)))
+    return rows
+
+
+def gates(model: nn.Module, images: Images) -> GateReport:
+    """Return what the network's gates are on images, and how much they vary from one image to the next.
+
+    The network runs in evaluation mode, without gradients; modes, buffers and hooks are afterwards as they were. The
+    memory that is used does not grow with the number of images. A gate is computed from the layer's input as the layer
+    itself computes it, in float64 where the device has that, and summed in the same. A layer that was not called has
+    no row, nor has RBN with ``scale_stat="spatial_mean"`` or another ``"spatial_..."``, whose gate differs from pixel
+    to pixel. Of one method over another (``over=``), it is the gate of the outer one.
+
+    Args:
+        model: The network, which takes a batch of images.
+        images: A batch; or an iterable of batches, or of tuples or lists that begin with one. They are moved to the
+            network's device.
+
+    Returns:
+        A list of :class:`Gate`, one a layer, that prints as a table; ``to_dicts()`` makes plain dicts of it, and
+        ``spread`` is the average over all channels. It is empty where the network has no gates.
+
+    Raises:
+        TypeError: The model is no module, or a batch is no tensor.
+        ValueError: There is no batch.
+
+    >>> import torch, calibnorm as cn
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), cn.IEBN2d(8), nn.Conv2d(8, 8, 3), cn.RBN2d(8))
+    >>> report = cn.inspect.gates(net, [torch.randn(16, 3, 8, 8) for _ in range(4)])
+    >>> [(gate.layer, gate.images, round(gate.mean, 4), gate.std_over_images) for gate in report]
+    [('1', 64, 0.2689, 0.0), ('3', 64, 0.7311, 0.0)]
+    """
+    with watch_gates(model) as watch:
+        if watch.layers:
+            evaluate(model, images)
+    return watch.report()
+
+
+@contextmanager
+def watch_gates(model: nn.Module) -> Iterator[GateWatch]:
+    """Read the gates of every evaluation that runs while the context is open: for networks that take more than images.
+
+    Args:
+        model: The network, in evaluation mode whenever it is called.
+
+    Yields:
+        A :class:`GateWatch`, whose ``report()`` returns what :func:`gates` does.
+
+    Raises:
+        TypeError: The model is no module.
+        ValueError: When the network is called in training mode.
+
+    >>> import torch, calibnorm as cn
+    >>> net = torch.nn.Sequential(cn.IEBN2d(8)).eval()
+    >>> with cn.inspect.watch_gates(net) as watch:
+    ...     y = net(torch.randn(4, 8, 5, 5))
+    >>> [gate.images for gate in watch.report()]
+    [4]
+    """
+    watch = GateWatch(model)
+    with watching({layer: watched.see for layer, watched in watch.layers.items()}):
+        yield watch
+
+
+class GateWatch:
+    """The gates of a network's layers, as far as they have been seen."""
+
+    def __init__(self, model: nn.Module) -> None:
+        found = [(entry.title, depth, entry.module) for depth, entry in enumerate(find_layers(model), start=1)]
+        self.layers = {
+            layer: _Watched(title, depth, layer)
+            for title, depth, layer in found
+            if isinstance(layer, CalibratedNorm) and _has_gate(layer)
+        }
+
+    def report(self) -> GateReport:
+        """Return what has been seen until now."""
+        return GateReport(watched.row() for watched in self.layers.values() if watched.seen.count)
+
+
+class _Watched:
+    """One layer's gate, over the images seen so far."""
+
+    def __init__(self, title: str, depth: int, layer: CalibratedNorm) -> None:
+        self.title, self.depth, self.layer = title, depth, layer
+        self.seen = Moments()
+
+    def see(self, x: Tensor) -> None:
+        if x.numel():
+            self.seen.add(gate_of(self.layer, x, self.title))
+
+    def row(self) -> Gate:
+        mean, std = self.seen.mean, self.seen.std
+        initial = self.layer.method.initial_gate(self.layer.num_features)
+        start = None if initial is None else initial.mean().item()
+        name = (self.title, self.depth, "gate", mean.numel(), start)
+        return Gate(*name, *_over(mean), self.seen.count, std.mean().item(), (std / mean).mean().item())
+
+
+def _over(values: Tensor) -> tuple[float, float, float, float]:
+    """Return mean, standard deviation and the two tenths of all numbers of a tensor."""
+    flat = values.detach().to("cpu", torch.float64).flatten()
+    p10, p90 = torch.quantile(flat, flat.new_tensor([0.1, 0.9])).tolist()
+    return flat.mean().item(), flat.std(correction=0).item(), p10, p90
+
+
+def _has_gate(layer: CalibratedNorm) -> bool:
+    """Whether the layer has a gate for every image and channel."""
+    scales = layer.method.gated or not layer.method.normalizes  # SE alone
+    return bool(scales) and not layer.method.spatial
+
+
+@torch.no_grad()
+def gate_of(layer: CalibratedNorm, x: Tensor, name: str) -> Tensor:
+    """Return the gate of a layer that has one for an input, (N, C), as the layer computes it in evaluation.
+
+    Raises:
+        ValueError: The layer is in training mode.
+    """
+    state = children.read(layer.bn, name)
+    use_batch = state.use_batch and not (layer.frozen and state.running_mean is not None)
+    if use_batch and layer.bn.training and layer.method.batch_statistics:
+        raise ValueError(f"{name} is in training mode, and gates are read in evaluation; call eval() first")
+    given = {"weight": state.weight, "bias": state.bias, **layer.gates()}
+    tensors = {key: tensor for key, tensor in given.items() if tensor is not None}
+    noise = steady_noise(layer)
+    step = Step(layer.method, tuple(tensors), state.eps, noise)
+    with without_autocast(x):
+        instance, params = step.instance(*moments(x), tuple(tensors.values()))
+        if use_batch or state.running_mean is None or state.running_var is None or not layer.method.batch_statistics:
+            mean, var = step.reduce(instance)
+        else:
+            running = zip((state.running_mean, state.running_var), *layer._extra_statistics(), strict=True)
+            mean, var = (torch.cat(parts).to(instance.m.dtype) for parts in running)
+        a, b = layer.method.standardize(instance, Batch(mean, var, state.eps, noise), params)
+        gate = layer.method.calibration(instance, a, b, params)
+    assert gate is not None, "a method that is gated has a gate"
+    return gate
+
+
+@torch.no_grad()
+def hold_scaling_gates(model: nn.Module) -> bool:
+    """Give RBN's scaling gates the value that they have for an average feature, in place: they ignore the image then.
+
+    w_b becomes ``w_b + w_v * K`` and w_v 0, with the K_s of a standardized feature: 0 for the mean (N_b under noise
+    that is always on) and, not quite an average, 1 for the standard deviation (``|N_a|``). The centering calibration
+    goes on following the image, so what the network loses by this is what its scaling gates took from each image. To
+    hold every gate of every method constant, use ``cn.revert(model, lossy=True)``.
+
+    Args:
+        model: The network, changed in place.
+
+    Returns:
+        Whether a layer whose gate is held has a centering calibration; if not, ``cn.revert`` holds no more than this.
+
+    Raises:
+        TypeError: The model is no module.
+
+    >>> import torch, calibnorm as cn
+    >>> layer = cn.RBN2d(4, init=(0.0, 0.5, 1.0), noise=(0.8, 0.5))
+    >>> cn.inspect.hold_scaling_gates(layer)
+    True
+    >>> layer.scale_weight.tolist()[0], layer.scale_bias.tolist()[0]
+    (0.0, 1.25)
+    """
+    layers = [entry.module for entry in find_layers(model) if isinstance(entry.module, CalibratedNorm)]
+    held = [layer for layer in layers if isinstance(layer.method, RBN) and layer.method.scaling]
+    for layer in held:
+        assert isinstance(layer.method, RBN)
+        tensors = layer.gates()
+        tensors["scale_bias"].add_(layer.method.average_k_s(steady_noise(layer)) * tensors["scale_weight"])
+        tensors["scale_weight"].zero_()
+    return any("center_weight" in layer.gates() for layer in held)

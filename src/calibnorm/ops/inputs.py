@@ -1,0 +1,51 @@
+"""What kernels take: plain dense tensors of four dtypes, contiguous or with their channels innermost."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+_TensorOrNone = TypeVar("_TensorOrNone", Tensor, Tensor | None)
+
+
+def refuses(x: Tensor, here: bool, device: str) -> str | None:
+    """Return why the kernels of a kind of device do not take x, or None; ``here`` says whether x lies on one."""
+    if not here or x.dtype not in DTYPES or x.layout is not torch.strided:
+        kinds = "float32, float64, bfloat16 and float16"
+        return f"it takes strided {device} tensors of {kinds}, not {x.dtype} on {x.device}"
+    if x.is_neg():
+        return "it does not take lazily negated views"
+    # A mode that watches operations (FakeTensorMode, a FLOP counter) would not see what a kernel does.
+    if torch._C._len_torch_dispatch_stack():
+        return "a torch dispatch mode is active, which must see every operation"
+    return None
+
+
+def in_two_layouts(x: Tensor) -> Tensor:
+    """Return x contiguous or channels_last, as torch's BatchNorm does: backends see, and outputs have, no third one."""
+    if x.is_contiguous():
+        return x
+    if x.ndim in _CHANNELS_LAST and x.stride(1) == 1:
+        return x.contiguous(memory_format=_CHANNELS_LAST[x.ndim])
+    return x.contiguous()
+
+
+def dense(x: Tensor) -> tuple[Tensor, bool]:
+    """Return x or a dense copy of it, and whether its channels are innermost."""
+    if x.is_contiguous():
+        return x, x.numel() == x.shape[0] * x.shape[1]  # one pixel a plane: rows of channels
+    if x.ndim not in _CHANNELS_LAST and x.movedim(1, -1).is_contiguous():
+        return x, True
+    x = in_two_layouts(x)
+    return x, not x.is_contiguous() or x.numel() == x.shape[0] * x.shape[1]
+
+
+def like(t: _TensorOrNone, x: Tensor) -> _TensorOrNone:
+    """Return t in the dtype and the strides of x, which is dense."""
+    if t is None or (t.stride() == x.stride() and t.dtype == x.dtype):
+        return t
+    return torch.empty_like(x).copy_(t)
