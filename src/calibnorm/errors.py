@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 NOT_GIVEN = object()
 
@@ -61,6 +61,15 @@ class ReasonedError(Exception):
         texts = [write(part) if isinstance(part, Setting) else part for part in self.parts]
         return f"{texts[0]}: {''.join(texts[1:])}" if self.setting and len(texts) > 1 else "".join(texts)
 
+    def after(self, text: str) -> Self:
+        """Return the error with a text before what it says.
+
+        >>> UsageError(Setting("seed", -1), "is too small").after("process 1: ").words(as_option)
+        'process 1: --seed -1: is too small'
+        """
+        first, *rest = self.parts
+        return type(self)(text, first, *([": "] if self.setting and rest else []), *rest)
+
     def __str__(self) -> str:
         """Return the text in the words of the Python interface."""
         return self.words(as_argument)
@@ -111,8 +120,11 @@ def as_argument(setting: Setting) -> str:
 
 
 def as_option(setting: Setting) -> str:
-    """Return a setting as the command line writes it: ``--batch-size 0``."""
-    option = f"--{setting.name.replace('_', '-')}"
+    """Return a setting as the command line writes it: ``--batch-size 0``, ``--no-compile``."""
+    name = setting.name.replace("_", "-")
+    if isinstance(setting.value, bool):
+        return f"--{name}" if setting.value else f"--no-{name}"
+    option = f"--{name}"
     return option if setting.value is NOT_GIVEN else f"{option} {written(setting.value)}".rstrip()
 
 

@@ -30,8 +30,8 @@ except SystemExit:
     pass
 seen["help"] = sorted(sys.modules)
 
-import calibnorm.lab.training.inputs
-seen["inputs"] = sorted(sys.modules)
+import calibnorm.lab.tasks.classify
+seen["task"] = sorted(sys.modules)
 
 for wrong in ("--model=resnet12", "--data=nist", "--stages=stage9", "--norm=xbn", "--precision=float16"):
     assert cli.main(["train", "digits-tiny", "--accelerator", "cpu", wrong]) == 2
@@ -73,9 +73,9 @@ def test_help_does_not_import_what_training_needs(done: Done) -> None:
     assert not {"lightning", "torchvision", "timm", "sklearn", "matplotlib"} & done.modules["help"]
 
 
-def test_inputs_are_checked_without_lightning(done: Done) -> None:
-    assert "calibnorm.lab.training.inputs" in done.modules["inputs"]
-    assert "lightning" not in done.modules["inputs"]
+def test_a_task_is_checked_without_lightning(done: Done) -> None:
+    assert "calibnorm.lab.tasks.classify" in done.modules["task"]
+    assert "lightning" not in done.modules["task"]
 
 
 def test_a_typo_is_found_without_waiting_for_lightning(done: Done) -> None:

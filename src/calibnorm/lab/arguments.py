@@ -21,8 +21,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from calibnorm.errors import UsageError
-from calibnorm.lab.recipes import Noise, described, option, parse_noise
+from calibnorm.errors import Setting, UsageError, as_option
+from calibnorm.lab.recipes import Noise, described, parse_noise
 
 T = TypeVar("T")
 
@@ -133,7 +133,7 @@ def option_types(target: Callable[..., Any]) -> dict[str, Any]:
         if is_dataclass(hint) or is_typeddict(hint):
             found |= option_types(hint)
         elif name != "return":
-            found[f"--{option(name)}"] = hint
+            found[as_option(Setting(name))] = hint
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, ParamSpec
 
 import tyro
 
-from calibnorm.errors import UsageError
+from calibnorm.errors import UsageError, as_option
 from calibnorm.lab.arguments import READERS, parsed
 from calibnorm.lab.bench.config import LayerConfig, ModelConfig
 from calibnorm.lab.bench.start import BENCHES
@@ -133,7 +133,7 @@ def main(args: Sequence[str]) -> int:
     try:
         return read(list(args) or ["--help"])() or 0
     except UsageError as error:
-        print(f"calibnorm: {error}", file=sys.stderr)
+        print(f"calibnorm: {error.words(as_option)}", file=sys.stderr)
         return 2
     except BrokenProcessPool:
         print("calibnorm: a worker process died, perhaps for want of memory; nothing was written", file=sys.stderr)

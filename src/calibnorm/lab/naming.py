@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from calibnorm.errors import UsageError
+from calibnorm.errors import Setting, UsageError
 
 _PLAIN = re.compile(r"[A-Za-z0-9_][\w.,=+-]*")
 
@@ -35,7 +35,9 @@ def check_name(name: str) -> str:
     """
     if not _PLAIN.fullmatch(name):
         raise UsageError(
-            f"--name {name}: must begin with a letter or digit and hold letters, digits and _ . , = + - alone; "
-            "--out takes a path"
+            Setting("name", name),
+            "must begin with a letter or digit and hold letters, digits and _ . , = + - alone; ",
+            Setting("out"),
+            " takes a path",
         )
     return name

@@ -19,6 +19,8 @@ class Measure:
             nothing; NaN where that is not known.
         chance_means: What ``chance`` is, in words that follow "at most" or "at least", such as "twice the accuracy
             of guessing".
+        in_line: Whether the line that a run prints after an epoch shows it.
+        in_result: Whether result.json holds the last epoch's.
     """
 
     name: str
@@ -27,6 +29,8 @@ class Measure:
     higher_is_better: bool = False
     chance: float = math.nan
     chance_means: str = ""
+    in_line: bool = True
+    in_result: bool = True
 
     @property
     def label(self) -> str:
@@ -72,6 +76,28 @@ class Measure:
             return None
         name = self.name.replace("accuracy", "error")
         return replace(self, name=name, higher_is_better=not self.higher_is_better, chance=100 - self.chance)
+
+    def text(self, value: float, digits: int | None = None) -> str:
+        """Return a value as it is written, with as many digits behind the point as the measure has, or others.
+
+        >>> Measure("test_accuracy", "%").text(98.5), Measure("train_loss", digits=4).text(0.5, 3)
+        ('98.50 %', '0.500')
+        """
+        return f"{value:.{self.digits if digits is None else digits}f} {self.unit}".rstrip()
+
+    def better(self, value: float, other: float) -> bool:
+        """Return whether a value is better than another; NaN never is."""
+        return value > other if self.higher_is_better else value < other
+
+    @property
+    def chance_in_words(self) -> str:
+        """Which final values have learned next to nothing, such as "at most twice the accuracy of guessing".
+
+        It is empty where that is not known.
+        """
+        if math.isnan(self.chance):
+            return ""
+        return f"at {'most' if self.higher_is_better else 'least'} {self.chance_means}"
 
     def at_chance(self, value: float) -> bool:
         """Return whether a final value is no better than `chance`; False where that is not known."""

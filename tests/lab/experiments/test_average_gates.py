@@ -13,10 +13,10 @@ import torch
 import calibnorm as cn
 from calibnorm.lab import data
 from calibnorm.lab.experiments import average_gates
-from calibnorm.lab.recipes import Recipe
+from calibnorm.lab.recipes import Classification
 from calibnorm.lab.training import train
 from calibnorm.lab.training.folder import LAST, read_result
-from calibnorm.lab.training.trainee import build
+from lab.training import tiny
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def comparison(tmp_path_factory):
     """Three runs of an epoch, laid out as a comparison does."""
     root = tmp_path_factory.mktemp("comparison")
     for norm, noise in (("bn", None), ("iebn", (0.8, 0.5)), ("rbn", None)):
-        recipe = Recipe(model="resnet11", data="digits", epochs=1, norm=norm, noise=noise, train_images=640)
+        recipe = Classification(model="resnet11", data="digits", epochs=1, norm=norm, noise=noise, train_images=640)
         where = root / ("clean" if noise is None else "noise_0.8,0.5") / norm / "seed0"
         train(recipe, where, data_root=Path("data"), accelerator="cpu")
     return root
@@ -47,8 +47,8 @@ def test_table(comparison, capsys):
 def test_spread_and_accuracy(comparison):
     """Against gates computed one by one, in a network whose gates are made to matter."""
     folder = comparison / "noise_0.8,0.5" / "iebn" / "seed0"
-    recipe = Recipe(model="resnet11", data="digits", epochs=1, norm="iebn", noise=(0.8, 0.5), train_images=640)
-    network = build(recipe, 10, 1)
+    recipe = Classification(model="resnet11", data="digits", epochs=1, norm="iebn", noise=(0.8, 0.5), train_images=640)
+    network = tiny.network(recipe)
     network.load_state_dict(torch.load(folder / LAST, weights_only=True)["network"])
     images = data.load("digits", Path("data"), train_images=640)
     feed = data.test_feed(images, batch_size=100, device="cpu")
@@ -147,7 +147,7 @@ def test_unfinished_runs_and_a_folder_that_cannot_be_written_are_said(comparison
 
 def test_gates_that_cannot_be_held_are_not_taken_for_nothing(tmp_path, capsys):
     """SE alone in the branches of a PreResNet: there is no BatchNorm to go back to."""
-    recipe = Recipe(model="preresnet11", data="digits", epochs=1, norm="se", train_images=128)
+    recipe = Classification(model="preresnet11", data="digits", epochs=1, norm="se", train_images=128)
     train(recipe, tmp_path / "clean" / "se" / "seed0", data_root=Path("data"), accelerator="cpu")
     assert average_gates.main([str(tmp_path)]) == 2
     assert "preresnet11 has SE without BatchNorm" in capsys.readouterr().err

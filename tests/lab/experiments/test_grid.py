@@ -12,10 +12,10 @@ from calibnorm.errors import UsageError
 from calibnorm.lab.experiments import grid as grids
 from calibnorm.lab.experiments.grid import Cell, Grid, check_folder, conditions
 from calibnorm.lab.naming import slug
-from calibnorm.lab.recipes import Recipe
+from calibnorm.lab.recipes import Classification, Recipe
 from calibnorm.lab.training.folder import CONFIG
 
-RECIPE = Recipe(model="resnet11", data="digits", epochs=1)
+RECIPE = Classification(model="resnet11", data="digits", epochs=1)
 
 
 def make(root: Path, recipe: Recipe = RECIPE, norms: tuple[str, ...] = ("bn", "iebn"), seeds: int = 3) -> Grid:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from calibnorm.lab.experiments.grid import Cell, Grid
 from calibnorm.lab.experiments.origins import made_with, of_run
-from calibnorm.lab.recipes import Recipe
+from calibnorm.lab.recipes import Classification
 from calibnorm.lab.training.folder import note_environment
 from calibnorm.report.environment import describe_environment
 
 
 def make(root: Path, *environments: dict[str, object] | None) -> Grid:
     """Return a grid of a run for each environment, begun, and of one that has not begun."""
-    recipe = Recipe(model="resnet11", data="digits", epochs=1)
+    recipe = Classification(model="resnet11", data="digits", epochs=1)
     grid = Grid(root, [Cell("clean", "bn", recipe, Path("bn"))], range(len(environments) + 1))
     for run, environment in zip(grid.runs(), environments, strict=False):
         run.folder.mkdir(parents=True)

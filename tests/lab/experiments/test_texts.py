@@ -14,9 +14,9 @@ from calibnorm.lab.experiments.grid import Cell, Grid
 from calibnorm.lab.experiments.outcomes import Outcome
 from calibnorm.lab.experiments.statistics import paired
 from calibnorm.lab.experiments.summary import Line
-from calibnorm.lab.recipes import Recipe
+from calibnorm.lab.recipes import Classification, Recipe
 
-RECIPE = Recipe(model="resnet11", data="digits", epochs=9, milestones=(3, 6))
+RECIPE = Classification(model="resnet11", data="digits", epochs=9, milestones=(3, 6))
 OTHER = {
     "model": "resnet20",
     "data": "mnist",

@@ -19,9 +19,9 @@ from calibnorm.lab.experiments.progress import complaints
 from calibnorm.lab.experiments.worker_process import Settings
 from calibnorm.lab.experiments.workers import train_all, visible_gpus
 from calibnorm.lab.locks import exclusive
-from calibnorm.lab.recipes import Recipe
+from calibnorm.lab.recipes import Classification
 
-TINY = Recipe(model="resnet11", data="digits", epochs=1, train_images=64, batch_size=32, schedule="cosine")
+TINY = Classification(model="resnet11", data="digits", epochs=1, train_images=64, batch_size=32, schedule="cosine")
 LONG = replace(TINY, epochs=40, test_every=40)
 """Of seconds: it is interrupted when its first epoch is seen, also by a process that had to wait for the CPU."""
 ENDLESS = replace(LONG, epochs=10_000, test_every=10_000)

@@ -21,7 +21,7 @@ PATIENCE = 120.0
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
-        "calibnorm.lab.training.running",
+        "calibnorm.lab.training.run",
         "calibnorm.lab.experiments.worker_process",
         "calibnorm.lab.demo.parallel",
         "sklearn.datasets",
@@ -83,7 +83,7 @@ def train_and_die(settings: dict[str, Any], folder: Path, minutes: float, moment
     """Train, and be killed by SIGKILL the ``number``-th time that a moment comes."""
     from calibnorm.lab.recipes import Recipe
     from calibnorm.lab.training import train
-    from calibnorm.lab.training.watching import Watcher
+    from calibnorm.lab.training.watchers import Watcher
 
     seen = 0
 
@@ -164,18 +164,18 @@ def train_and_die(settings: dict[str, Any], folder: Path, minutes: float, moment
 def command(args: list[str], kill: tuple[int, int] | None = None) -> int:
     """Run `calibnorm ARGS`; send the process itself a signal (number, after so many steps)."""
     from calibnorm.lab import cli
-    from calibnorm.lab.training import trainee
+    from calibnorm.lab.training import learner
 
-    step, count = trainee.Trainee.step, 0
+    step, count = learner.Learner.step, 0
 
-    def stepped(self: trainee.Trainee, *arguments: Any) -> Any:
+    def stepped(self: learner.Learner, *arguments: Any) -> Any:
         nonlocal count
         count += 1
         if kill is not None and count == kill[1]:
             os.kill(os.getpid(), kill[0])
         return step(self, *arguments)
 
-    with mock.patch.object(trainee.Trainee, "step", stepped):
+    with mock.patch.object(learner.Learner, "step", stepped):
         return cli.main(args)
 
 
@@ -202,32 +202,32 @@ def rank_that_says_what_it_tests(*arguments: Any) -> int:
     import hashlib
 
     from calibnorm.lab.training.checkpoints import dumped
-    from calibnorm.lab.training.trainee import Trainee
+    from calibnorm.lab.training.learner import Learner
 
-    before = Trainee.before_tests
+    before = Learner.before_tests
 
-    def told(self: Trainee) -> None:
+    def told(self: Learner) -> None:
         before(self)
         content = {name: value.tolist() for name, value in self.tested.state_dict().items()}
         print("tested", hashlib.sha256(dumped(content)).hexdigest())
 
-    with mock.patch.object(Trainee, "before_tests", told):
+    with mock.patch.object(Learner, "before_tests", told):
         return rank(*arguments)
 
 
 def rank_that_cannot_load(number: int, *arguments: Any) -> int:
     """As `rank`; the second process finds no images."""
-    from calibnorm.lab.training import inputs
+    from calibnorm.lab.training import run
 
-    with mock.patch.object(inputs, "load", no_images if number == 1 else inputs.load):
+    with mock.patch.object(run, "load", no_images if number == 1 else run.load):
         return rank(number, *arguments)
 
 
 def rank_that_cannot_start(number: int, *arguments: Any) -> int:
     """As `rank`; the second process finds out before it has met the first."""
-    from calibnorm.lab.training import inputs
+    from calibnorm.lab.tasks.classify import Classify
 
-    with mock.patch.object(inputs, "check", no_images if number == 1 else inputs.check):
+    with mock.patch.object(Classify, "check", no_images if number == 1 else Classify.check):
         return rank(number, *arguments)
 
 
@@ -240,15 +240,15 @@ def no_images(*arguments: Any) -> None:
 
 def command_stopped_in_test(args: list[str]) -> int:
     """Run `calibnorm ARGS`, and be told to end while the first epoch is tested."""
-    from calibnorm.lab.training.trainee import Trainee
+    from calibnorm.lab.training.learner import Learner
 
-    before = Trainee.before_tests
+    before = Learner.before_tests
 
-    def told(self: Trainee) -> None:
+    def told(self: Learner) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         before(self)
 
-    with mock.patch.object(Trainee, "before_tests", told):
+    with mock.patch.object(Learner, "before_tests", told):
         return command(args)
 
 
@@ -275,30 +275,30 @@ def command_in_a_group(args: list[str], number: signal.Signals, birth: int) -> i
 
 def rank_told_to_stop_in_test(number: int, *arguments: Any) -> int:
     """As `rank`; the second process gets SIGTERM when it begins to test."""
-    from calibnorm.lab.training.trainee import Trainee
+    from calibnorm.lab.training.learner import Learner
 
-    before = Trainee.before_tests
+    before = Learner.before_tests
 
-    def told(self: Trainee) -> None:
+    def told(self: Learner) -> None:
         if number == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         before(self)
 
-    with mock.patch.object(Trainee, "before_tests", told):
+    with mock.patch.object(Learner, "before_tests", told):
         return rank(number, *arguments)
 
 
 def rank_with_slow_steps(number: int, world: int, port: int, args: list[str], kill: tuple[int, int] | None) -> int:
-    """As `rank`, but looks are as seldom as steps of a second make them."""
-    from calibnorm.lab.training import looks
+    """As `rank`, but meetings are as seldom as steps of a second make them."""
+    from calibnorm.lab.training import meetings
     from calibnorm.lab.training.loop import LOOK_EVERY
 
-    def begin(self: looks.Looks) -> None:
+    def begin(self: meetings.Meetings) -> None:
         before(self)
-        self._most, self._since = LOOK_EVERY, self._since - looks.LOOK_S
+        self._most, self._since = LOOK_EVERY, self._since - meetings.MEET_S
 
-    before = looks.Looks.begin
-    with mock.patch.object(looks.Looks, "begin", begin):
+    before = meetings.Meetings.begin
+    with mock.patch.object(meetings.Meetings, "begin", begin):
         return rank(number, world, port, args, kill)
 
 
@@ -314,11 +314,11 @@ def rank_deaf_to_a_signal(number: int, *arguments: Any) -> int:
 
 def _waiting(number: int, arguments: tuple[Any, ...], fails: bool) -> int:
     from calibnorm.errors import UsageError
-    from calibnorm.lab.training import guard, trainee
+    from calibnorm.lab.training import ending, learner
 
-    step, count = trainee.Trainee.step, 0
+    step, count = learner.Learner.step, 0
 
-    def stepped(self: trainee.Trainee, *batch: Any) -> Any:
+    def stepped(self: learner.Learner, *batch: Any) -> Any:
         nonlocal count
         count += 1
         if count == 3 and fails:
@@ -329,5 +329,5 @@ def _waiting(number: int, arguments: tuple[Any, ...], fails: bool) -> int:
             time.sleep(10 * PATIENCE)
         return step(self, *batch)
 
-    with mock.patch.object(trainee.Trainee, "step", stepped), mock.patch.object(guard, "OBEY_S", 1.0):
+    with mock.patch.object(learner.Learner, "step", stepped), mock.patch.object(ending, "OBEY_S", 1.0):
         return rank(number, *arguments[:-1])

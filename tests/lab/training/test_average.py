@@ -10,9 +10,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from calibnorm.lab.training import processes
 from calibnorm.lab.training.average import Average
-from calibnorm.lab.training.trainee import Trainee, build
+from lab.training import tiny
 from lab.training.tiny import TINY
 
 RECIPE = replace(TINY, norm="rbn", ema=0.75)
@@ -26,7 +25,7 @@ def move(network: nn.Module) -> None:
 
 def test_it_is_torchs_average_to_the_bit_and_counters_are_copied() -> None:
     torch.manual_seed(0)
-    network = build(RECIPE, 10, 1)
+    network = tiny.network(RECIPE)
     ours = Average(network, 0.75)
     theirs = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.75), use_buffers=True)
     for _ in range(4):
@@ -47,18 +46,18 @@ def test_a_step_moves_it_by_one_call_and_asks_no_device_for_anything() -> None:
             return func(*args, **(kwargs or {}))
 
     seen: list[str] = []
-    trainee = Trainee(RECIPE, processes.start(processes.Machine("cpu"), "float32"), build(RECIPE, 10, 1))
-    assert trainee.average is not None
+    learner = tiny.learner(RECIPE)
+    assert learner.average is not None
     for expected in (["_foreach_copy_", "_foreach_copy_"], ["_foreach_lerp_", "_foreach_copy_"]):
         seen.clear()
         with Calls():
-            trainee.average.update()
+            learner.average.update()
         assert seen == expected
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_no_step_of_a_gpu_waits_for_it() -> None:
-    network = build(RECIPE, 10, 1).cuda()
+    network = tiny.network(RECIPE).cuda()
     average = Average(network, 0.75)
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from calibnorm.errors import RunFailed, UsageError
+from calibnorm.lab import tasks
 from calibnorm.lab.training import folder as folders
 from calibnorm.lab.training.checkpoints import Checkpoints, digest
-from calibnorm.lab.training.state import Row
-from calibnorm.lab.training.watching import Several, Watcher
-from lab.training.tiny import RICH, STEPS, Interrupting, assert_same_run, run
+from calibnorm.lab.training.watchers import Several, Watcher
+from lab.training.tiny import RICH, STEPS, TINY, Interrupting, assert_same_run, row, run
 
 CONTENT = {"network": {"weight": torch.arange(1000.0)}, "step": 1}
 
@@ -216,11 +216,11 @@ def test_a_changed_recipe_is_refused_unless_named(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(RICH, folder, watcher=Interrupting(STEPS + 1))
     before = (folder / "config.json").read_bytes()
-    with pytest.raises(UsageError, match=r"holds a run with learning_rate 0.05, not 0.01.*--override learning_rate"):
+    with pytest.raises(UsageError, match=r"holds a run with learning_rate 0.05, not 0.01.*override=learning_rate"):
         run(replace(RICH, learning_rate=0.01), folder)
     with pytest.raises(UsageError, match=r"holds a run with seed 0, not 1; choose another folder\.$"):
         run(replace(RICH, seed=1, learning_rate=0.01), folder, override=["learning_rate"])
-    with pytest.raises(UsageError, match="--override seed: cannot change in a run; choose from channels_last"):
+    with pytest.raises(UsageError, match="override=seed: cannot change in a run; choose from channels_last"):
         run(replace(RICH, seed=1), folder, override=["seed"])
     assert (folder / "config.json").read_bytes() == before
     run(replace(RICH, learning_rate=0.01, weight_decay=0.0), folder, override=["learning_rate", "weight_decay"])
@@ -260,9 +260,10 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
 def test_the_best_epoch_is_the_first_of_the_highest_and_never_nan() -> None:
     nan = float("nan")
     rows = [
-        Row(n + 1, 1.0, 50.0, loss, acc, 90.0, 0.1)
+        row(n + 1, 1.0, 50.0, loss, acc, 90.0, 0.1)
         for n, (loss, acc) in enumerate([(nan, nan), (1.0, 60.0), (nan, 99.0), (0.9, 70.0), (0.8, 70.0)])
     ]
-    best = folders.best_row(rows)
+    headline = tasks.of(TINY).headline
+    best = folders.best_row(rows, headline)
     assert best is rows[3]
-    assert folders.best_row(rows[:1]) is None
+    assert folders.best_row(rows[:1], headline) is None

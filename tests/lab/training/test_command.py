@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from calibnorm.lab.recipes import RECIPES, Recipe
-from calibnorm.lab.training import command, running
+from calibnorm.lab.training import command
+from calibnorm.lab.training import run as runs
 from calibnorm.lab.training.interruption import Interruption
 from lab.calling import main
 from lab.training import children
@@ -39,7 +40,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def epoch(*args: object) -> None:
         raise AssertionError("training started")
 
-    monkeypatch.setattr(running.Run, "epoch", epoch)
+    monkeypatch.setattr(runs.Loop, "epoch", epoch)
     monkeypatch.chdir(tmp_path)
 
 
@@ -72,11 +73,14 @@ def no_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (["digits-tiny", "--stages", "stage9"], "calibnorm: --stages stage9: resnet11 has "),
         (["digits-tiny", "--data", "nist"], "calibnorm: --data nist: unknown; choose one of digits"),
         (["iebn-resnet164-cifar100"], "download"),
-        (["rbn-resnet50-imagenet"], "imagenet is missing"),
+        (["rbn-resnet50-imagenet"], "calibnorm: --data imagenet: is missing; download"),
         (["digits-tiny", "--train-images", "5000"], "calibnorm: --train-images 5000: choose between 1 and the 1198 "),
         (["digits-tiny", "--batch-size", "5000"], "calibnorm: --batch-size 5000: choose between 1 and the 1198 "),
         (["digits-tiny", "--image-size", "5"], "calibnorm: --image-size 5: digits has 8 pixels a side"),
-        (["digits-tiny", "--image-size", "1", "--batch-size", "1"], "resnet11: does not take images of 1 x 1 x 1"),
+        (
+            ["digits-tiny", "--image-size", "1", "--batch-size", "1"],
+            "--model resnet11: does not take images of 1 x 1 x 1",
+        ),
         (["digits-tiny", "--mix", "digits"], "--mix digits"),
         (["digits-tiny", "--mix", "imagenet"], "--mix imagenet"),
         (["digits-tiny", "--mix", "foo"], "calibnorm: --mix foo: unknown; choose one of digits"),

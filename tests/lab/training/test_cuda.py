@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training import machine, train
-from calibnorm.lab.training.watching import Watcher
+from calibnorm.lab.training.watchers import Watcher
 from lab.training.tiny import EPOCHS, RICH, STEPS, TINY, Interrupting, state
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from calibnorm.errors import RunFailed, Stopped, UsageError
-from calibnorm.lab import cli, models
+from calibnorm.lab import cli, models, tasks
 from calibnorm.lab.training import folder as folders
-from calibnorm.lab.training import inputs, processes, running
+from calibnorm.lab.training import machine, processes
+from calibnorm.lab.training import run as runs
+from calibnorm.lab.training.learner import synchronizable
 from calibnorm.lab.training.machine import Accelerator
-from calibnorm.lab.training.trainee import synchronizable
 from calibnorm.nn import CalibratedNorm
 from lab.training.tiny import RICH, STEPS, TINY, arguments, assert_same_run, run, state
 
@@ -71,7 +72,7 @@ def test_the_command_says_it_in_a_line(
     def fails(*args: object, **options: object) -> None:
         raise error
 
-    monkeypatch.setattr(running, "train", fails)
+    monkeypatch.setattr(runs, "train", fails)
     out = tmp_path / "run"
     assert cli.main(arguments(TINY, out)) == status
     assert capsys.readouterr().err == said.format(out=out)
@@ -94,7 +95,7 @@ def test_torchrun_says_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(processes.TorchElasticEnvironment, "detect", staticmethod(lambda: True))
     assert processes._counts(processes.Machine()) == (4, 2)
     assert processes._counts(processes.Machine(devices=4, num_nodes=2)) == (4, 2)
-    with pytest.raises(UsageError, match="--num-nodes 3: torchrun started 2"):
+    with pytest.raises(UsageError, match="num_nodes=3: torchrun started 2"):
         processes._counts(processes.Machine(num_nodes=3))
 
 
@@ -117,15 +118,15 @@ def test_scores_of_other_classes_are_refused(
 ) -> None:
     if not list(network.parameters()):
         network.register_parameter("unused", nn.Parameter(torch.zeros(1)))
-    monkeypatch.setattr(running, "build", lambda *args: network)
-    with pytest.raises(UsageError, match="--model resnet11: gives no scores of 10 classes for digits"):
+    monkeypatch.setattr(runs, "initial_network", lambda *args: network)
+    with pytest.raises(UsageError, match="model=resnet11: gives no scores of 10 classes for digits"):
         run(TINY, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match=r"--out .*/file/run: cannot be written \(Not a directory\)"):
+    with pytest.raises(UsageError, match=r"folder=.*/file/run: cannot be written \(Not a directory\)"):
         run(TINY, tmp_path / "file" / "run")
     damaged = tmp_path / "damaged"
     damaged.mkdir()
@@ -147,16 +148,16 @@ def test_a_disk_without_locks_is_used_all_the_same(tmp_path: Path, monkeypatch: 
 
 
 def test_mixing_needs_sets_in_memory() -> None:
-    with pytest.raises(UsageError, match="--mix mnist: sets in memory can be mixed"):
-        inputs.check(replace(TINY, data="imagenet", mix="mnist"))
+    with pytest.raises(UsageError, match="mix=mnist: sets in memory can be mixed"):
+        tasks.of(replace(TINY, data="imagenet", mix="mnist")).check()
 
 
 @pytest.mark.parametrize(
     ("change", "accelerator", "named"),
     [
-        ({}, "cuda", "--accelerator cuda"),
-        ({"precision": "float16"}, "auto", "--precision float16"),
-        ({"compile": True}, "cpu", "--compile: torch.compile does not work here: no compiler$"),
+        ({}, "cuda", "accelerator=cuda"),
+        ({"precision": "float16"}, "auto", "precision=float16"),
+        ({"compile": True}, "cpu", "compile: torch.compile does not work here: no compiler$"),
     ],
 )
 def test_what_a_machine_cannot_do_is_refused_without_lightning(
@@ -167,6 +168,6 @@ def test_what_a_machine_cannot_do_is_refused_without_lightning(
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.compile", lambda function: compiled)
-    inputs.check_machine(TINY, "cpu")
+    machine.check_machine(TINY, "cpu")
     with pytest.raises(UsageError, match=named):
-        inputs.check_machine(replace(TINY, **change), accelerator)
+        machine.check_machine(replace(TINY, **change), accelerator)

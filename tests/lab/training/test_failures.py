@@ -21,14 +21,15 @@ from calibnorm.errors import RunFailed, Stopped, UsageError
 from calibnorm.lab import cli, data
 from calibnorm.lab.data.folders import _TrainOrder
 from calibnorm.lab.data.pictures import scan
+from calibnorm.lab.tasks.classify import Classify
 from calibnorm.lab.training import folder as folders
-from calibnorm.lab.training import looks, running, trainee
-from calibnorm.lab.training.guard import exit_status, is_of_a_collective
-from calibnorm.lab.training.state import Row
+from calibnorm.lab.training import learner, meetings
+from calibnorm.lab.training import run as runs
+from calibnorm.lab.training.ending import exit_status, is_of_a_collective
 from calibnorm.report.files import write_whole
 from lab.training import children
 from lab.training.test_processes import free_port, pair
-from lab.training.tiny import PICTURES, RICH, STEPS, TINY, Interrupting, arguments, assert_same_run, run, state
+from lab.training.tiny import PICTURES, RICH, STEPS, TINY, Interrupting, arguments, assert_same_run, row, run, state
 
 
 def train_pictures(folder: Path, root: Path, *more: str) -> list[str]:
@@ -39,9 +40,9 @@ def test_a_worker_killed_while_a_step_runs_ends_the_run_in_a_line_and_it_goes_on
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
-    step, count = trainee.Trainee.step, 0
+    step, count = learner.Learner.step, 0
 
-    def stepped(self: trainee.Trainee, *args: Any) -> Any:
+    def stepped(self: learner.Learner, *args: Any) -> Any:
         nonlocal count
         count += 1
         if count == 3:
@@ -51,8 +52,8 @@ def test_a_worker_killed_while_a_step_runs_ends_the_run_in_a_line_and_it_goes_on
         return step(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainee.Trainee, "step", stepped)
-        patch.setattr(trainee.inputs, "try_out", lambda *_: None)  # else there is the test feed's worker, too
+        patch.setattr(learner.Learner, "step", stepped)
+        patch.setattr(Classify, "try_out", lambda *_: None)  # else there is the test feed's worker, too
         assert cli.main(train_pictures(folder, root, "--workers", "1")) == 1
     said = capsys.readouterr().err
     assert said.startswith("calibnorm: DataLoader worker (pid ")
@@ -106,7 +107,7 @@ def test_a_damaged_picture_of_the_second_process_ends_both(tmp_path: Path, root:
 
 
 def test_an_error_of_the_first_process_ends_a_second_that_waits_deaf(tmp_path: Path) -> None:
-    # Without the guard the second waits ten times as long as children.py does, and is killed there.
+    # Without the thread beside it the second waits ten times as long as children.py does, and is killed there.
     statuses, said = pair(TINY, tmp_path / "run", target=children.rank_that_waits)
     assert statuses == [2, 2], said
     assert said == ["calibnorm: a picture cannot be read\n", ""]
@@ -207,7 +208,7 @@ def test_with_slow_steps_a_signal_to_one_of_two_is_seen_at_the_next(tmp_path: Pa
     assert "stopped in epoch 1 after 2 steps of it" in said[0]
 
 
-def test_processes_look_about_every_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_meet_about_every_second(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     others: list[int] = []
 
@@ -217,16 +218,16 @@ def test_processes_look_about_every_second(monkeypatch: pytest.MonkeyPatch) -> N
     def largest(fabric: object, *values: int) -> tuple[int, ...]:
         return (max(values[0], *others), *values[1:]) if others else values
 
-    monkeypatch.setattr(looks.time, "monotonic", lambda: now)
-    monkeypatch.setattr(looks, "largest", largest)
-    watched = looks.Looks(Fabric(), 50)  # type: ignore[arg-type]
+    monkeypatch.setattr(meetings.time, "monotonic", lambda: now)
+    monkeypatch.setattr(meetings, "largest", largest)
+    watched = meetings.Meetings(Fabric(), 50)  # type: ignore[arg-type]
 
     def steps(seconds: float) -> int:
         nonlocal now
         for count in range(1, 1000):
             now += seconds
             if watched.step():
-                assert watched.together(7, 0) == (7, 0)
+                assert watched.largest(7, 0) == (7, 0)
                 return count
         raise AssertionError
 
@@ -253,7 +254,7 @@ def test_a_process_of_fabric_leaves_the_status_to_the_first(tmp_path: Path, monk
     def fails(*args: object, **options: object) -> None:
         raise error
 
-    monkeypatch.setattr(running, "train", fails)
+    monkeypatch.setattr(runs, "train", fails)
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setenv("LOCAL_RANK", "1")
     shared = UsageError("all have it")
@@ -301,7 +302,7 @@ def test_fewer_epochs_than_are_done_are_refused(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):  # in the last one
         run(recipe, folder, watcher=Interrupting(2 * STEPS + 1))
     files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(UsageError, match=r"--epochs 1: the run in .* has done 2 already; choose 2 or more, or choose"):
+    with pytest.raises(UsageError, match=r"epochs=1: the run in .* has done 2 already; choose 2 or more, or choose"):
         run(replace(recipe, epochs=1), folder, override=["epochs"])
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
     shorter = run(replace(recipe, epochs=2), folder, override=["epochs"])
@@ -322,7 +323,7 @@ def test_fewer_epochs_than_are_done_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_last_epoch_is_a_tested_one(epochs: int, tested: bool, said: str | None) -> None:
-    rows = [Row(n, 1.0, 50.0, 1.0, 50.0 if n == 1 or tested else math.nan, 90.0, 0.1) for n in (1, 2)]
+    rows = [row(n, 1.0, 50.0, 1.0, 50.0 if n == 1 or tested else math.nan, 90.0, 0.1) for n in (1, 2)]
     if said is None:
         folders.check_epochs(Path("run"), epochs, rows)
     else:

@@ -11,7 +11,7 @@ from calibnorm.errors import RunFailed, UsageError
 from calibnorm.lab import data
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training import train
-from calibnorm.lab.training.watching import Watcher
+from calibnorm.lab.training.watchers import Watcher
 from lab.training.tiny import PICTURES as RECIPE
 from lab.training.tiny import Interrupting, assert_same_run, state
 
@@ -47,6 +47,6 @@ def test_a_worker_that_dies_ends_the_run(tmp_path: Path, root: Path, monkeypatch
         raise data.WorkerError("a process that reads pictures died")
 
     with monkeypatch.context() as patch:
-        patch.setattr("calibnorm.lab.training.running.Run.epoch", died)
+        patch.setattr("calibnorm.lab.training.run.Loop.epoch", died)
         with pytest.raises(RunFailed, match="died; the same command goes on from the last checkpoint"):
             go(RECIPE, folder, root)

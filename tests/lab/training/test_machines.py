@@ -19,10 +19,13 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from calibnorm.errors import RunFailed, UsageError
+from calibnorm.lab import tasks
 from calibnorm.lab.data.workers import readers
 from calibnorm.lab.experiments import worker_process, workers
-from calibnorm.lab.training import inputs, machine, processes, running
-from calibnorm.lab.training.trainee import Trainee
+from calibnorm.lab.tasks.classify import Classify
+from calibnorm.lab.training import machine, processes
+from calibnorm.lab.training import run as runs
+from calibnorm.lab.training.learner import Learner
 from lab.training.tiny import STEPS, TINY, arguments, run
 
 CUDA = torch.device("cuda")
@@ -74,18 +77,18 @@ def test_processes_of_srun_are_taken(slurm: pytest.MonkeyPatch) -> None:
     assert type(start(2)) is SLURMEnvironment
     assert os.environ["RANK"] == "1", "the command asks there whether this process speaks"
     assert type(start(1, nodes=2)) is SLURMEnvironment
-    with pytest.raises(UsageError, match="--devices 3: srun started 2 processes; 3 are wanted, or 1"):
+    with pytest.raises(UsageError, match="devices=3: srun started 2 processes; 3 are wanted, or 1"):
         start(3)
     slurm.delenv("SLURM_NTASKS_PER_NODE")
-    with pytest.raises(UsageError, match=r"--devices 2: .*ntasks"):
+    with pytest.raises(UsageError, match=r"devices=2: .*ntasks"):
         start(2)
 
 
 def test_fewer_processes_than_were_asked_for_do_not_train(slurm: pytest.MonkeyPatch) -> None:
     slurm.setattr(FakeFabric, "world", 1)
-    with pytest.raises(UsageError, match="--devices 2: 1 processes train, not 2"):
+    with pytest.raises(UsageError, match="devices=2: 1 processes train, not 2"):
         start(2)
-    with pytest.raises(UsageError, match="--num-nodes 2: start the command with torchrun on every machine"):
+    with pytest.raises(UsageError, match="num_nodes=2: start the command with torchrun on every machine"):
         start(1, nodes=2)
 
 
@@ -123,15 +126,15 @@ def test_a_run_sets_its_convolutions_and_notes_them(tmp_path: Path, monkeypatch:
         yield
         inside.pop()
 
-    step = Trainee.step
+    step = Learner.step
 
-    def stepped(self: Trainee, *args: Any) -> Any:
+    def stepped(self: Learner, *args: Any) -> Any:
         told.append(len(inside))
         return step(self, *args)
 
-    monkeypatch.setattr(running, "convolutions", told_convolutions)
-    monkeypatch.setattr(running, "float32_convolutions", lambda device: f"of {device}")
-    monkeypatch.setattr(Trainee, "step", stepped)
+    monkeypatch.setattr(runs, "convolutions", told_convolutions)
+    monkeypatch.setattr(runs, "float32_convolutions", lambda device: f"of {device}")
+    monkeypatch.setattr(Learner, "step", stepped)
     run(replace(TINY, epochs=1), tmp_path / "run")
     assert told == [torch.device("cpu"), "float32", *[1] * STEPS]
     assert not inside
@@ -141,7 +144,7 @@ def test_a_run_sets_its_convolutions_and_notes_them(tmp_path: Path, monkeypatch:
 def test_tf32_needs_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_tf32_supported", lambda: False)
     for kind in ("cpu", "cuda"):
-        with pytest.raises(UsageError, match="--precision tf32: needs a GPU with such arithmetic"):
+        with pytest.raises(UsageError, match="precision=tf32: needs a GPU with such arithmetic"):
             machine.check_precision(kind, "tf32")  # type: ignore[arg-type]
     monkeypatch.setattr("torch.cuda.is_tf32_supported", lambda: True)
     machine.check_precision("cuda", "tf32")
@@ -155,24 +158,24 @@ def test_the_compiler_is_tried_on_the_device_that_trains(monkeypatch: pytest.Mon
     monkeypatch.setattr("torch.ones", lambda count, device="cpu": torch.device(device))
     monkeypatch.setattr("torch.compile", lambda function: seen.append)
     recipe = replace(TINY, compile=True)
-    inputs.check_machine(recipe, "cpu")
-    inputs.check_machine(recipe, "auto")
+    machine.check_machine(recipe, "cpu")
+    machine.check_machine(recipe, "auto")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    inputs.check_machine(recipe, "cuda")
+    machine.check_machine(recipe, "cuda")
     assert seen == [torch.device("cpu"), torch.device("cuda", 0), torch.device("cuda", 1)]
 
 
 def test_processes_that_read_pictures_are_divided_among_those_that_train(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(16)))
     assert [readers(sharing) for sharing in (1, 2, 8, 64)] == [8, 8, 2, 1]
-    strategy = running.Fabric(accelerator="cpu", devices=4, strategy="ddp", plugins=[LightningEnvironment()]).strategy
-    alone = running.Fabric(accelerator="cpu", devices=1).strategy
+    strategy = runs.Fabric(accelerator="cpu", devices=4, strategy="ddp", plugins=[LightningEnvironment()]).strategy
+    alone = runs.Fabric(accelerator="cpu", devices=1).strategy
     got = []
-    monkeypatch.setattr(inputs, "feeds", lambda recipe, root, place, workers: got.append(workers))
+    monkeypatch.setattr(Classify, "feeds", lambda task, root, place, workers: got.append(workers))
     for each in (strategy, alone):
         fabric: Any = SimpleNamespace(strategy=each, device=torch.device("cpu"), global_rank=0, world_size=4)
-        inputs.load(TINY, Path(), fabric)
-        inputs.load(TINY, Path(), fabric, 5)
+        runs.load(tasks.of(TINY), Path(), fabric)
+        runs.load(tasks.of(TINY), Path(), fabric, 5)
     assert got == [4, 5, 8, 5]
 
 
@@ -189,7 +192,7 @@ def test_runs_side_by_side_divide_them_too(tmp_path: Path, monkeypatch: pytest.M
         raise RunFailed(f"{workers} readers")
 
     monkeypatch.setattr(workers, "Worker", started)
-    monkeypatch.setattr(running, "train", trained)
+    monkeypatch.setattr(runs, "train", trained)
     todo: Any = [SimpleNamespace(recipe=TINY, folder=tmp_path)] * 3
     with pytest.raises(Started) as caught:
         workers.train_in_workers(todo, 8, worker_process.Settings(tmp_path, "cpu"), lambda: None, {})

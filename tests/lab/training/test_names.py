@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections import OrderedDict
 from dataclasses import replace
@@ -12,30 +13,29 @@ from typing import Any
 import pytest
 import torch
 
-from calibnorm.errors import UsageError
-from calibnorm.lab import data
-from calibnorm.lab.training import inputs
-from calibnorm.lab.training.trainee import Trainee, build, synchronizable, unwrapped
+from calibnorm.errors import UsageError, as_option
+from calibnorm.lab import tasks
+from calibnorm.lab.training.learner import Learner, check_statistics, synchronizable, unwrapped
 from lab.training.test_processes import pair
-from lab.training.tiny import STEPS, TINY, Interrupting, run, state
+from lab.training.tiny import STEPS, TINY, Interrupting, feeds, network, run, state
 
 
 @pytest.mark.parametrize("norm", ["bn", "iebn"])  # the shortcuts of "iebn" are plain
 def test_layers_made_synchronizable_save_and_load_by_their_plain_names(norm: str) -> None:
     recipe = replace(TINY, norm=norm)
-    plain, network = build(recipe, 10, 1), build(recipe, 10, 1)
-    wrapped = synchronizable(network)
-    assert list(network.state_dict()) != list(plain.state_dict())
-    for tensor in network.state_dict().values():
+    plain, ours = network(recipe), network(recipe)
+    wrapped = synchronizable(ours)
+    assert list(ours.state_dict()) != list(plain.state_dict())
+    for tensor in ours.state_dict().values():
         tensor += 1
-    saved = unwrapped(network.state_dict(), wrapped)
+    saved = unwrapped(ours.state_dict(), wrapped)
     assert list(saved) == list(plain.state_dict())
     assert saved._metadata.keys() <= plain.state_dict()._metadata.keys()  # type: ignore[attr-defined]
     plain.load_state_dict(saved)
     assert all(
-        torch.equal(ours, theirs) for ours, theirs in zip(saved.values(), plain.state_dict().values(), strict=True)
+        torch.equal(value, other) for value, other in zip(saved.values(), plain.state_dict().values(), strict=True)
     )
-    again = build(recipe, 10, 1)
+    again = network(recipe)
     wrapped = synchronizable(again)
     again.load_state_dict(saved)
     for name, tensor in unwrapped(again.state_dict(), wrapped).items():
@@ -56,7 +56,7 @@ def test_one_process_goes_on_where_two_were_and_they_where_one_was(tmp_path: Pat
     run(recipe, folder)
     run(recipe, tmp_path / "one")
     best = torch.load(folder / "last.pt", weights_only=True)["network"]
-    build(recipe, 10, 1).load_state_dict(best)
+    network(recipe).load_state_dict(best)
     for name, expected in state(tmp_path / "one")["network"].items():
         torch.testing.assert_close(state(folder)["network"][name], expected, rtol=1e-2, atol=1e-3)
 
@@ -73,13 +73,14 @@ def test_ghost_batches_are_refused_where_statistics_are_shared(tmp_path: Path) -
 
 def test_ghost_batches_are_a_matter_of_each_process() -> None:
     recipe = replace(TINY, norm="ghost:size=8")
-    digits = data.load("digits", Path())
-    feed = data.test_feed(digits, batch_size=64, device="cpu")
-    network, given = build(recipe, 10, 1), inputs.Inputs(feed, feed)
-    inputs.try_out(recipe, network, given)
-    inputs.try_out(replace(recipe, sync_statistics=False), network, given, 2)
-    with pytest.raises(UsageError, match=r"--norm ghost:size=8: .* add --no-sync-statistics"):
-        inputs.try_out(recipe, network, given, 2)
+    ghosts = network(recipe)
+    tasks.of(recipe).try_out(ghosts, feeds(recipe))
+    check_statistics(recipe, ghosts, 1)
+    check_statistics(replace(recipe, sync_statistics=False), ghosts, 2)
+    with pytest.raises(UsageError) as caught:
+        check_statistics(recipe, ghosts, 2)
+    assert re.search(r"norm=ghost:size=8: .* add sync_statistics=False", str(caught.value))
+    assert re.search(r"--norm ghost:size=8: .* add --no-sync-statistics", caught.value.words(as_option))
 
 
 def test_weights_are_saved_as_a_machine_without_a_gpu_reads_them(
@@ -87,9 +88,9 @@ def test_weights_are_saved_as_a_machine_without_a_gpu_reads_them(
 ) -> None:
     here = torch.ones(2)
     there: Any = OrderedDict(weight=SimpleNamespace(cpu=lambda: here))
-    trainee: Any = SimpleNamespace(tested=SimpleNamespace(state_dict=lambda: there), _wrapped=[])
-    assert Trainee.weights(trainee) == {"weight": here}
-    monkeypatch.setattr(Trainee, "weights", lambda self: {"weight": here})
+    learner: Any = SimpleNamespace(tested=SimpleNamespace(state_dict=lambda: there), _wrapped=[])
+    assert Learner.weights(learner) == {"weight": here}
+    monkeypatch.setattr(Learner, "weights", lambda self: {"weight": here})
     run(replace(TINY, epochs=1), tmp_path / "run")
     for name in ("best.pt", "last.pt"):
         assert list(torch.load(tmp_path / "run" / name, weights_only=True)["network"]) == ["weight"]

@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 from calibnorm.errors import RunFailed
 from calibnorm.lab import data
-from calibnorm.lab.training import inputs, processes, trainee
-from calibnorm.lab.training.watching import Watcher
+from calibnorm.lab.tasks.classify import Classify
+from calibnorm.lab.training import learner, machine, processes
+from calibnorm.lab.training import run as runs
+from calibnorm.lab.training.watchers import Watcher
+from lab.training import tiny
 from lab.training.tiny import STEPS, TINY, Interrupting, assert_same_run, run, state
 
 ONE = replace(TINY, epochs=1)
@@ -26,20 +29,20 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 
 def spy(monkeypatch: pytest.MonkeyPatch, name: str, look: Any) -> None:
-    """Call `look` with the trainee before one of its methods."""
-    method = getattr(trainee.Trainee, name)
+    """Call `look` with the learner before one of its methods."""
+    method = getattr(learner.Learner, name)
 
-    def wrapped(self: trainee.Trainee, *args: Any) -> Any:
+    def wrapped(self: learner.Learner, *args: Any) -> Any:
         look(self)
         return method(self, *args)
 
-    monkeypatch.setattr(trainee.Trainee, name, wrapped)
+    monkeypatch.setattr(learner.Learner, name, wrapped)
 
 
 def test_bfloat16_computes_in_bfloat16_with_float32_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     types: set[torch.dtype] = set()
 
-    def look(ours: trainee.Trainee) -> None:
+    def look(ours: learner.Learner) -> None:
         ours.bare.conv1.register_forward_hook(lambda module, args, out: types.add(out.dtype))
 
     spy(monkeypatch, "before_tests", look)
@@ -55,7 +58,7 @@ def test_bfloat16_computes_in_bfloat16_with_float32_weights(monkeypatch: pytest.
 
 def test_gradients_of_float16_are_clipped_by_their_own_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The scaler multiplies the loss by 65536: gradients are divided by it first, then clipped."""
-    for module in (inputs, processes):
+    for module in (machine, processes):
         monkeypatch.setattr(module, "check_precision", lambda kind, precision: None)
     norms: list[float] = []
     step = torch.optim.SGD.step
@@ -75,7 +78,7 @@ def test_gradients_of_float16_are_clipped_by_their_own_size(monkeypatch: pytest.
 @pytest.mark.nightly  # float16 convolutions are slow on a CPU
 def test_the_scaler_of_float16_is_saved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # Refused on a CPU by the command, since it is slow there; the arithmetic and its scaler are the same.
-    for module in (inputs, processes):
+    for module in (machine, processes):
         monkeypatch.setattr(module, "check_precision", lambda kind, precision: None)
     recipe = replace(ONE, precision="float16")
     run(recipe, tmp_path / "whole")
@@ -89,7 +92,7 @@ def test_the_scaler_of_float16_is_saved(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_channels_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen = []
 
-    def look(ours: trainee.Trainee) -> None:
+    def look(ours: learner.Learner) -> None:
         weight = ours.bare.layer1[0].conv2.weight
         seen.append(weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous())
 
@@ -132,10 +135,8 @@ def test_the_average_of_the_weights_is_what_is_tested_and_kept(monkeypatch: pyte
             weights.append(network[0].conv1.weight.detach().clone())
 
     network: list[nn.Module] = []
-    build = trainee.build
-    from calibnorm.lab.training import running
-
-    monkeypatch.setattr(running, "build", lambda *args: network.append(build(*args)) or network[0])
+    build = runs.initial_network
+    monkeypatch.setattr(runs, "initial_network", lambda *args: network.append(build(*args)) or network[0])
     run(replace(ONE, ema=0.75), tmp_path / "run", watcher=Look())
     expected = weights[0].clone()
     for weight in weights[1:]:
@@ -161,23 +162,25 @@ def test_warm_up_and_seldom_tests(tmp_path: Path) -> None:
 
 def test_labels_are_smoothed_in_training_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     expected: list[float] = []
-    step = trainee.Trainee.step
+    loss_of = Classify.loss
 
-    def stepped(self: trainee.Trainee, images: Tensor, labels: Tensor, clock: Any) -> Any:
-        loss, logits = step(self, images, labels, clock)
+    def watched(self: Classify, network: Any, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        seen: list[Tensor] = []
+        loss, sums = loss_of(self, lambda images: seen.append(network(images)) or seen[0], batch)
+        (logits,), labels = seen, batch[1]
         target = torch.full_like(logits, 0.2 / 10).scatter_(1, labels[:, None], 0.8 + 0.2 / 10)
         smooth = -(target * logits.log_softmax(1)).sum(1).mean()
         torch.testing.assert_close(loss.detach(), smooth.detach())
         expected.append(float(smooth))
-        return loss, logits
+        return loss, sums
 
-    monkeypatch.setattr(trainee.Trainee, "step", stepped)
+    monkeypatch.setattr(Classify, "loss", watched)
     run(replace(ONE, label_smoothing=0.2), tmp_path / "run")
     row = metrics(tmp_path / "run")[0]
     assert row["train_loss"] == pytest.approx(sum(expected) / STEPS, rel=1e-6)
 
     best = torch.load(tmp_path / "run" / "best.pt", weights_only=True)["network"]
-    network = inputs.new_network(ONE, 10, 1)
+    network = tiny.network(ONE)
     network.load_state_dict(best)
     network.eval()
     images = data.load("digits", Path())
@@ -196,13 +199,14 @@ def test_mixed_batches_have_labels_of_both_sets(monkeypatch: pytest.MonkeyPatch,
     others = data.ImageSet("others", *(replace_labels(s) for s in (digits.train, digits.test)), 2, 1, 8, (0.3,), (0.4,))
     monkeypatch.setattr(data, "load", lambda name, root, **options: others if name == "mnist" else digits)
     seen: list[tuple[int, int, int]] = []
-    step = trainee.Trainee.step
+    step = learner.Learner.step
 
-    def stepped(self: trainee.Trainee, images: Tensor, labels: Tensor, clock: Any) -> Any:
+    def stepped(self: learner.Learner[Any], batch: tuple[Tensor, Tensor], clock: Any) -> Any:
+        labels = batch[1]
         seen.append((len(labels), int((labels < 10).sum()), int(labels.max())))
-        return step(self, images, labels, clock)
+        return step(self, batch, clock)
 
-    monkeypatch.setattr(trainee.Trainee, "step", stepped)
+    monkeypatch.setattr(learner.Learner, "step", stepped)
     run(replace(ONE, train_images=None, mix="mnist", mix_main=100, mix_others=60), tmp_path / "run")
     assert seen == [(160, 100, 11)] * (1198 // 100)
     assert state(tmp_path / "run")["network"]["fc.weight"].shape[0] == 12
@@ -214,13 +218,13 @@ def replace_labels(split: data.Split) -> data.Split:
 
 def test_smaller_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     shapes: set[torch.Size] = set()
-    step = trainee.Trainee.step
+    step = learner.Learner.step
 
-    def stepped(self: trainee.Trainee, images: Tensor, labels: Tensor, clock: Any) -> Any:
-        shapes.add(images.shape[1:])
-        return step(self, images, labels, clock)
+    def stepped(self: learner.Learner[Any], batch: tuple[Tensor, Tensor], clock: Any) -> Any:
+        shapes.add(batch[0].shape[1:])
+        return step(self, batch, clock)
 
-    monkeypatch.setattr(trainee.Trainee, "step", stepped)
+    monkeypatch.setattr(learner.Learner, "step", stepped)
     run(replace(ONE, image_size=4), tmp_path / "run")
     assert shapes == {torch.Size([1, 4, 4])}
 
@@ -230,15 +234,15 @@ def test_a_loss_of_nan_stops_the_run_and_leaves_the_checkpoint(
     moment: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     bad = STEPS + (2 if moment == "inside" else STEPS)
-    step, count = trainee.Trainee.step, 0
+    step, count = learner.Learner.step, 0
 
-    def stepped(self: trainee.Trainee, *args: Any) -> Any:
+    def stepped(self: learner.Learner, *args: Any) -> Any:
         nonlocal count
         count += 1
-        loss, logits = step(self, *args)
-        return (loss * float("nan") if count == bad else loss), logits
+        loss, sums = step(self, *args)
+        return (loss * float("nan") if count == bad else loss), sums
 
-    monkeypatch.setattr(trainee.Trainee, "step", stepped)
+    monkeypatch.setattr(learner.Learner, "step", stepped)
     with pytest.raises(RunFailed, match=rf"at step {bad} \(epoch 2\); the checkpoint of step {bad - 1} is kept"):
         run(TINY, tmp_path / "run", checkpoint_minutes=0.0)
     kept = state(tmp_path / "run")
@@ -247,9 +251,9 @@ def test_a_loss_of_nan_stops_the_run_and_leaves_the_checkpoint(
 
 
 def test_weights_of_nan_are_never_saved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    step, count = trainee.Trainee.step, 0
+    step, count = learner.Learner.step, 0
 
-    def stepped(self: trainee.Trainee, *args: Any) -> Any:
+    def stepped(self: learner.Learner, *args: Any) -> Any:
         nonlocal count
         count += 1
         done = step(self, *args)
@@ -257,7 +261,7 @@ def test_weights_of_nan_are_never_saved(monkeypatch: pytest.MonkeyPatch, tmp_pat
             self.bare.fc.weight.data.fill_(float("inf"))
         return done
 
-    monkeypatch.setattr(trainee.Trainee, "step", stepped)
+    monkeypatch.setattr(learner.Learner, "step", stepped)
     with pytest.raises(RunFailed, match=f"a weight is NaN or infinite at step {2 * STEPS}"):
         run(TINY, tmp_path / "run")
     assert state(tmp_path / "run")["progress"]["step"] == STEPS

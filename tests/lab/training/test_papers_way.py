@@ -10,9 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from calibnorm.lab import data, models
-from calibnorm.lab.training import processes
-from calibnorm.lab.training.trainee import Trainee, build
 from calibnorm.nn import CalibratedNorm
+from lab.training import tiny
 from lab.training.test_numbers import seed_of
 from lab.training.tiny import TINY, run, state
 
@@ -66,9 +65,9 @@ def test_train_is_this_loop_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("decay_gates", [True, False])
 def test_gates_decay_where_the_recipe_says_so(decay_gates: bool) -> None:
     recipe = replace(PAPERS, decay_gates=decay_gates)
-    network = build(recipe, 10, 1)
-    trainee = Trainee(recipe, processes.start(processes.Machine("cpu"), "float32"), network)
-    decay = {id(p): group["weight_decay"] for group in trainee.optimizer.param_groups for p in group["params"]}
+    learner = tiny.learner(recipe)
+    network = learner.bare
+    decay = {id(p): group["weight_decay"] for group in learner.optimizer.param_groups for p in group["params"]}
     layers = [layer for layer in network.modules() if isinstance(layer, CalibratedNorm)]
     gates = {id(p) for layer in layers for p in layer.parameters(recurse=False)}
     assert {decay[gate] for gate in gates} == {0.01 if decay_gates else 0.0}

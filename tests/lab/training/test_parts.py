@@ -10,14 +10,18 @@ import torch
 from rich.console import Console
 
 from calibnorm.errors import UsageError
-from calibnorm.lab.recipes import Recipe
-from calibnorm.lab.training import clock, processes, running, watching
+from calibnorm.lab import tasks
+from calibnorm.lab.recipes import Classification
+from calibnorm.lab.training import clock, processes, watchers
+from calibnorm.lab.training import run as runs
 from calibnorm.lab.training.checkpoints import clear
 from calibnorm.lab.training.clock import HostClock, Timing
+from calibnorm.lab.training.progress import LossWatch
 from calibnorm.lab.training.schedule import learning_rate
-from calibnorm.lab.training.state import LossWatch, Row
+from lab.training.tiny import TINY, row
 
-ROW = Row(1, 1.5, 50.0, 1.25, 60.0, 90.0, 0.1)
+MEASURES = tasks.of(TINY).measures
+ROW = row(1, 1.5, 50.0, 1.25, 60.0, 90.0, 0.1)
 
 
 def test_the_clock_gives_medians_of_the_phases(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +79,7 @@ def test_a_gpu_is_told_to_add_in_one_order() -> None:
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
     with torch.backends.__allow_nonbracketed_mutation():  # torch's own test harness, in this process, freezes the flags
-        with running._repeatable(torch.device("cuda")):
+        with runs._repeatable(torch.device("cuda")):
             assert (cudnn.deterministic, cudnn.benchmark) == (True, False)
         assert (cudnn.deterministic, cudnn.benchmark) == before
 
@@ -88,7 +92,7 @@ def test_the_loss_watch_remembers_the_first_step() -> None:
 
 
 def test_the_cosine_with_warm_up_starts_and_ends_where_it_should() -> None:
-    recipe = Recipe("resnet11", "digits", epochs=10, schedule="cosine", warmup_epochs=2, learning_rate=0.4)
+    recipe = Classification("resnet11", "digits", epochs=10, schedule="cosine", warmup_epochs=2, learning_rate=0.4)
     rates = [learning_rate(recipe, step, 5) for step in range(50)]
     assert rates[0] == pytest.approx(0.04)
     assert rates[9] == rates[10] == pytest.approx(0.4)
@@ -97,12 +101,13 @@ def test_the_cosine_with_warm_up_starts_and_ends_where_it_should() -> None:
 
 
 def test_the_bar_shows_lines_above_and_figures_in_it() -> None:
-    bar = watching.Bar()
+    bar = watchers.Bar()
     text = io.StringIO()
     bar._bar.live.console = Console(file=text, force_terminal=True, width=120)
     bar.PAUSE_S = 0.0
-    bar.begin(1, 2, 4, 1)
-    bar.step(2, lambda: (1.5, 50.0, 90.0))
+    bar.start(MEASURES, 2)
+    bar.begin(1, 4, 1)
+    bar.step(2, lambda: {"train_loss": 1.5, "train_accuracy": 50.0})
     bar._bar.refresh()
     bar.epoch(ROW, None, 2.0)
     bar.close()
@@ -114,7 +119,7 @@ def test_the_bar_shows_lines_above_and_figures_in_it() -> None:
 
 def test_an_untested_epoch_has_no_test_figures_in_its_line() -> None:
     nan = float("nan")
-    line = watching.line(Row(3, 1.5, 50.0, nan, nan, nan, 0.1), 120)
+    line = watchers.line(row(3, 1.5, 50.0, nan, nan, nan, 0.1), 120, MEASURES)
     assert line == "epoch   3/120  train loss 1.5000 accuracy 50.00 %  learning rate 0.1"
 
 
@@ -128,8 +133,8 @@ def test_clear_removes_only_what_was_half_written(tmp_path: Path) -> None:
 def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    with pytest.raises(UsageError, match="--devices 3: there are 2 GPUs here"):
+    with pytest.raises(UsageError, match="devices=3: there are 2 GPUs here"):
         processes.start(processes.Machine("cuda", devices=3), "float32")
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: False)
-    with pytest.raises(UsageError, match="--precision bfloat16"):
+    with pytest.raises(UsageError, match="precision=bfloat16"):
         processes.start(processes.Machine("cuda"), "bfloat16")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from calibnorm.errors import UsageError
+from calibnorm.lab import tasks
 from calibnorm.lab.training import folder as folders
 from lab.training.tiny import STEPS, TINY, Interrupting, run
 
@@ -24,9 +25,7 @@ def test_an_override_of_a_finished_run_is_refused(tmp_path: Path) -> None:
     recipe = replace(TINY, epochs=1)
     run(recipe, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.json")}
-    with pytest.raises(
-        UsageError, match=r"--override learning_rate: the run in .* is finished.* give it more --epochs"
-    ):
+    with pytest.raises(UsageError, match=r"override=learning_rate: the run in .* is finished.* give it more epochs"):
         run(replace(recipe, learning_rate=0.01), tmp_path, override=["learning_rate"])
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.json")} == before
     longer = run(replace(recipe, learning_rate=0.01, epochs=2), tmp_path, override=["learning_rate", "epochs"])
@@ -41,7 +40,8 @@ def test_damaged_notes_of_a_run_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"overrides\.json: is damaged; move it away"):
         run(replace(TINY, learning_rate=0.01), tmp_path, override=["learning_rate"])
     assert (tmp_path / "config.json").read_bytes() == before
-    result = dict.fromkeys((f.name for f in fields(folders.Result)), "x")
+    names = [*folders.last_figures(tasks.of(TINY)), "best_test_accuracy", *(f.name for f in fields(folders.Result)[1:])]
+    result = dict.fromkeys(names, "x")
     (tmp_path / "result.json").write_text(json.dumps(result), encoding="utf-8")
     with pytest.raises(UsageError, match=r"result\.json: is damaged"):
         run(TINY, tmp_path)

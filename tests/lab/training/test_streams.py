@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calibnorm.lab.training.loop import Run
-from calibnorm.lab.training.watching import Watcher
+from calibnorm.lab import tasks
+from calibnorm.lab.training.loop import Loop
+from calibnorm.lab.training.watchers import Watcher
 from lab.training.tiny import STEPS, TINY
 
 
@@ -20,12 +21,12 @@ def drawn(rank: int) -> list[Tensor]:
 
     def step(*args: object) -> tuple[Tensor, Tensor]:
         found.append(torch.rand(8))
-        return torch.zeros(()), torch.zeros(2, 10)
+        return torch.zeros(()), torch.zeros(4, dtype=torch.float64)
 
     fabric: Any = SimpleNamespace(device=torch.device("cpu"), world_size=1, global_rank=rank, is_global_zero=rank == 0)
     batches: Any = SimpleNamespace(train=[(torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64))] * STEPS)
-    trainee: Any = SimpleNamespace(network=torch.nn.Identity(), set_rate=lambda rate: None, step=step)
-    run = Run(TINY, fabric, batches, trainee, lambda content, number: None, Watcher(), int, 10.0)
+    learner: Any = SimpleNamespace(network=torch.nn.Identity(), set_rate=lambda rate: None, step=step)
+    run = Loop(tasks.of(TINY), fabric, batches, learner, lambda content, number: None, Watcher(), int, 10.0)
     with torch.random.fork_rng(devices=[]):
         run._train(STEPS)
     return found

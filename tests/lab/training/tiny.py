@@ -9,17 +9,21 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from calibnorm.lab.recipes import Recipe
+from calibnorm.lab import tasks
+from calibnorm.lab.recipes import Classification, Recipe
 from calibnorm.lab.training import Result, train
 from calibnorm.lab.training.checkpoints import Checkpoints
-from calibnorm.lab.training.watching import Watcher
+from calibnorm.lab.training.learner import Learner, initial_network
+from calibnorm.lab.training.processes import Machine, start
+from calibnorm.lab.training.progress import EpochFigures
+from calibnorm.lab.training.watchers import Watcher
 
 EPOCHS, STEPS = 2, 4
 """Of a run, and of its epochs."""
 
-TINY = Recipe(
+TINY = Classification(
     model="resnet11",
     data="digits",
     norm="iebn",
@@ -34,7 +38,7 @@ RICH = replace(
     TINY, norm="rbn", noise=(0.8, 0.5), warmup_epochs=1, nesterov=True, label_smoothing=0.1, clip_norm=1.0, ema=0.5
 )
 """Everything that a checkpoint has to remember."""
-PICTURES = Recipe(
+PICTURES = Classification(
     model="resnet11", data="folders", epochs=2, image_size=16, batch_size=4, augment="crop_flip", norm="iebn"
 )
 """Of `make_pictures`."""
@@ -51,6 +55,27 @@ def make_pictures(root: Path) -> Path:
                 pixels = draw.integers(60 * label, 60 * label + 100, (24, 20, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{number}.png")
     return root
+
+
+def feeds(recipe: Recipe) -> tasks.Feeds[Any]:
+    """Return the recipe's batches for one process on the CPU."""
+    return tasks.of(recipe).feeds(Path(), tasks.Place(device=torch.device("cpu"), rank=0, world=1), 0)
+
+
+def network(recipe: Recipe) -> nn.Module:
+    """Return the recipe's network before it has learned."""
+    return initial_network(tasks.of(recipe), feeds(recipe))
+
+
+def learner(recipe: Recipe) -> Learner[Any]:
+    """Return the recipe's network with what a step needs."""
+    return Learner(tasks.of(recipe), start(Machine("cpu"), "float32"), network(recipe))
+
+
+def row(epoch: int, *numbers: float) -> EpochFigures:
+    """Return an epoch's figures, those of metrics.csv in their order."""
+    names = [measure.name for measure in tasks.of(TINY).measures]
+    return EpochFigures(epoch, dict(zip(names, numbers[:-1], strict=True)), numbers[-1])
 
 
 def run(recipe: Recipe, folder: Path, **options: Any) -> Result:

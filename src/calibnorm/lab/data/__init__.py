@@ -3,16 +3,18 @@
 Small sets live whole, as bytes, on the device that trains; batches are cut and standardized there.
 """
 
-from calibnorm.lab.data.feed import Augment, Feed
+from calibnorm.lab.data.feed import Augment, Feed, ImageBatch, ImageFeed
 from calibnorm.lab.data.folders import FolderFeeds, WorkerError, folder_feeds, worker_error
 from calibnorm.lab.data.image_set import ImageSet, Split, shrink
 from calibnorm.lab.data.memory import test_feed, train_feed
-from calibnorm.lab.data.sets import Info, info, load, names
+from calibnorm.lab.data.sets import Info, info, load, names, remembered
 
 __all__ = [
     "Augment",
     "Feed",
     "FolderFeeds",
+    "ImageBatch",
+    "ImageFeed",
     "ImageSet",
     "Info",
     "Split",
@@ -21,6 +23,7 @@ __all__ = [
     "info",
     "load",
     "names",
+    "remembered",
     "shrink",
     "test_feed",
     "train_feed",

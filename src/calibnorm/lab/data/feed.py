@@ -1,33 +1,30 @@
-"""What every feed is, and which images of an epoch's batches belong to which process."""
+"""What every feed of batches is, and which images of a batch belong to which process."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from torch import Tensor
 
-from calibnorm.errors import UsageError
+from calibnorm.errors import Setting, UsageError
 
 Augment = Literal["crop_flip", "crop", "none"]
 AUGMENTS = ("crop_flip", "crop", "none")
+Batch = TypeVar("Batch")
+ImageBatch = tuple[Tensor, Tensor]
+"""Images (B, C, H, W) in float32, standardized, and labels (B,) in int64, on the device."""
 
 
-class Feed(ABC):
-    """One epoch's batches: images (B, C, H, W) in float32, standardized, and labels (B,) in int64, on the device.
+class Feed(ABC, Generic[Batch]):
+    """A set's batches, in an order that the seed and the epoch alone determine.
 
     An epoch can be stopped after any batch and gone on with: what ``state_dict`` returned there, loaded into a new feed
     made with the same arguments, gives exactly the batches that were still to come.
-
-    Attributes:
-        classes: Outputs that a network needs to be trained with these labels.
-        channels: Of the images.
     """
 
-    def __init__(self, classes: int, channels: int) -> None:
-        self.classes = classes
-        self.channels = channels
+    def __init__(self) -> None:
         self._epoch = 0
         self._next_batch = 0
         self._start = 0  # where the next iteration begins: not 0 only after load_state_dict
@@ -37,10 +34,10 @@ class Feed(ABC):
         """Return the number of batches in an epoch."""
 
     @abstractmethod
-    def batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """Yield an epoch's batches from number ``start`` on."""
 
-    def close(self) -> None:  # noqa: B027 (most feeds hold nothing to give back)
+    def close(self) -> None:
         """End worker processes, where the feed has any; an iteration after that starts new ones."""
 
     def set_epoch(self, epoch: int) -> None:
@@ -66,12 +63,25 @@ class Feed(ABC):
         self._epoch, self._next_batch = state["epoch"], state["next_batch"]
         self._start = self._next_batch
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         start, self._start = self._start, 0
         self._next_batch = start
         for batch in self.batches(self._epoch, start):
             self._next_batch += 1
             yield batch
+
+
+class ImageFeed(Feed[ImageBatch]):
+    """Batches of images with labels.
+
+    Args:
+        classes: Outputs that a network needs to be trained with these labels.
+        channels: Of the images.
+    """
+
+    def __init__(self, classes: int, channels: int) -> None:
+        super().__init__()
+        self.classes, self.channels = classes, channels
 
 
 def check_shares(name: str, images_a_batch: int, available: int, world: int) -> None:
@@ -87,15 +97,15 @@ def check_shares(name: str, images_a_batch: int, available: int, world: int) -> 
         UsageError: It cannot be used.
     """
     if not 0 < images_a_batch <= available:
-        raise UsageError(f"{name}={images_a_batch}: choose between 1 and the {available} training images")
+        raise UsageError(Setting(name, images_a_batch), f"choose between 1 and the {available} training images")
     if images_a_batch % world:
-        raise UsageError(f"{name}={images_a_batch}: {world} processes cannot share it equally; choose a multiple")
+        raise UsageError(Setting(name, images_a_batch), f"{world} processes cannot share it equally; choose a multiple")
 
 
 def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
     """Refuse a word that is not among the known ones."""
     if value not in known:
-        raise UsageError(f"{name}={value}: unknown; choose one of {', '.join(known)}")
+        raise UsageError(Setting(name, value), f"unknown; choose one of {', '.join(known)}")
 
 
 def share(batch: int, images_a_batch: int, rank: int, world: int) -> slice:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from calibnorm.errors import UsageError
+from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.data import sets
 from calibnorm.lab.data.augment import standardize
-from calibnorm.lab.data.feed import AUGMENTS, Augment, Feed, check_choice, check_shares, share
+from calibnorm.lab.data.feed import AUGMENTS, Augment, ImageBatch, ImageFeed, check_choice, check_shares, share
 from calibnorm.lab.data.image_set import balanced
 from calibnorm.lab.data.pictures import Damaged, Listing, Pictures, collate, scan
 from calibnorm.lab.data.seeding import generator
@@ -80,8 +80,8 @@ class FolderFeeds(NamedTuple):
         class_names: The names of the classes' folders: the labels.
     """
 
-    train: Feed
-    test: Feed
+    train: ImageFeed
+    test: ImageFeed
     class_names: tuple[str, ...]
 
 
@@ -128,7 +128,7 @@ def folder_feeds(
         folder = _find(name, Path(root))
         train, test = scan(folder / "train"), scan(folder / "val")
     except OSError as error:  # a folder that must not be looked into
-        raise UsageError(f"data={name}: {error.filename}: {error.strerror}") from None
+        raise UsageError(Setting("data", name), f"{error.filename}: {error.strerror}") from None
     _check_classes(train, test, sets.info(name).classes)
     if workers is None:
         workers = readers()
@@ -153,16 +153,19 @@ def _find(name: str, root: Path) -> Path:
             return folder
     if name != "imagenet":
         raise UsageError(
-            f"data={name} is missing: put pictures into {(root / name).absolute()}/train/CLASS/ and val/CLASS/, or "
-            "name the folder that holds train and val as the data root"
+            Setting("data", name),
+            f"is missing; put pictures into {(root / name).absolute()}/train/CLASS/ and val/CLASS/, or name the folder "
+            "that holds train and val as the ",
+            Setting("data_root"),
         )
     for folder in (root / name, root):
         if (folder / "ILSVRC2012_img_train.tar").is_file():
             command = f"from torchvision.datasets import ImageNet as I; I('{folder}', 'train'); I('{folder}', 'val')"
-            raise UsageError(f'data=imagenet: archives in {folder} are not unpacked: run python -c "{command}"')
+            raise UsageError(Setting("data", name), f'archives in {folder} are not unpacked: run python -c "{command}"')
     raise UsageError(
-        "data=imagenet is missing: download ILSVRC2012 (its archives img_train, img_val and devkit_t12) and unpack the "
-        f"pictures into {(root / name).absolute()}/train/CLASS/ and val/CLASS/"
+        Setting("data", name),
+        "is missing; download ILSVRC2012 (its archives img_train, img_val and devkit_t12) and unpack the pictures into "
+        f"{(root / name).absolute()}/train/CLASS/ and val/CLASS/",
     )
 
 
@@ -176,8 +179,9 @@ def _check_classes(train: Listing, test: Listing, classes: int | None) -> None:
         )
     if classes not in (None, len(train.classes)):
         raise UsageError(
-            f"{train.folder}: {len(train.classes)} folders of classes instead of {classes}; "
-            "data=folders takes any number"
+            f"{train.folder}: {len(train.classes)} folders of classes instead of {classes}; ",
+            Setting("data", "folders"),
+            " takes any number",
         )
 
 
@@ -219,7 +223,7 @@ class _TestOrder(_Order):
             yield [(self.epoch, row) for row in self._rows[first : first + self._batch_size]]
 
 
-class _FolderFeed(Feed):
+class _FolderFeed(ImageFeed):
     def __init__(self, pictures: Pictures, order: _Order, classes: int, device: torch.device, workers: int) -> None:
         super().__init__(classes, 3)
         self._order, self._device = order, device
@@ -242,7 +246,7 @@ class _FolderFeed(Feed):
     def __len__(self) -> int:
         return len(self._order)
 
-    def batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, epoch: int, start: int) -> Iterator[ImageBatch]:
         self._order.epoch, self._order.start = epoch, start
         try:
             iterator = self._iterator()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from calibnorm.errors import UsageError
+from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.data.seeding import generator
 
 
@@ -61,22 +61,25 @@ def make(name: str, train: Split, test: Split, classes: int) -> ImageSet:
             outside 0 to ``classes`` - 1, or training images of one color.
     """
     for part, split in (("training", train), ("test", test)):
-        check(f"data={name}: the {part} images", split, classes)
+        check(name, part, split, classes)
     if train.images.shape[1:] != test.images.shape[1:]:
         shapes = f"{tuple(train.images.shape[1:])} for training and {tuple(test.images.shape[1:])} for the test"
-        raise UsageError(f"data={name}: images of {shapes}; they must have one shape")
+        raise UsageError(Setting("data", name), f"images of {shapes}; they must have one shape")
     mean, std = statistics(train.images)
     if min(std) == 0:
-        raise UsageError(f"data={name}: a channel has one value in all training images; nothing can be learned from it")
+        raise UsageError(
+            Setting("data", name), "a channel has one value in all training images; nothing can be learned from it"
+        )
     channels, size = train.images.shape[1:3]
     return ImageSet(name, train, test, classes, channels, size, mean, std)
 
 
-def check(what: str, split: Split, classes: int) -> None:
+def check(name: str, part: str, split: Split, classes: int) -> None:
     """Refuse images or labels that are not what :class:`Split` says.
 
     Args:
-        what: Which they are, in the message.
+        name: The set's name.
+        part: "training" or "test".
         split: To look at.
         classes: Labels are 0 to ``classes`` - 1.
 
@@ -86,17 +89,27 @@ def check(what: str, split: Split, classes: int) -> None:
     images, labels = split.images, split.labels
     if images.ndim != 4 or images.dtype != torch.uint8 or images.shape[2] != images.shape[3]:
         shape = f"{tuple(images.shape)} in {images.dtype}"
-        raise UsageError(f"{what} are {shape}; they must be (N, C, H, H) in torch.uint8")
+        raise UsageError(
+            Setting("data", name), f"the {part} images are {shape}; they must be (N, C, H, H) in torch.uint8"
+        )
     if images.shape[1] not in (1, 3):
-        raise UsageError(f"{what} have {images.shape[1]} channels; they must have 1 or 3")
+        raise UsageError(
+            Setting("data", name), f"the {part} images have {images.shape[1]} channels; they must have 1 or 3"
+        )
     if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
         shape = f"{tuple(labels.shape)} in {labels.dtype}"
-        raise UsageError(f"{what} have labels {shape}; they must be ({len(images)},) in torch.int64")
+        raise UsageError(
+            Setting("data", name),
+            f"the {part} images have labels {shape}; they must be ({len(images)},) in torch.int64",
+        )
     if not images.numel():
-        raise UsageError(f"{what} are none; put the original files there")
+        raise UsageError(Setting("data", name), f"the {part} images are none; put the original files there")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
-        raise UsageError(f"{what} have labels from {low} to {high}; {classes} classes are 0 to {classes - 1}")
+        raise UsageError(
+            Setting("data", name),
+            f"the {part} images have labels from {low} to {high}; {classes} classes are 0 to {classes - 1}",
+        )
 
 
 def statistics(images_NCHW: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -137,7 +150,9 @@ def balanced(labels: Tensor, classes: int, count: int, seed: int) -> Tensor:
         UsageError: Less than one image, or more than there are.
     """
     if not 0 < count <= len(labels):
-        raise UsageError(f"train_images={count}: choose between 1 and the {len(labels)} training images there are")
+        raise UsageError(
+            Setting("train_images", count), f"choose between 1 and the {len(labels)} training images there are"
+        )
     queues = []
     for label in range(classes):
         rows = (labels == label).nonzero().flatten()
@@ -170,7 +185,9 @@ def shrink(images: ImageSet, size: int) -> ImageSet:
         return images
     if size < 1 or images.size % size:
         sizes = ", ".join(str(n) for n in range(1, images.size + 1) if images.size % n == 0)
-        raise UsageError(f"image_size={size}: {images.name} has {images.size} pixels a side; choose one of {sizes}")
+        raise UsageError(
+            Setting("image_size", size), f"{images.name} has {images.size} pixels a side; choose one of {sizes}"
+        )
     side = images.size // size
 
     def smaller(split: Split) -> Split:
@@ -195,7 +212,7 @@ def fit(images: ImageSet, channels: int, size: int) -> ImageSet:
         images = shrink(images, max(n for n in range(1, size + 1) if images.size % n == 0))
     if images.channels not in (1, channels):
         ours, theirs = (f"{c} x {s} x {s}" for c, s in ((images.channels, images.size), (channels, size)))
-        raise UsageError(f"{images.name}: its images of {ours} do not fit into {theirs}")
+        raise UsageError(Setting("mix", images.name), f"its images of {ours} do not fit into {theirs}")
     before = (size - images.size) // 2
     after = size - images.size - before
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from calibnorm.errors import UsageError
+from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.data.augment import Shifts, crop_flip, standardize
-from calibnorm.lab.data.feed import AUGMENTS, Augment, Feed, check_choice, check_shares, share
+from calibnorm.lab.data.feed import AUGMENTS, Augment, ImageBatch, ImageFeed, check_choice, check_shares, share
 from calibnorm.lab.data.image_set import ImageSet, Split, fit
 from calibnorm.lab.data.seeding import generator
 
@@ -26,7 +26,7 @@ def train_feed(
     mix: ImageSet | None = None,
     mix_main: int = 100,
     mix_others: int = 240,
-) -> Feed:
+) -> ImageFeed:
     """Return the training batches: whole ones alone, in a new order in each epoch.
 
     The images that are left over when the set does not divide are others in each epoch. So every step has the same
@@ -66,7 +66,9 @@ def train_feed(
     check_shares("mix_main", mix_main, len(images.train), world)
     check_shares("mix_others", mix_others, len(mix.train), world)
     if batch_size != mix_main + mix_others:
-        raise UsageError(f"batch_size={batch_size}: mixed batches of {mix_main} and {mix_others} images need their sum")
+        raise UsageError(
+            Setting("batch_size", batch_size), f"mixed batches of {mix_main} and {mix_others} images need their sum"
+        )
     others = fit(mix, images.channels, images.size)
     streams = [
         _Stream("main", images, mix_main, 0, seed, device, augment),
@@ -82,7 +84,7 @@ def test_feed(
     device: torch.device | str,
     rank: int = 0,  # noqa: PT028 (no test of pytest's)
     world: int = 1,  # noqa: PT028
-) -> Feed:
+) -> ImageFeed:
     """Return the test images in the set's order, each once over all processes; the last batch may be smaller.
 
     Args:
@@ -96,7 +98,7 @@ def test_feed(
         UsageError: A batch size below 1.
     """
     if batch_size < 1:
-        raise UsageError(f"batch_size={batch_size}: must be at least 1")
+        raise UsageError(Setting("batch_size", batch_size), "must be at least 1")
     return _TestFeed(images, max(1, batch_size // world), torch.device(device), rank, world)
 
 
@@ -141,7 +143,7 @@ class _Stream:
         return standardize(images, self._mean, self._std), self._labels[rows]
 
 
-class _TrainFeed(Feed):
+class _TrainFeed(ImageFeed):
     def __init__(self, streams: list[_Stream], batches: int, classes: int, rank: int, world: int) -> None:
         super().__init__(classes, streams[0]._images.shape[1])
         self._streams, self._batches, self._rank, self._world = streams, batches, rank, world
@@ -149,7 +151,7 @@ class _TrainFeed(Feed):
     def __len__(self) -> int:
         return self._batches
 
-    def batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, epoch: int, start: int) -> Iterator[ImageBatch]:
         drawn = [(stream, *stream.draw(epoch, self._batches)) for stream in self._streams]
         for number in range(start, self._batches):
             parts = [s.batch(order, shifts, number, self._rank, self._world) for s, order, shifts in drawn]
@@ -160,7 +162,7 @@ class _TrainFeed(Feed):
                 yield torch.cat(images), torch.cat(labels)
 
 
-class _TestFeed(Feed):
+class _TestFeed(ImageFeed):
     def __init__(self, images: ImageSet, batch_size: int, device: torch.device, rank: int, world: int) -> None:
         super().__init__(images.classes, images.channels)
         self._split = Split(*(t[rank::world].to(device) for t in (images.test.images, images.test.labels)))
@@ -170,7 +172,7 @@ class _TestFeed(Feed):
     def __len__(self) -> int:
         return -(-len(self._split) // self._batch_size)
 
-    def batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, epoch: int, start: int) -> Iterator[ImageBatch]:
         for first in range(start * self._batch_size, len(self._split), self._batch_size):
             rows = slice(first, first + self._batch_size)
             yield standardize(self._split.images[rows], self._mean, self._std), self._split.labels[rows]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from calibnorm.errors import UsageError
+from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.data import cifar, digits, mnist
 from calibnorm.lab.data.image_set import ImageSet, Split, check, make, subset
 
@@ -54,8 +57,22 @@ def info(name: str) -> Info:
         UsageError: No set of that name.
     """
     if name not in _SETS:
-        raise UsageError(f"data={name}: unknown; choose one of {', '.join(_SETS)}")
+        raise UsageError(Setting("data", name), f"unknown; choose one of {', '.join(_SETS)}")
     return _SETS[name][0]
+
+
+@contextmanager
+def remembered() -> Iterator[None]:
+    """Let `load`, inside the block, read each set once: asked alike again, it returns what it returned before."""
+    outer = _READ.get()
+    token = _READ.set({} if outer is None else outer)
+    try:
+        yield
+    finally:
+        _READ.reset(token)
+
+
+_READ: ContextVar[dict[tuple[Any, ...], ImageSet] | None] = ContextVar("what load remembers", default=None)
 
 
 def load(name: str, root: Path, *, train_images: int | None = None, subset_seed: int = 0) -> ImageSet:
@@ -77,20 +94,31 @@ def load(name: str, root: Path, *, train_images: int | None = None, subset_seed:
         UsageError: No such set, a missing, damaged or changed file, images or labels that are not what the set's are,
             or more images asked for than there are.
     """
+    asked, memory = (name, Path(root), train_images, subset_seed), _READ.get()
+    if memory is None:
+        return _load(*asked)
+    if asked not in memory:
+        memory[asked] = _load(*asked)
+    return memory[asked]
+
+
+def _load(name: str, root: Path, train_images: int | None, subset_seed: int) -> ImageSet:
     facts, read = info(name), _SETS[name][1]
     if read is None or facts.classes is None:
         raise UsageError(
-            f"data={name}: its pictures do not fit into memory; calibnorm.lab.data.folder_feeds reads them"
+            Setting("data", name), "its pictures do not fit into memory; calibnorm.lab.data.folder_feeds reads them"
         )
     try:
-        train, test = read(Path(root))
+        train, test = read(root)
     except OSError as error:  # a folder that must not be looked into
-        raise UsageError(f"data={name}: {error.filename}: {error.strerror}") from None
+        raise UsageError(Setting("data", name), f"{error.filename}: {error.strerror}") from None
     if train_images is not None:
-        check(f"data={name}: the training images", train, facts.classes)
+        check(name, "training", train, facts.classes)
         train = subset(train, facts.classes, train_images, subset_seed)
     images = make(name, train, test, facts.classes)
     if (images.channels, images.size) != (facts.channels, facts.size):
         found, expected = (f"{x.channels} x {x.size} x {x.size}" for x in (images, facts))
-        raise UsageError(f"data={name}: images of {found} instead of {expected}; put the original files there")
+        raise UsageError(
+            Setting("data", name), f"images of {found} instead of {expected}; put the original files there"
+        )
     return images

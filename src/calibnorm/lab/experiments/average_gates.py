@@ -40,12 +40,11 @@ from torch import nn
 
 import calibnorm as cn
 from calibnorm.errors import UsageError
-from calibnorm.lab import data, models
+from calibnorm.lab import data, models, tasks
 from calibnorm.lab.experiments.grid import condition_name
 from calibnorm.lab.recipes import Recipe
-from calibnorm.lab.training import inputs
 from calibnorm.lab.training.folder import CONFIG, LAST, RESULT
-from calibnorm.lab.training.trainee import build
+from calibnorm.lab.training.learner import initial_network
 from calibnorm.methods import IEBN, RBN
 from calibnorm.nn import CalibratedNorm
 
@@ -89,8 +88,9 @@ def measure(folder: Path, data_root: Path) -> Row:
         UsageError: The run's files are not there or not whole, its images are missing, or it has SE without BatchNorm.
     """
     recipe = recipe_of(folder)
-    images = inputs.feeds(recipe, data_root, inputs.Place(device=torch.device("cpu"), rank=0, world=1))
-    network = build(recipe, images.classes, images.channels)
+    task = tasks.of(recipe)
+    images = task.feeds(data_root, tasks.Place(device=torch.device("cpu"), rank=0, world=1), None)
+    network = initial_network(task, images)
     try:
         network.load_state_dict(torch.load(folder / LAST, map_location="cpu", weights_only=True)["network"])
     except (OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
@@ -138,7 +138,7 @@ def recipe_of(folder: Path) -> Recipe:
 
 
 @torch.no_grad()
-def accuracy(network: nn.Module, feed: data.Feed) -> float:
+def accuracy(network: nn.Module, feed: data.Feed[data.ImageBatch]) -> float:
     """Return the share of the feed's images, in percent, that the network gets right."""
     network.eval()
     hits = images = 0

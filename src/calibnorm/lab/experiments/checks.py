@@ -13,7 +13,7 @@ from torch import nn
 
 from calibnorm.lab import tasks
 from calibnorm.lab.recipes import Recipe
-from calibnorm.lab.tasks.task import Feeds, Place, Task
+from calibnorm.lab.tasks import Feeds, Place, Task
 from calibnorm.lab.training.machine import Accelerator, check_machine
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from calibnorm.errors import Setting, UsageError, as_option, called
+from calibnorm.errors import Setting, UsageError, as_option, called, written
 from calibnorm.lab import data, models, recipes
 from calibnorm.lab.experiments import texts
 from calibnorm.lab.experiments.checks import check
@@ -19,10 +18,9 @@ from calibnorm.lab.experiments.config import NOT_OVERRIDDEN, CompareConfig
 from calibnorm.lab.experiments.experiment import carry_out
 from calibnorm.lab.experiments.grid import NOTE, Cell, Grid, check_folder, conditions, read_note, refuse_changes
 from calibnorm.lab.experiments.report import Report
-from calibnorm.lab.experiments.summary import Line
 from calibnorm.lab.naming import check_name, slug
 from calibnorm.lab.recipes import Recipe
-from calibnorm.report.document import Block, Bullets, Table
+from calibnorm.report.document import Bullets, Column, Paragraph, Section, Table
 
 COMMAND = "calibnorm compare"
 
@@ -107,44 +105,40 @@ class Comparison(Report):
         """The comparison's name and its norms."""
         return f"{self.grid.root.name}: {', '.join(self.grid.columns())}"
 
-    def findings(self) -> Iterator[Block]:
-        """Yield the table of all conditions, and what it says."""
-        yield f"{self.recipe.in_words()} {texts.several(self.config.seeds, 'seed')}."
-        column = self.lines[0].measure.column
-        header = ["condition", "norm", column, "95 % interval", f"minus {self.baseline}", "better in", "failed"]
+    def findings(self) -> list[Section]:
+        """Return the table of all conditions, and what it says; a screen has fewer columns, as it may be narrow."""
+        digits, minus = self.measure.digits, f"minus {self.baseline}"
+        columns: list[str | Column] = [
+            "condition",
+            "norm",
+            self.measure.column,
+            Column("95 % interval", on="file"),
+            Column(minus, on="file"),
+            Column(minus, on="screen"),
+            Column("better in", on="file"),
+            Column("failed", on="file"),
+            Column("failed", on="screen"),
+            "each seed",
+        ]
         rows = [
             [
                 line.cell.row,
                 line.cell.column,
                 texts.average(line),
-                texts.between(line.own.interval, digits=line.measure.digits),
+                texts.between(line.own.interval, digits=digits),
                 texts.difference(line),
+                texts.difference(line, least=3),
                 texts.wins(line),
                 texts.failures(line),
+                texts.of_runs(line.failed, line),
                 texts.every_seed(line),
             ]
             for line in self.lines
         ]
-        yield Table([*header, "each seed"], rows, left=2)
-        yield Bullets(map(self.verdict, self.grid.rows))
-
-    def short_findings(self) -> Iterator[Block]:
-        """Yield a table for each condition, of fewer columns, and what they say: a screen may be narrow."""
-        yield self.recipe.in_words()
-        header = ["norm", self.lines[0].measure.column, f"minus {self.baseline}", "failed", "each seed"]
-        for row in self.grid.rows:
-            cells = [
-                [
-                    line.cell.column,
-                    texts.average(line),
-                    texts.difference(line, least=3),
-                    texts.count(line.failed, line),
-                    texts.every_seed(line),
-                ]
-                for line in self.of(row)
-            ]
-            yield Table(header, cells, title=row)
-        yield from map(self.verdict, self.grid.rows)
+        seeds = f"{self.config.seeds} seed{'s' if self.config.seeds > 1 else ''}"
+        how = Paragraph(f"{self.recipe.in_words()} {seeds}.")
+        verdicts = Bullets([self.verdict(row) for row in self.grid.rows])
+        return [Section("", [how, Table(columns, rows, left=2, split=True), verdicts])]
 
     def verdict(self, row: str) -> str:
         """Return in a sentence which differences are larger than what the seeds leave open."""
@@ -162,17 +156,17 @@ class Comparison(Report):
             return f"{row}: minus {self.baseline}, with an interval that leaves out 0: {'; '.join(clear)}."
         return f"{row}: no difference from {self.baseline} whose 95 % interval leaves out 0."
 
-    def limits(self) -> list[str]:
+    def limits(self) -> Section:
         """Return what the numbers mean and what they leave open."""
-        measure = self.lines[0].measure
+        measure = self.measure
         compared = sum(line.against is not None and bool(line.against.values) for line in self.lines)
         looked_at = (
             f"{compared} difference{'s are' if compared != 1 else ' is'} looked at: of twenty that are truly 0, one "
             "interval is expected to leave 0 out. "
         )
         less = "" if measure.higher_is_better else " Less is better: a negative difference is a gain."
-        words = measure.chance_in_words
-        return [
+        at_chance = measure.chance_in_words
+        sentences = [
             f"{measure.plural.capitalize()} are those after the last epoch on the test images, mean ± sample standard "
             f"deviation over seeds; runs that failed are not in them.{less}",
             "Differences are paired by seed: runs of a seed share initial weights and batches. Intervals are 95 %, "
@@ -180,9 +174,10 @@ class Comparison(Report):
             "where some runs train and others stay at chance. Look at each seed there.",
             f"{looked_at if compared else ''}All seeds share one set of test images, whose own chance is in no "
             "interval.",
-            (f'"At chance" is a finished run of {words}; "failed" one' if words else '"Failed" is a run')
+            (f'"At chance" is a finished run of {at_chance}; "failed" one' if at_chance else '"Failed" is a run')
             + " whose loss stopped being finite, or whose process ended with an error.",
         ]
+        return Section("How to read it", [Bullets(sentences)], on="file")
 
     def command_line(self) -> str:
         """Return a command that makes this comparison."""
@@ -191,5 +186,5 @@ class Comparison(Report):
         words += [f"--baseline {shlex.quote(self.baseline)}"] if self.baseline != columns[0] else []
         words += [f"--noise {text}" for text in c.noise]
         words += [f"--seeds {c.seeds}"] + ([f"--name {c.name}"] if c.name else [])
-        words += [as_option(Setting(name, value)) for name, value in c.override.items()]
+        words += [f"{as_option(Setting(name))} {written(value)}" for name, value in c.override.items()]
         return " ".join(words)

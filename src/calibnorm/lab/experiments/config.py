@@ -14,7 +14,7 @@ import tyro
 
 from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.experiments.tables.definitions import TABLES
-from calibnorm.lab.recipes import Recipe
+from calibnorm.lab.recipes import Classification, Recipe
 from calibnorm.lab.training.machine import Accelerator
 
 NOT_OVERRIDDEN = frozenset({"norm", "noise", "seed"})
@@ -50,7 +50,7 @@ def metavar(hint: Any) -> str:
 
 def overrides() -> Any:
     """Return the type of the settings that a command replaces: a recipe's by name, and those alone that are given."""
-    hints, texts = get_type_hints(Recipe), documented(Recipe)
+    hints, texts = get_type_hints(Classification), documented(Recipe) | documented(Classification)
 
     def made(name: str) -> Any:
         shown = tyro.conf.arg(
@@ -58,7 +58,7 @@ def overrides() -> Any:
         )
         return Annotated[hints[name], tyro.conf.FlagConversionOff, shown]
 
-    settings = {f.name: made(f.name) for f in fields(Recipe) if f.name not in NOT_OVERRIDDEN}
+    settings = {f.name: made(f.name) for f in fields(Classification) if f.name not in NOT_OVERRIDDEN}
     make: Any = TypedDict  # a type checker wants the names in the source
     return make("Overrides", settings, total=False)
 

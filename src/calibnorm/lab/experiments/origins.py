@@ -8,27 +8,26 @@ from typing import Any
 
 from calibnorm.lab.experiments.grid import Grid, Run
 from calibnorm.lab.training.folder import CONFIG, ENVIRONMENT
+from calibnorm.report.document import Block, Bullets, Paragraph
 from calibnorm.report.environment import describe_environment
 from calibnorm.report.files import read_json
 
 
-def made_with(command: str, seconds: float, grid: Grid) -> str:
+def made_with(command: str, seconds: float, grid: Grid) -> list[Block]:
     """Return the command, what the runs were trained with, and what wrote the report where that is something else."""
     now = in_words(describe_environment())
     by_runs = trained_with(grid.runs())
-    lines = [f"- {count} run{'s' if count != 1 else ''} trained {how}." for how, count in by_runs.items()]
+    lines = [f"{count} run{'s' if count != 1 else ''} trained {how}." for how, count in by_runs.items()]
     if set(by_runs) != {f"with {now}"}:
-        lines.append(f"- This report was written with {now}.")
-    return "\n".join(
-        [
-            f"`{command}`, {seconds:.0f} s this time.",
-            "",
-            *lines,
-            "",
+        lines.append(f"This report was written with {now}.")
+    return [
+        Paragraph(f"`{command}`, {seconds:.0f} s this time."),
+        Bullets(lines),
+        Paragraph(
             "Every run's own settings and machine: config.json and environment.json in its folder. Every run: "
-            "results.csv. Every cell: summary.csv.",
-        ]
-    )
+            "results.csv. Every cell: summary.csv."
+        ),
+    ]
 
 
 def trained_with(runs: Iterable[Run]) -> dict[str, int]:

@@ -99,9 +99,9 @@ def summarize(grid: Grid, outcomes: Mapping[Path, Outcome]) -> list[Line]:
 
 def results(grid: Grid, lines: Sequence[Line]) -> list[dict[str, Any]]:
     """Return the lines of results.csv: every run, with the figures of its result that are of the test."""
-    measures = tasks.of(grid.cells[0].recipe).measures
-    shown = [lines[0].measure.name, f"best_{lines[0].measure.name}"]
-    shown += [m.name for m in measures if m.name.startswith("test_") and m.name not in shown]
+    task = tasks.of(grid.cells[0].recipe)
+    tested = [measure.name for measure in task.measures if measure.name.startswith("test_") and measure.in_result]
+    shown = dict.fromkeys((task.headline.name, f"best_{task.headline.name}", *tested))
     rows = []
     for line in lines:
         for seed, found in line.outcomes.items():
@@ -132,19 +132,19 @@ def summary(line: Line) -> dict[str, Any]:
         "failed": line.failed,
         "missing": line.missing,
         "at_chance": line.at_chance,
-        **moments("mean", "std", "low95", "high95", line.own),
-        **moments("difference", "difference_std", "difference_low95", "difference_high95", against),
+        **moments(("mean", "std", "low95", "high95"), line.own),
+        **moments(("difference", "difference_std", "difference_low95", "difference_high95"), against),
         "wins": line.wins if against else "",
         "losses": line.losses if against else "",
         "parameters": line.parameters or "",
     }
 
 
-def moments(mean: str, std: str, low: str, high: str, sample: Sample | None) -> dict[str, str]:
-    """Return a sample's mean, standard deviation and interval under the names that are given."""
+def moments(names: Sequence[str], sample: Sample | None) -> dict[str, str]:
+    """Return a sample's mean, standard deviation and the ends of its interval under four names."""
     sample = sample or Sample({})
     ends = (sample.interval.low, sample.interval.high) if sample.interval else (math.nan, math.nan)
-    return {name: number(value) for name, value in zip((mean, std, low, high), (sample.mean, sample.std, *ends))}
+    return dict(zip(names, map(number, (sample.mean, sample.std, *ends)), strict=True))
 
 
 def number(value: float, digits: int = 4) -> str:

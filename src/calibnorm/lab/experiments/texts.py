@@ -61,13 +61,22 @@ def wins(line: Line) -> str:
 def failures(line: Line) -> str:
     """Return what went wrong, and in how many runs."""
     parts = [(line.failed, "failed"), (line.at_chance, "at chance"), (line.missing, "missing")]
-    wrong = ", ".join(f"{count} {word}" for count, word in parts if count)
+    wrong = ", ".join(f"{runs} {word}" for runs, word in parts if runs)
     return f"{wrong} of {len(line.outcomes)}" if wrong else "0"
 
 
-def count(runs: int, line: Line) -> str:
-    """Return how many of a line's runs are meant."""
-    return f"{runs} of {len(line.outcomes)}" if runs else "0"
+def of_runs(count: int, line: Line) -> str:
+    """Return a number of a line's runs."""
+    return f"{count} of {len(line.outcomes)}" if count else "0"
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign.
+
+    >>> signed(0.126), signed(float("nan"))
+    ('+0.13', '–')
+    """
+    return NOTHING if math.isnan(value) else f"{value:+.2f}"
 
 
 def every_seed(line: Line) -> str:
@@ -77,12 +86,3 @@ def every_seed(line: Line) -> str:
         f"{line.own.values[seed]:.{digits}f}" if seed in line.own.values else ENDS[outcome.state]
         for seed, outcome in line.outcomes.items()
     )
-
-
-def several(count: int, word: str) -> str:
-    """Return a number of things.
-
-    >>> several(1, "epoch"), several(3, "seed")
-    ('1 epoch', '3 seeds')
-    """
-    return f"{count} {word}{'s' if count != 1 else ''}"

@@ -92,7 +92,7 @@ def trained(run: Run, settings: Settings) -> Outcome:
     from calibnorm.lab.data.workers import readers
     from calibnorm.lab.training import train
     from calibnorm.lab.training.interruption import Interruption
-    from calibnorm.lab.training.watching import Lines, Watcher
+    from calibnorm.lab.training.watchers import Lines, Watcher
 
     watcher = Lines() if multiprocessing.parent_process() else Watcher()
     try:

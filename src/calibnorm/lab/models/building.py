@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from calibnorm import _checks
-from calibnorm.errors import UsageError
+from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.models import networks, placing
 from calibnorm.lab.models.norms import Norm, parse_norm
 
@@ -59,7 +59,7 @@ def build(
             model, network, norm, stage, {} if noise is None else {"noise": noise, "noise_in": noise_in}
         )
     except (TypeError, ValueError) as error:
-        raise UsageError(f"norm {norm}: {name} cannot have it: {error}") from error
+        raise UsageError(Setting("norm", norm), f"{name} cannot have it: {error}") from error
 
 
 def check(name: str, *, norm: str | Norm = "bn", stages: str = ALL, in_channels: int = 3) -> None:
@@ -82,19 +82,20 @@ def _checked(name: str, norm: str | Norm, stages: str, in_channels: int) -> tupl
     _check_count("in_channels", in_channels)
     if in_channels != 3 and not network.grey:
         raise UsageError(
-            f"model {name}: takes images of 3 channels, not {in_channels}; choose another network, or other images"
+            Setting("model", name),
+            f"takes images of 3 channels, not {in_channels}; choose another network, or other images",
         )
     return network, parse_norm(norm), _stage(name, network, stages)
 
 
 def _check_count(option: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UsageError(f"{option} {value!r}: must be a whole number, at least 1")
+        raise UsageError(Setting(option, value), "must be a whole number, at least 1")
 
 
 def _stage(name: str, network: networks.Network, stages: object) -> int | None:
     """Return the number of the stage to convert, from 1, or None for all."""
     known = [ALL, *(f"stage{number}" for number in range(1, network.stages + 1))]
     if stages not in known:
-        raise UsageError(f"stages {stages}: {name} has {', '.join(known)}; choose one of these")
+        raise UsageError(Setting("stages", stages), f"{name} has {', '.join(known)}; choose one of these")
     return known.index(str(stages)) or None

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from calibnorm.errors import UsageError
+from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.models.densenet import DenseNet
 from calibnorm.lab.models.preresnet import PreResNet
 from calibnorm.lab.models.resnet import ResNet
@@ -47,7 +47,9 @@ def _library(module: str, name: str) -> Any:
         return import_module(module)
     except ModuleNotFoundError as error:
         library = module.partition(".")[0]
-        raise UsageError(f"model {name}: needs {library}, which is not installed; pip install {library}") from error
+        raise UsageError(
+            Setting("model", name), f"needs {library}, which is not installed; pip install {library}"
+        ) from error
 
 
 def _torchvision(name: str) -> Callable[[int, int], nn.Module]:
@@ -115,7 +117,7 @@ def find(name: object) -> Network:
         UsageError: There is none.
     """
     if not isinstance(name, str):
-        raise UsageError(f"model {name!r}: must be a name such as resnet164")
+        raise UsageError(Setting("model", name), "must be a name such as resnet164")
     if name in NAMED:
         return NAMED[name]
     for pattern, (factor, rest), make in _FAMILIES:
@@ -126,15 +128,16 @@ def find(name: object) -> Network:
                 near = [factor * max(n, 1) + rest for n in (repeats, repeats + 1)]
                 fitting = " and ".join(map(str, dict.fromkeys(near)))
                 raise UsageError(
-                    f"model {name}: its depth must be {factor}n+{rest}, such as {fitting}; by name there are "
-                    f"{', '.join(names())}"
+                    Setting("model", name),
+                    f"its depth must be {factor}n+{rest}, such as {fitting}; by name there are {', '.join(names())}",
                 )
             if make is _resnext and depth == 101:
                 raise UsageError(
-                    f"model {name}: ResNeXts of 101 layers are ImageNet's and not here; try resnext50_32x4d"
+                    Setting("model", name), "ResNeXts of 101 layers are ImageNet's and not here; try resnext50_32x4d"
                 )
             return make(repeats, *widths)
-    raise UsageError(f"model {name}: is not known; choose from {', '.join(names())}, or {', '.join(PATTERNS)}")
+    known = f"{', '.join(names())}, or {', '.join(PATTERNS)}"
+    raise UsageError(Setting("model", name), f"is not known; choose from {known}")
 
 
 def image_size(name: str) -> int:

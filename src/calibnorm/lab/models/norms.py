@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import calibnorm as cn
-from calibnorm.errors import UsageError
+from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.models import options
 
 # IEBN's authors leave the norm of a shortcut's projection plain: so does their ResNet for CIFAR (gbup-group/IEBN on
@@ -44,11 +44,11 @@ class Norm:
         for name in given:
             options.check_name(self.method, name, known)
         if given.get("skip") not in options.SKIP.values():
-            raise UsageError(f"norm {self.method}: skip={given['skip']!r} must be 'shortcut' or None")
+            raise UsageError(Setting("norm", self.method), f"skip={given['skip']!r} must be 'shortcut' or None")
         try:
             cn.norm_layer(self.method, **{name: value for name, value in given.items() if name != "skip"})
         except (TypeError, ValueError) as error:
-            raise UsageError(f"norm {self.method}: {error}") from error
+            raise UsageError(Setting("norm", self.method), f"{error}") from error
         defaults = {"skip": _SKIPS.get(self.method)} | options.defaults(self.method)
         plain = {name: options.plain(given[name]) for name in known if name in given}
         kept = {n: value for n, value in plain.items() if n in _BY_NETWORK or value != options.plain(defaults[n])}
@@ -92,9 +92,9 @@ def parse_norm(norm: str | Norm) -> Norm:
     if isinstance(norm, Norm):
         return norm
     if not isinstance(norm, str):
-        raise UsageError(f"norm {norm!r}: must be a text such as 'iebn' or 'bn:gamma_init=0.269'")
+        raise UsageError(Setting("norm", norm), "must be a text such as 'iebn' or 'bn:gamma_init=0.269'")
     method, colon, listed = (piece.strip() for piece in norm.partition(":"))
     known = options.known(method)
     if colon and not listed:
-        raise UsageError(f"norm {norm}: nothing follows the colon; write {method}, or {method}:option=value")
+        raise UsageError(Setting("norm", norm), f"nothing follows the colon; write {method}, or {method}:option=value")
     return Norm(method, options.parse(norm, method, known, listed))

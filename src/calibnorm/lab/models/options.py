@@ -9,7 +9,7 @@ from dataclasses import MISSING, fields
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import calibnorm as cn
-from calibnorm.errors import UsageError
+from calibnorm.errors import Setting, UsageError
 from calibnorm.methods import not_an_option
 from calibnorm.nn import layer_type
 from calibnorm.nn.options import layer_options
@@ -43,7 +43,7 @@ def known(method: object, *, network: bool = True) -> dict[str, Any]:
         UsageError: There is no such method.
     """
     if not isinstance(method, str) or method not in cn.methods():
-        raise UsageError(f"norm {method}: is not known; choose from {', '.join(cn.methods())}")
+        raise UsageError(Setting("norm", method), f"is not known; choose from {', '.join(cn.methods())}")
     layer = layer_type(method)
     hints, starts = get_type_hints(layer.method_type), defaults(method)
     found: dict[str, Any] = {}
@@ -68,8 +68,8 @@ def check_name(method: str, name: str, kinds: Mapping[str, Any]) -> None:
     if name in kinds:
         return
     if name in _ELSEWHERE and name in layer_options(layer_type(method)):
-        raise UsageError(f"norm {method}: {name} cannot be given here; {_ELSEWHERE[name]}")
-    raise UsageError(f"norm {method}: {not_an_option(name, method, list(kinds))}")
+        raise UsageError(Setting("norm", method), f"{name} cannot be given here; {_ELSEWHERE[name]}")
+    raise UsageError(Setting("norm", method), f"{not_an_option(name, method, list(kinds))}")
 
 
 def parse(norm: str, method: str, kinds: Mapping[str, Any], listed: str) -> dict[str, Any]:
@@ -82,10 +82,10 @@ def parse(norm: str, method: str, kinds: Mapping[str, Any], listed: str) -> dict
     for part in _split(norm, listed):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not _WORD.fullmatch(name):
-            raise UsageError(f"norm {norm}: {part.strip()!r} is not option=value")
+            raise UsageError(Setting("norm", norm), f"{part.strip()!r} is not option=value")
         check_name(method, name, kinds)
         if name in found:
-            raise UsageError(f"norm {norm}: {name} is given twice")
+            raise UsageError(Setting("norm", norm), f"{name} is given twice")
         found[name] = _value(norm, name, value, kinds[name])
     return found
 
@@ -122,19 +122,19 @@ def _split(norm: str, listed: str) -> Iterator[str]:
             yield listed[start:i]
             start = i + 1
     if depth:
-        raise UsageError(f"norm {norm}: the parentheses do not match")
+        raise UsageError(Setting("norm", norm), "the parentheses do not match")
     if listed:
         yield listed[start:]
 
 
 def _value(norm: str, name: str, given: str, kind: Any) -> Any:
     """Return the value of a type that a text stands for."""
-    wrong = f"norm {norm}: {name}={given} must be"
+    wrong = f"{name}={given} must be"
     if kind == "over":
         return _over(norm, given)
     if kind == "skip":
         if given not in SKIP:
-            raise UsageError(f"{wrong} {' or '.join(SKIP)}")
+            raise UsageError(Setting("norm", norm), f"{wrong} {' or '.join(SKIP)}")
         return SKIP[given]
     if get_origin(kind) in (Union, types.UnionType):
         if given.lower() == "none" and type(None) in get_args(kind):
@@ -144,19 +144,19 @@ def _value(norm: str, name: str, given: str, kind: Any) -> Any:
         return _tuple(norm, name, given, get_args(kind))
     if kind is bool:
         if given.lower() not in ("true", "false"):
-            raise UsageError(f"{wrong} true or false")
+            raise UsageError(Setting("norm", norm), f"{wrong} true or false")
         return given.lower() == "true"
     if kind in _NUMBERS:
         pattern, what = _NUMBERS[kind]
         if not pattern.fullmatch(given):
-            raise UsageError(f"{wrong} {what}")
+            raise UsageError(Setting("norm", norm), f"{wrong} {what}")
         return kind(given)
     if kind is not str:
         raise UsageError(
-            f"norm {norm}: {name} is a {kind.__name__}, which cannot be written as text; build it in Python"
+            Setting("norm", norm), f"{name} is a {kind.__name__}, which cannot be written as text; build it in Python"
         )
     if not _WORD.fullmatch(given):
-        raise UsageError(f"{wrong} a word")
+        raise UsageError(Setting("norm", norm), f"{wrong} a word")
     return given
 
 
@@ -164,7 +164,7 @@ def _tuple(norm: str, name: str, given: str, kinds: tuple[Any, ...]) -> tuple[An
     parts = list(_split(norm, given[1:-1])) if given[:1] == "(" and given[-1:] == ")" else []
     if len(parts) != len(kinds):
         some = ",".join(["0"] * len(kinds))
-        raise UsageError(f"norm {norm}: {name}={given} must be {len(kinds)} numbers, such as {name}=({some})")
+        raise UsageError(Setting("norm", norm), f"{name}={given} must be {len(kinds)} numbers, such as {name}=({some})")
     return tuple(_value(norm, name, part.strip(), kind) for part, kind in zip(parts, kinds, strict=True))
 
 
@@ -174,7 +174,7 @@ def _over(norm: str, given: str) -> Any:
         return None
     match = _OVER.fullmatch(given)
     if match is None:
-        raise UsageError(f"norm {norm}: over={given} must be a method such as sn, or gn(groups=8)")
+        raise UsageError(Setting("norm", norm), f"over={given} must be a method such as sn, or gn(groups=8)")
     method = match["method"]
     found = parse(norm, method, known(method, network=False), match["options"] or "")
     return {"method": method, **found} if found else method

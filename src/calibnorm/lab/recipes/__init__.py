@@ -1,29 +1,20 @@
 """Recipes: what a run trains, on what, and how. A recipe is a Python function that returns a typed `Recipe`.
 
-Read in this order: config, iebn, rbn, small, named.
+Read in this order: recipe, classification, iebn, rbn, small, named; `types` is for files and command lines.
 """
 
-from calibnorm.lab.recipes.config import (
-    Noise,
-    Precision,
-    Recipe,
-    as_typed,
-    described,
-    named_as_typed,
-    option,
-    parse_noise,
-)
+from calibnorm.lab.recipes.classification import Classification
 from calibnorm.lab.recipes.named import RECIPES, recipe, summary
+from calibnorm.lab.recipes.recipe import Noise, Precision, Recipe, parse_noise
+from calibnorm.lab.recipes.types import described
 
 __all__ = [
     "RECIPES",
+    "Classification",
     "Noise",
     "Precision",
     "Recipe",
-    "as_typed",
     "described",
-    "named_as_typed",
-    "option",
     "parse_noise",
     "recipe",
     "summary",

@@ -13,14 +13,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from calibnorm.lab.recipes.config import Recipe
+from calibnorm.lab.recipes.classification import Classification
 
 Cifar = Literal["cifar10", "cifar100"]
 
 
-def resnet164(data: Cifar) -> Recipe:
+def resnet164(data: Cifar) -> Classification:
     """ResNet-164, Table 6: 180 epochs of batches of 128, learning rate 0.1, a tenth after 81 and 122."""
-    return Recipe(
+    return Classification(
         model="resnet164",
         data=data,
         norm="iebn",
@@ -37,22 +37,22 @@ def resnet164(data: Cifar) -> Recipe:
     )
 
 
-def preresnet164(data: Cifar) -> Recipe:
+def preresnet164(data: Cifar) -> Classification:
     """PreResNet-164, Table 6: as ResNet-164, but 164 epochs."""
     return replace(resnet164(data), model="preresnet164", epochs=164)
 
 
-def resnext29(data: Cifar) -> Recipe:
+def resnext29(data: Cifar) -> Classification:
     """ResNeXt-29 8x64d, Table 6: 300 epochs, a tenth after 150 and 225, weight decay 5e-4."""
     return replace(resnet164(data), model="resnext29_8x64d", epochs=300, milestones=(150, 225), weight_decay=5e-4)
 
 
-def densenet100(data: Cifar) -> Recipe:
+def densenet100(data: Cifar) -> Classification:
     """DenseNet-100-12 (BC, compression 0.5), Table 6: 300 epochs of batches of 64, a tenth after 150 and 225."""
     return replace(resnet164(data), model="densenet100_k12", epochs=300, batch_size=64, milestones=(150, 225))
 
 
-def imagenet(model: str) -> Recipe:
+def imagenet(model: str) -> Classification:
     """ImageNet, Table 7: 120 epochs of batches of 256, learning rate 0.1, a tenth after 30, 60 and 90."""
     return replace(
         resnet164("cifar100"), model=model, data="imagenet", epochs=120, batch_size=256, milestones=(30, 60, 90)

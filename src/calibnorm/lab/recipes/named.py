@@ -8,7 +8,7 @@ from functools import partial
 
 from calibnorm.errors import UsageError
 from calibnorm.lab.recipes import iebn, rbn, small
-from calibnorm.lab.recipes.config import Recipe
+from calibnorm.lab.recipes.recipe import Recipe
 
 MAKERS: dict[str, Callable[[], Recipe]] = {
     "digits-tiny": small.digits_tiny,

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from calibnorm.lab.recipes.config import Recipe
+from calibnorm.lab.recipes.classification import Classification
 
 
-def imagenet(model: str) -> Recipe:
+def imagenet(model: str) -> Classification:
     """ImageNet's ResNets, section 4.1: 100 epochs of batches of 256, learning rate 0.1, a tenth every 30 epochs."""
-    return Recipe(
+    return Classification(
         model=model,
         data="imagenet",
         norm="rbn",
@@ -32,7 +32,7 @@ def imagenet(model: str) -> Recipe:
     )
 
 
-def mobilenet_v2() -> Recipe:
+def mobilenet_v2() -> Classification:
     """MobileNetV2, section 4.1: 200 epochs of batches of 256, 0.05 along a cosine after 5 of warm-up, decay 4e-5.
 
     The paper says "SGD" alone: the momentum of 0.9 is ours.
@@ -48,7 +48,7 @@ def mobilenet_v2() -> Recipe:
     )
 
 
-def cifar(model: str) -> Recipe:
+def cifar(model: str) -> Classification:
     """The "CIFAR" of Table 4, for which the paper gives no recipe: ours.
 
     CIFAR-100, whose accuracies the printed ones resemble, with the usual settings for these networks: 200 epochs of

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from calibnorm.lab.recipes.config import Recipe
+from calibnorm.lab.recipes.classification import Classification
 
 
-def digits_tiny() -> Recipe:
+def digits_tiny() -> Classification:
     """ResNet-11 on scikit-learn's digits: seconds, nothing to download."""
-    return Recipe(model="resnet11", data="digits", norm="iebn", epochs=3, batch_size=64, schedule="cosine")
+    return Classification(model="resnet11", data="digits", norm="iebn", epochs=3, batch_size=64, schedule="cosine")
 
 
-def fashion_small() -> Recipe:
+def fashion_small() -> Classification:
     """ResNet-20 on the whole of FashionMNIST, ten epochs: hours on one CPU core."""
-    return Recipe(
+    return Classification(
         model="resnet20",
         data="fashion_mnist",
         norm="iebn",
@@ -23,13 +23,13 @@ def fashion_small() -> Recipe:
     )
 
 
-def fashion_study() -> Recipe:
+def fashion_study() -> Classification:
     """FashionMNIST at half its size, a deep ResNet, two or three minutes a run on one CPU core: the study's.
 
     Depth was bought with pixels and images: 5000 training images of 14 x 14. The rest is the usual recipe of a CIFAR
     ResNet with a warm-up, a cosine and batches of 64; nothing was tuned for any norm.
     """
-    return Recipe(
+    return Classification(
         model="resnet56",
         data="fashion_mnist",
         train_images=5000,

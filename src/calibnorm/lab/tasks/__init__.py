@@ -1,1 +1,21 @@
 """What is learned, one file a task; `task` is the seam that the loop and the experiments see it through."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from calibnorm.lab.recipes import Recipe
+from calibnorm.lab.tasks.task import Feeds, Meter, Network, Place, Task, Together
+
+__all__ = ["Feeds", "Meter", "Network", "Place", "Task", "Together", "of"]
+
+MODULES = {"classification": "calibnorm.lab.tasks.classify"}
+"""Where this package's tasks are: imported when a recipe asks for one, since a command's help needs none."""
+
+
+def of(recipe: Recipe) -> Task[Any]:
+    """Return what a recipe's network learns."""
+    if recipe.task in MODULES:
+        import_module(MODULES[recipe.task])
+    return Task.kinds[type(recipe)](recipe)

@@ -1,53 +1,43 @@
-"""The seam: what a task tells the loop, and nothing else in `training` or `experiments` mentions what is learned."""
+"""The seam: what a task tells the loop. Nothing else in `training` or `experiments` mentions what is learned."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypedDict, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypedDict, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from calibnorm.lab.data.feed import Feed
+from calibnorm.lab.recipes import Recipe
 from calibnorm.report.measure import Measure
 
 Batch = TypeVar("Batch")
 Taken = TypeVar("Taken", contravariant=True)
-Given = TypeVar("Given", covariant=True)
+Network = Callable[..., Any]
+"""A network as it is trained or tested: it is called, and nothing else of it is used, since processes, precision or a
+compiler may stand around it."""
 
 
 class Place(TypedDict):
-    """Where a process makes its batches."""
+    """Where a process makes its batches: its device, its number, and how many processes share each batch."""
 
     device: torch.device
     rank: int
     world: int
 
 
-class Feed(Protocol[Given]):
-    """Batches of a set, in an order that the seed and the epoch alone determine."""
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[Given]: ...
-
-    def set_epoch(self, epoch: int) -> None:
-        """Begin an epoch, from 0."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return where in the epoch the feed is."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to where `state_dict` was."""
-
-    def close(self) -> None:
-        """End processes that read for it."""
-
-
 @dataclass(frozen=True)
 class Feeds(Generic[Batch]):
-    """What a run reads: batches to learn from, and batches of the test images."""
+    """What a run reads.
+
+    Args:
+        train: Batches to learn from, as many in every process.
+        test: Batches of the test images, of which each is in one process.
+    """
 
     train: Feed[Batch]
     test: Feed[Batch]
@@ -65,30 +55,45 @@ class Together(Protocol):
         """Return the sum over the processes."""
 
     def gather(self, value: Any) -> list[Any]:
-        """Return the values of all processes, in their order."""
+        """Return the values of all processes, in their order: any objects, such as a detector's boxes."""
 
 
 class Meter(Protocol[Taken]):
     """Evaluates a network on the test images."""
 
-    def add(self, network: Callable[..., Any], batch: Taken) -> None:
-        """Take in a batch; the network is in evaluation mode, without gradients, under the run's precision."""
+    def add(self, network: Network, batch: Taken) -> None:
+        """Take in a batch; the network is in evaluation mode, without gradients, and has the run's precision."""
 
     def figures(self, together: Together) -> dict[str, float]:
-        """Return the figures of all batches of all processes; every process calls it."""
+        """Return the figures of all batches of all processes, by the names of measures; every process calls it."""
 
 
-class Task(Protocol[Batch]):
+class Task(ABC, Generic[Batch]):
     """What is learned, of one recipe.
 
+    A subclass names the recipes that it is for, ``class Angles(Task[Batch], recipes=AngleRecipe)``, and annotates
+    `recipe` with them. Where both are outside this package, they stand in one module, or that of the recipes imports
+    the other: a process that is given a recipe imports the recipe's module.
+
+    Args:
+        recipe: The settings.
+
     Attributes:
-        measures: Of every figure, in the order of metrics.csv; those that begin with "train_" are the epoch's own,
-            those that begin with "test_" the meter's.
-        headline: The one of them that compares runs.
+        measures: All figures of a run, in the order of metrics.csv. The names of those of an epoch's training begin
+            with "train_", the names of those of a test with "test_".
+        headline: The measure among them that compares runs, and that chooses the best epoch.
     """
 
     measures: tuple[Measure, ...]
     headline: Measure
+    kinds: ClassVar[dict[type[Recipe], type[Task[Any]]]] = {}
+
+    def __init__(self, recipe: Any) -> None:
+        self.recipe = recipe
+
+    def __init_subclass__(cls, recipes: type[Recipe]) -> None:
+        """Remember which recipes are whose."""
+        Task.kinds[recipes] = cls
 
     def check(self) -> None:
         """Refuse what cannot be, before anything is read.
@@ -97,23 +102,58 @@ class Task(Protocol[Batch]):
             UsageError: The setting that cannot be used is named.
         """
 
+    @abstractmethod
     def feeds(self, data_root: Path, place: Place, workers: int | None) -> Feeds[Batch]:
-        """Return a process's batches."""
+        """Return a process's batches.
 
+        Args:
+            data_root: Where data sets lie.
+            place: Device and processes.
+            workers: Processes that read for each feed, where the task has such; None is for the task to choose.
+
+        Raises:
+            UsageError: Images are missing, or the batches cannot be made of them.
+        """
+
+    @abstractmethod
     def network(self, feeds: Feeds[Batch]) -> nn.Module:
-        """Return the network; its weights come from torch's global generator and lie on torch's default device."""
+        """Return the network, which must fit the feeds.
+
+        Its random weights come from torch's global generator, and lie on torch's default device, which may be "meta". A
+        task that begins with trained weights, from a file that its recipe names, loads them here.
+
+        Raises:
+            UsageError: Its name, its norm or its stage is not known, or it does not fit.
+        """
 
     def try_out(self, network: nn.Module, feeds: Feeds[Batch]) -> None:
-        """Send a few images through a copy of the network, as training will, and refuse what does not fit."""
+        """Send a few images through a copy of the network, as training will.
 
+        Raises:
+            UsageError: It does not take them, or what comes out is not what training needs.
+        """
+
+    @abstractmethod
     def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
-        """Return the optimizer of the network's parameters."""
+        """Return the optimizer of the network's parameters.
 
-    def loss(self, network: Callable[..., Any], batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return a batch's loss () and sums: a float64 vector that adds up over batches and processes."""
+        The loop sets the learning rate of each step; a group of parameters with an entry "lr_scale" has so many times
+        that rate.
+        """
 
+    @abstractmethod
+    def loss(self, network: Network, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return what a step makes smaller, and what is counted of its batch.
+
+        Returns:
+            The loss () with its history; and a vector in float64, without history and on the loss's device, that adds
+            up over batches and processes, such as several losses times the images, and the images.
+        """
+
+    @abstractmethod
     def train_figures(self, sums: Tensor) -> dict[str, float]:
-        """Return the epoch's own figures of the sums of its batches."""
+        """Return an epoch's own figures, by the names of measures, of the sum of what `loss` has counted."""
 
+    @abstractmethod
     def meter(self, device: torch.device) -> Meter[Batch]:
-        """Return what evaluates the network."""
+        """Return what evaluates the network once."""

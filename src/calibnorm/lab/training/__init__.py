@@ -1,7 +1,8 @@
 """Training one recipe into one folder, so that it can be killed at any moment and resumed to the same result.
 
-Read in this order: seeds, schedule, state, average, trainee, loop, checkpoints, folder, running; beside these machine,
-inputs, processes, clock, interruption, watching; command is the command line.
+Nothing here says what is learned: that is the task's (`calibnorm.lab.tasks`). Read in this order: seeds, schedule,
+progress, average, learner, loop, checkpoints, folder, run; beside these machine, processes, meetings, ending, clock,
+interruption, watchers; command is the command line.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from calibnorm.lab.training.folder import Result
-    from calibnorm.lab.training.running import train
+    from calibnorm.lab.training.run import train
 
 __all__ = ["Result", "train"]
 
@@ -18,7 +19,7 @@ __all__ = ["Result", "train"]
 def __getattr__(name: str) -> Any:
     """Import when asked for: Lightning takes seconds, and `calibnorm train --help` passes through here."""
     if name == "train":
-        from calibnorm.lab.training.running import train
+        from calibnorm.lab.training.run import train
 
         return train
     if name == "Result":

@@ -8,19 +8,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, make_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from calibnorm.errors import RunFailed, Stopped, UsageError
+from calibnorm.errors import NOT_GIVEN, ReasonedError, RunFailed, Setting, Stopped, UsageError, as_option
 from calibnorm.lab.arguments import parsed
 from calibnorm.lab.naming import check_name, slug
-from calibnorm.lab.recipes import RECIPES, Recipe, as_typed, named_as_typed, recipe, summary
+from calibnorm.lab.recipes import RECIPES, Recipe, recipe, summary
 
 if TYPE_CHECKING:
-    from calibnorm.lab.training.watching import Watcher
+    from calibnorm.lab.training.watchers import Watcher
 
 PROGRAM = "calibnorm train"
 USAGE = f"""usage: {PROGRAM} RECIPE [OPTIONS]
@@ -65,19 +65,13 @@ class RunOptions:
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
         if not self.checkpoint_minutes >= 0:
-            raise UsageError(f"--checkpoint-minutes {self.checkpoint_minutes}: must be 0 or more")
+            raise UsageError(Setting("checkpoint_minutes", self.checkpoint_minutes), "must be 0 or more")
         if self.workers is not None and self.workers < 0:
-            raise UsageError(f"--workers {self.workers}: must be 0 or more")
+            raise UsageError(Setting("workers", self.workers), "must be 0 or more")
         if self.out is not None and self.name is not None:
-            raise UsageError("--name: give it or --out, not both")
+            raise UsageError(Setting("name"), "give it or ", Setting("out"), ", not both")
         if self.name is not None:
             check_name(self.name)
-
-
-@dataclass(frozen=True)
-class _Command:
-    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
-    options: Annotated[RunOptions, tyro.conf.arg(name="")]
 
 
 def main(args: Sequence[str]) -> int:
@@ -98,21 +92,14 @@ def main(args: Sequence[str]) -> int:
         call = " ".join(["train", name]).strip()
         raise UsageError(f"{call}: a recipe comes first, such as {PROGRAM} digits-tiny ({PROGRAM} --list)")
     try:
-        command = parsed(
-            _Command,
-            prog=f"{PROGRAM} {name}",
-            description=summary(name) if name in RECIPES else "",
-            default=_Command(recipe(name), RunOptions()),
-            args=rest,
-            config=(tyro.conf.OmitArgPrefixes,),
-        )
-        folder = command.options.out or Path("runs") / name / (command.options.name or run_name(command.recipe))
+        settings, options = read(name, rest)
+        folder = options.out or Path("runs") / name / (options.name or run_name(settings))
     except UsageError:
         if not first_process():  # all have the same words, and process 0 says it
             return 2
         raise
     try:
-        return run(command.recipe, folder, command.options)
+        return run(settings, folder, options)
     except (UsageError, RunFailed, Stopped) as error:
         if not first_process():
             if isinstance(error, Stopped) or error.shared:  # process 0 says it
@@ -120,22 +107,52 @@ def main(args: Sequence[str]) -> int:
                     return 0
             else:
                 number = os.environ.get("RANK", os.environ.get("LOCAL_RANK"))
-                print(f"calibnorm: process {number}: {said(error, command, folder)}", file=sys.stderr)
+                print(f"calibnorm: process {number}: {in_words(error, options)}", file=sys.stderr)
             return status(error)
         if isinstance(error, UsageError):
-            raise UsageError(said(error, command, folder)) from error
-        advice = f"; the same command goes on from there ({folder})" if isinstance(error, Stopped) else ""
-        print(f"calibnorm: {error}{advice}", file=sys.stderr)
+            raise UsageError(in_words(error, options)) from error
+        going_on = f"{error}; the same command goes on from there ({folder})"
+        text = going_on if isinstance(error, Stopped) else in_words(error, options)
+        print(f"calibnorm: {text}", file=sys.stderr)
         return status(error)
 
 
-def said(error: Exception, command: _Command, folder: Path) -> str:
-    """Return an error's text with the options that the user has typed, or can type."""
-    text = as_typed(str(error), command.recipe)
-    if command.options.out is None:
-        text = text.replace(f"--out {folder}: ", f"{folder}: ")
-        text = text.replace("choose another folder", "choose another folder with --name or --out")
-    return text
+def read(name: str, words: Sequence[str]) -> tuple[Recipe, RunOptions]:
+    """Return the settings and the options that words behind a recipe's name stand for.
+
+    Raises:
+        UsageError: The name or a word is not known, or a value cannot be used.
+    """
+    chosen = recipe(name)
+    both = [
+        (field, Annotated[kind, tyro.conf.arg(name="")])
+        for field, kind in (("recipe", type(chosen)), ("options", RunOptions))
+    ]
+    command: Any = parsed(
+        make_dataclass("Command", both),
+        prog=f"{PROGRAM} {name}",
+        description=summary(name),
+        default=make_dataclass("Command", both)(chosen, RunOptions()),
+        args=words,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    return command.recipe, command.options
+
+
+def in_words(error: ReasonedError, options: RunOptions) -> str:
+    """Return an error's text with the options that the user has typed, or can type.
+
+    The folder is called by its option where that was given; else only the way to choose another one is.
+    """
+
+    def written(setting: Setting) -> str:
+        if setting.name != "folder":
+            return as_option(setting)
+        if setting.value is NOT_GIVEN:
+            return "folder" if options.out else "folder with --name or --out"
+        return as_option(Setting("out", setting.value)) if options.out else str(setting.value)
+
+    return error.words(written)
 
 
 def status(error: UsageError | RunFailed | Stopped) -> int:
@@ -147,16 +164,18 @@ def status(error: UsageError | RunFailed | Stopped) -> int:
 
 def run(settings: Recipe, folder: Path, options: RunOptions) -> int:
     """Train, and print what came out."""
-    from calibnorm.lab.training import inputs
+    from calibnorm.lab import tasks
+    from calibnorm.lab.training.machine import check_machine
 
     # Before Lightning is imported, which takes seconds; `train` does it again, and compiles.
-    inputs.check(settings)
-    inputs.check_machine(replace(settings, compile=False), options.accelerator)
+    task = tasks.of(settings)
+    task.check()
+    check_machine(replace(settings, compile=False), options.accelerator)
     from calibnorm.lab.training.folder import TIMING, finished
     from calibnorm.lab.training.interruption import Interruption
-    from calibnorm.lab.training.running import train
+    from calibnorm.lab.training.run import train
 
-    before = finished(folder, settings) is not None
+    before = finished(folder, task) is not None
     with Interruption() as stop:
         try:
             result = train(
@@ -173,18 +192,18 @@ def run(settings: Recipe, folder: Path, options: RunOptions) -> int:
                 stop=stop,
             )
         except KeyboardInterrupt:
-            said = f"\ncalibnorm: stopped at once; the same command goes on from the last checkpoint ({folder})"
-            print(said, file=sys.stderr)
+            text = f"\ncalibnorm: stopped at once; the same command goes on from the last checkpoint ({folder})"
+            print(text, file=sys.stderr)
             return 130
     if first_process():
-        print(f"{folder}: {'was finished before, with ' if before else ''}{result}")
+        print(f"{folder}: {'was finished before, with ' if before else ''}{result.sentence(task.headline)}")
         if not before and (split := last_split(folder / TIMING)):
             print(split)
     return 0
 
 
 def _watcher(folder: Path, options: RunOptions) -> Watcher:
-    from calibnorm.lab.training.watching import Board, Several, screen
+    from calibnorm.lab.training.watchers import Board, Several, screen
 
     shown = screen(options.progress)
     return Several([shown, Board(folder)]) if options.tensorboard else shown
@@ -207,13 +226,13 @@ def last_split(path: Path) -> str | None:
 def run_name(settings: Recipe) -> str:
     """Return the name of a run: what a comparison varies.
 
-    >>> run_name(Recipe("resnet11", "digits", 1, norm="bn:gamma_init=0.269", noise=(0.5, 0.2), seed=3))
+    >>> from calibnorm.lab.recipes import Classification
+    >>> run_name(Classification("resnet11", "digits", 1, norm="bn:gamma_init=0.269", noise=(0.5, 0.2), seed=3))
     'bn-gamma_init=0.269-noise0.5,0.2-seed3'
     """
     from calibnorm.lab.models import parse_norm
 
-    with named_as_typed(settings):
-        norm = slug(str(parse_norm(settings.norm)), "-")
+    norm = slug(str(parse_norm(settings.norm)), "-")
     noise = "" if settings.noise is None else "-noise{:g},{:g}".format(*settings.noise)
     return f"{norm}{noise}-seed{settings.seed}"
 

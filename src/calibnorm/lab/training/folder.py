@@ -6,18 +6,19 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from calibnorm.errors import RunFailed, UsageError
+from calibnorm.errors import RunFailed, Setting, UsageError
 from calibnorm.lab.locks import exclusive
 from calibnorm.lab.recipes import Recipe
-from calibnorm.lab.training.clock import Timing
-from calibnorm.lab.training.state import Row
+from calibnorm.lab.tasks import Task
+from calibnorm.lab.training.progress import EpochFigures
 from calibnorm.report.files import read_json, write_json, write_whole
+from calibnorm.report.measure import Measure
 
 CONFIG, RESULT, METRICS, TIMING, ENVIRONMENT, CHECKPOINTS = (
     "config.json",
@@ -29,28 +30,6 @@ CONFIG, RESULT, METRICS, TIMING, ENVIRONMENT, CHECKPOINTS = (
 )
 BEST, LAST, LOCK = "best.pt", "last.pt", ".lock"
 
-OVERRIDABLE = frozenset(
-    {
-        "epochs",
-        "test_every",
-        "learning_rate",
-        "momentum",
-        "nesterov",
-        "weight_decay",
-        "schedule",
-        "milestones",
-        "gamma",
-        "warmup_epochs",
-        "label_smoothing",
-        "clip_norm",
-        "channels_last",
-        "compile",
-        "sync_statistics",
-    }
-)
-"""Settings that may change under way; with others, the checkpoint would be of another network or of other data."""
-
-
 NUMERICAL = ("torch", "backend", "device", "cpu", "processes", "threads", "convolutions")
 """What of the environment the last bits of a sum depend on."""
 
@@ -60,38 +39,59 @@ class Result:
     """What a finished run came to.
 
     Args:
-        test_accuracy: Top-1 on the test images after the last epoch, percent.
-        test_top5: Top-5 likewise.
-        best_test_accuracy: The highest of all epochs: chosen on the test images, so it flatters.
-        best_epoch: The epoch of it, from 1; 0 where no epoch had a finite test loss.
-        train_loss: Mean of the last epoch.
+        figures: Those of the last epoch that its task wants here, by the names of their measures, such as
+            "test_accuracy"; and the best of all epochs, such as "best_test_accuracy", which flatters: it was chosen on
+            the test images. They can be read as attributes, too.
+        best_epoch: The epoch of the best, from 1; 0 where no epoch had finite figures.
         parameters: Learnable numbers of the network.
         epochs: Passes over the training images.
         seconds: Time in the loop, over all resumptions.
     """
 
-    test_accuracy: float
-    test_top5: float
-    best_test_accuracy: float
+    figures: dict[str, float]
     best_epoch: int
-    train_loss: float
     parameters: int
     epochs: int
     seconds: float
 
-    def __str__(self) -> str:
+    def __getattr__(self, name: str) -> float:
+        """Return a figure."""
+        if name in (figures := self.__dict__.get("figures", {})):
+            return float(figures[name])
+        raise AttributeError(name)
+
+    def flat(self) -> dict[str, float]:
+        """Return what result.json holds."""
+        return {**self.figures, **{name: value for name, value in vars(self).items() if name != "figures"}}
+
+    def sentence(self, headline: Measure) -> str:
         """Say it in a line."""
         after = "1 epoch" if self.epochs == 1 else f"{self.epochs} epochs"
-        return (
-            f"test accuracy {self.test_accuracy:.2f} % after {after} "
-            f"(the best was {self.best_test_accuracy:.2f} % after {self.best_epoch})"
-        )
+        last, best = (headline.text(self.figures[f"{of}{headline.name}"]) for of in ("", "best_"))
+        return f"{headline.label} {last} after {after} (the best was {best} after {self.best_epoch})"
 
 
-def best_row(rows: Sequence[Row]) -> Row | None:
-    """Return the first row with the highest test accuracy; an untested epoch or a test loss of NaN is never it."""
-    finite = [row for row in rows if math.isfinite(row.test_loss)]
-    return max(finite, key=lambda row: row.test_accuracy, default=None)
+def last_figures(task: Task[Any]) -> list[str]:
+    """Return the names of the figures of the last epoch that result.json holds."""
+    return [measure.name for measure in task.measures if measure.in_result]
+
+
+def result_of(rows: Sequence[EpochFigures], task: Task[Any], parameters: int, seconds: float) -> Result:
+    """Return what a run came to that ends with the last of these epochs."""
+    figures = {name: rows[-1].figures[name] for name in last_figures(task)}
+    best, headline = best_row(rows, task.headline), task.headline.name
+    figures[f"best_{headline}"] = math.nan if best is None else best.figures[headline]
+    return Result(figures, 0 if best is None else best.epoch, parameters, len(rows), seconds)
+
+
+def best_row(rows: Sequence[EpochFigures], headline: Measure) -> EpochFigures | None:
+    """Return the first row with the best headline; one without a test, or with a figure that is NaN, is never it."""
+    best: EpochFigures | None = None
+    for row in rows:
+        finite = all(map(math.isfinite, row.test_figures))
+        if finite and (best is None or headline.better(row.figures[headline.name], best.figures[headline.name])):
+            best = row
+    return best
 
 
 def read_result(folder: Path) -> Result | None:
@@ -100,29 +100,50 @@ def read_result(folder: Path) -> Result | None:
     Raises:
         UsageError: Something else is in the file.
     """
-    path = folder / RESULT
-    if not path.exists():
+    if not (folder / RESULT).exists():
         return None
-    content = read_json(path)
-    numbers = content is not None and all(type(value) in (int, float) for value in content.values())
-    if content is None or not numbers or content.keys() != {f.name for f in fields(Result)}:
-        raise UsageError(f"{path}: is damaged; remove it, and the same command makes it again from the last checkpoint")
-    return Result(**content)
+    content = read_json(folder / RESULT) or {}
+    own = {field.name: content.pop(field.name, None) for field in fields(Result)[1:]}
+    if not content or any(type(value) not in (int, float) for value in (*own.values(), *content.values())):
+        raise _damaged_result(folder)
+    return Result(content, **own)
 
 
-def finished(folder: Path, recipe: Recipe) -> Result | None:
-    """Return the result of a folder that holds a finished run of just this recipe, or None."""
+def _damaged_result(folder: Path) -> UsageError:
+    return UsageError(
+        f"{folder / RESULT}: is damaged; remove it, and the same command makes it again from the last checkpoint"
+    )
+
+
+def finished(folder: Path, task: Task[Any]) -> Result | None:
+    """Return the result of a folder that holds a finished run of just this task's recipe, or None.
+
+    Raises:
+        UsageError: Something else is in its files.
+    """
     result = read_result(folder)
-    return result if result is not None and _settings(folder) == recipe.to_dict() else None
+    if result is None or read_recipe(folder) != task.recipe:
+        return None
+    if result.figures.keys() != {*last_figures(task), f"best_{task.headline.name}"}:
+        raise _damaged_result(folder)
+    return result
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    """Return what config.json holds; a setting that an older version had not has its default."""
+def read_recipe(folder: Path) -> Recipe | None:
+    """Return how the run of a folder is trained, None where it holds none.
+
+    A setting that an older version had not has its default.
+
+    Raises:
+        UsageError: Its config.json cannot be read, or holds something else.
+    """
     path = folder / CONFIG
     try:
-        return Recipe.from_dict(json.loads(path.read_text(encoding="utf-8")), path).to_dict()
+        return Recipe.from_dict(json.loads(path.read_text(encoding="utf-8")), path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except (ValueError, OSError) as error:
-        raise UsageError(f"{path}: is damaged ({error}); choose another folder") from error
+        raise UsageError(f"{path}: is damaged ({error}); choose another ", Setting("folder")) from error
 
 
 def check(folder: Path, recipe: Recipe, override: Sequence[str] = ()) -> dict[str, Any] | None:
@@ -135,46 +156,52 @@ def check(folder: Path, recipe: Recipe, override: Sequence[str] = ()) -> dict[st
         UsageError: The folder holds something else, or a run of another recipe, but for what is named in `override`.
     """
     for name in override:
-        if name not in OVERRIDABLE:
-            raise UsageError(f"--override {name}: cannot change in a run; choose from {', '.join(sorted(OVERRIDABLE))}")
+        if name not in recipe.changeable:
+            known = ", ".join(sorted(recipe.changeable))
+            raise UsageError(Setting("override", name), f"cannot change in a run; choose from {known}")
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--out {folder}: is a file; name a folder")
+        raise UsageError(Setting("folder", folder), "is a file; name a folder")
     if (folder / CHECKPOINTS).exists() and not (folder / CHECKPOINTS).is_dir():
         raise UsageError(f"{folder / CHECKPOINTS}: is a file; move it away")
-    path = folder / CONFIG
-    if not path.exists():
+    if (trained := read_recipe(folder)) is None:
         if folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
-            raise UsageError(f"--out {folder}: is not empty and holds no run; choose another folder")
+            reason = "is not empty and holds no run; choose another "
+            raise UsageError(Setting("folder", folder), reason, Setting("folder"))
         return None
-    before, now = _settings(folder), recipe.to_dict()
-    changed = [name for name in now if now[name] != before[name]]
+    before, now = trained.to_dict(), recipe.to_dict()
+    changed = [name for name in {**before, **now} if now.get(name) != before.get(name)]
     if other := [name for name in changed if name not in override]:
         name = other[0]
-        change = f" To change it under way: --override {name}." if name in OVERRIDABLE else ""
+        advice = (" To change it under way: ", Setting("override", name), ".") if name in recipe.changeable else ()
         raise UsageError(
-            f"--out {folder}: holds a run with {name} {before[name]}, not {now[name]}; choose another folder.{change}"
+            Setting("folder", folder),
+            f"holds a run with {name} {before.get(name)}, not {now.get(name)}; choose another ",
+            *(Setting("folder"), "."),
+            *advice,
         )
     if changed and "epochs" not in changed and read_result(folder) is not None:
         raise UsageError(
-            f"--override {changed[0]}: the run in {folder} is finished, and would not be trained any more; give it "
-            "more --epochs, or choose another folder"
+            Setting("override", changed[0]),
+            f"the run in {folder} is finished, and would not be trained any more; give it more ",
+            *(Setting("epochs"), ", or choose another ", Setting("folder")),
         )
     return before
 
 
-def check_epochs(folder: Path, epochs: int, rows: Sequence[Row]) -> None:
+def check_epochs(folder: Path, epochs: int, rows: Sequence[EpochFigures]) -> None:
     """Refuse fewer epochs than a run has done: the figures and the weights would be those of another run.
 
     Raises:
         UsageError: There are fewer; or as many, and the last one was not tested, as no last epoch was it.
     """
     done = len(rows)
-    least = done + 1 if rows and math.isnan(rows[-1].test_accuracy) else done
+    least = done + 1 if rows and not rows[-1].tested else done
     if epochs < least:
         untested = ", the last one without a test" if least > done else ""
         raise UsageError(
-            f"--epochs {epochs}: the run in {folder} has done {done} already{untested}; choose {least} or more, or "
-            "choose another folder"
+            Setting("epochs", epochs),
+            f"the run in {folder} has done {done} already{untested}; choose {least} or more, or choose another ",
+            Setting("folder"),
         )
 
 
@@ -232,9 +259,10 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             ours = stack.enter_context(exclusive(folder / LOCK))
         except OSError as error:
-            raise UsageError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from error
+            reason = f"cannot be written ({error.strerror}); choose another "
+            raise UsageError(Setting("folder", folder), reason, Setting("folder")) from error
         if not ours:
-            raise UsageError(f"--out {folder}: another process is training in it; wait, or choose another")
+            raise UsageError(Setting("folder", folder), "another process is training in it; wait, or choose another")
         yield
 
 
@@ -254,10 +282,10 @@ def writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def write_rows(path: Path, kind: type[Row] | type[Timing], rows: Sequence[Row] | Sequence[Timing]) -> None:
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
     """Write a CSV anew, a line an epoch: a resumed run's metrics.csv is that of an undisturbed one."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(f.name for f in fields(kind))
-    writer.writerows(asdict(row).values() for row in rows)
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     write_whole(path, text.getvalue().encode())

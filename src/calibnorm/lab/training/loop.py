@@ -9,25 +9,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from lightning.fabric import Fabric
 
-from calibnorm.errors import Diverged, Stopped
-from calibnorm.lab.recipes import Recipe
+from calibnorm.errors import Diverged, Setting, Stopped
+from calibnorm.lab.tasks import Feeds, Task
 from calibnorm.lab.training.clock import Timing, make_clock
-from calibnorm.lab.training.inputs import Inputs
-from calibnorm.lab.training.looks import Looks
-from calibnorm.lab.training.processes import largest, summed
+from calibnorm.lab.training.learner import Learner
+from calibnorm.lab.training.meetings import Meetings
+from calibnorm.lab.training.processes import Processes, largest
+from calibnorm.lab.training.progress import EpochFigures, LossWatch, Progress
 from calibnorm.lab.training.schedule import learning_rate
 from calibnorm.lab.training.seeds import step_seed
-from calibnorm.lab.training.state import LossWatch, Progress, Row, Sums, cross_entropy
-from calibnorm.lab.training.trainee import Trainee
-from calibnorm.lab.training.watching import Watcher
+from calibnorm.lab.training.watchers import Watcher
+
+Batch = TypeVar("Batch")
 
 LOOK_EVERY = 50
-"""Steps between two looks at what is only known after a wait: losses on a GPU; with several processes, at most."""
+"""Steps between two looks at what is only known after a wait: losses on a GPU; at most, between two meetings."""
 
 NEVER = 1 << 40
 """No run has so many steps."""
@@ -35,14 +36,14 @@ NEVER = 1 << 40
 Save = Callable[[dict[str, Any], int], object]
 
 
-class Run:
-    """A run on its way.
+class Loop(Generic[Batch]):
+    """A run on its way, epoch by epoch.
 
     Args:
-        recipe: The settings.
+        task: What is learned.
         fabric: Device, processes and precision.
-        inputs: The feeds.
-        trainee: The network.
+        feeds: The batches.
+        learner: The network.
         save: Takes a checkpoint's content, in process 0, and its step.
         watcher: Sees what happens.
         stop: Returns the number of the signal that ends the run, or 0.
@@ -51,23 +52,24 @@ class Run:
 
     def __init__(
         self,
-        recipe: Recipe,
+        task: Task[Batch],
         fabric: Fabric,
-        inputs: Inputs,
-        trainee: Trainee,
+        feeds: Feeds[Batch],
+        learner: Learner[Batch],
         save: Save,
         watcher: Watcher,
         stop: Callable[[], int],
         checkpoint_minutes: float,
     ) -> None:
-        self.recipe, self.fabric, self.inputs, self.trainee = recipe, fabric, inputs, trainee
+        self.task, self.recipe, self.fabric, self.feeds, self.learner = task, task.recipe, fabric, feeds, learner
         self.watcher = watcher
         self._save, self._stop, self._minutes = save, stop, checkpoint_minutes
         self.progress = Progress()
-        self.sums = Sums(fabric.device)
+        self._processes = Processes(fabric)
+        self._sums = torch.zeros((), dtype=torch.float64, device=fabric.device)  # as long as the first step's are
         self._losses = LossWatch(fabric.device)
-        self._looks = Looks(fabric, LOOK_EVERY)
-        self._clock = make_clock(fabric.device, len(inputs.train))
+        self._meetings = Meetings(fabric, LOOK_EVERY)
+        self._clock = make_clock(fabric.device, len(feeds.train))
         self._seconds, self._started = 0.0, time.monotonic()
         self._saved, self._saved_step = time.monotonic(), 0
 
@@ -76,63 +78,67 @@ class Run:
         """Time in the loop, over all resumptions."""
         return self._seconds + time.monotonic() - self._started
 
-    def epoch(self) -> Row:
+    def epoch(self) -> EpochFigures:
         """Train through the feed once, or through what is left of it, then test."""
-        progress, feed, start = self.progress, self.inputs.train, time.perf_counter()
+        progress, feed, start = self.progress, self.feeds.train, time.perf_counter()
         feed.set_epoch(progress.epoch)
         batches = len(feed)
         done = progress.step - progress.epoch * batches
-        self.watcher.begin(progress.epoch + 1, self.recipe.epochs, batches, done)
+        self.watcher.begin(progress.epoch + 1, batches, done)
         self._train(batches)
         seconds, steps = time.perf_counter() - start, batches - done
         tested = (progress.epoch + 1) % self.recipe.test_every == 0 or progress.epoch + 1 == self.recipe.epochs
-        figures = self._test() if tested else (math.nan, math.nan, math.nan)
-        train_loss, train_accuracy, _ = Sums.means_of(summed(self.fabric, self.sums.totals))
+        found = self._test() if tested else {}
+        found |= self.task.train_figures(self._processes.sum(self._sums))
         rate = learning_rate(self.recipe, progress.step - 1, batches)
         progress.epoch += 1
-        row = Row(progress.epoch, train_loss, train_accuracy, *figures, rate)
+        figures = {measure.name: found.get(measure.name, math.nan) for measure in self.task.measures}
+        row = EpochFigures(progress.epoch, figures, rate)
         progress.rows.append(row)
         timing = None
         if (medians := self._clock.medians()) is not None:
             per_second = steps * self.recipe.images_a_step / seconds
             timing = Timing(epoch=progress.epoch, images_per_second=per_second, **medians)
             progress.timings.append(timing)
-        self.sums = Sums(self.fabric.device)
+        self._sums = torch.zeros_like(self._sums)
         self.watcher.epoch(row, timing, time.perf_counter() - start)
         return row
 
     def _train(self, batches: int) -> None:
-        recipe, progress, trainee, clock = self.recipe, self.progress, self.trainee, self._clock
-        trainee.network.train()
-        feed = iter(self.inputs.train)
-        self._looks.begin()
+        recipe, progress, learner, clock = self.recipe, self.progress, self.learner, self._clock
+        learner.network.train()
+        feed = iter(self.feeds.train)
+        self._meetings.begin()
         while True:
             clock.begin()
             batch = next(feed, None)
             if batch is None:
                 return
             clock.mark()
-            images, labels = batch
             torch.manual_seed(step_seed(recipe.seed, progress.step, self.fabric.global_rank))
-            trainee.set_rate(learning_rate(recipe, progress.step, batches))
-            loss, logits = trainee.step(images, labels, clock)
-            self.sums.add(loss, logits, labels)
+            learner.set_rate(learning_rate(recipe, progress.step, batches))
+            loss, sums = learner.step(batch, clock)
+            self._sums = self._sums + sums
             progress.step += 1
             self._losses.see(loss, progress.step)
             clock.mark()
-            self.watcher.step(progress.step - progress.epoch * batches, self.sums.means)
+            self.watcher.step(progress.step - progress.epoch * batches, self._figures_so_far)
             self._between_steps()
 
+    def _figures_so_far(self) -> dict[str, float]:
+        """Return the epoch's own figures until now, of this process's images; waits for the device."""
+        return self.task.train_figures(self._sums)
+
     def _between_steps(self) -> None:
-        """Stop, or save, where it is time: all processes do the same, and so they look together, once a second."""
+        """Stop, or save, where it is time: all processes do the same, and so they meet, once a second."""
         several = self.fabric.world_size > 1
-        if several and not self._looks.step():
+        if several and not self._meetings.step():
             return
         due = time.monotonic() - self._saved >= 60 * self._minutes
         wait = several or due or self.fabric.device.type == "cpu" or self.progress.step % LOOK_EVERY == 0
         bad = self._losses.first_bad() if wait else 0
         values = self._stop(), int(due), earliness(bad)
-        stop, save, early = self._looks.together(*values) if several else values
+        stop, save, early = self._meetings.largest(*values) if several else values
         if early:
             raise self._diverged(earliness(early))
         if save or stop:
@@ -140,23 +146,22 @@ class Run:
         if stop:
             raise self._stopped(stop)
 
-    def _test(self) -> tuple[float, float, float]:
-        """Return loss, top-1 and top-5 accuracy on the test images."""
-        sums, looks = Sums(self.fabric.device), Looks(self.fabric, LOOK_EVERY)
-        self.trainee.before_tests()
+    def _test(self) -> dict[str, float]:
+        """Return the figures of the test."""
+        meter, meetings = self.task.meter(self.fabric.device), Meetings(self.fabric, LOOK_EVERY)
+        self.learner.before_tests()
         several = self.fabric.world_size > 1
-        (fewest,) = largest(self.fabric, -len(self.inputs.test))  # some processes may have a batch more
+        (fewest,) = largest(self.fabric, -len(self.feeds.test))  # some processes may have a batch more
         with torch.no_grad():
-            for number, (images, labels) in enumerate(self.inputs.test, 1):
-                logits = self.trainee.scores(images)
-                sums.add(cross_entropy(logits, labels), logits, labels)
-                if several and (number > -fewest or not looks.step()):
+            for number, batch in enumerate(self.feeds.test, 1):
+                meter.add(self.learner.call_tested, batch)
+                if several and (number > -fewest or not meetings.step()):
                     continue
-                (stop,) = looks.together(self._stop()) if several else (self._stop(),)
+                (stop,) = meetings.largest(self._stop()) if several else (self._stop(),)
                 if stop:
                     self.save()
                     raise self._stopped(stop)
-        return Sums.means_of(summed(self.fabric, sums.totals))
+        return meter.figures(self._processes)
 
     def check(self) -> None:
         """Look at what is about to be written.
@@ -164,7 +169,7 @@ class Run:
         Raises:
             Diverged: There is a number in it that is none.
         """
-        bad = self._losses.first_bad() or (0 if self.trainee.finite() else self.progress.step)
+        bad = self._losses.first_bad() or (0 if self.learner.finite() else self.progress.step)
         (early,) = largest(self.fabric, earliness(bad))
         if early:
             raise self._diverged(earliness(early))
@@ -185,38 +190,39 @@ class Run:
         Raises:
             RunFailed: It cannot be written.
         """
-        under_way = self.progress.step > self.progress.epoch * len(self.inputs.train)
+        under_way = self.progress.step > self.progress.epoch * len(self.feeds.train)
         content = {
-            **self.trainee.state_dict(),
+            **self.learner.state_dict(),
             "progress": self.progress.state_dict(),
             "seconds": self.seconds,
-            "feed": self.inputs.train.state_dict() if under_way else None,
-            "sums": summed(self.fabric, self.sums.totals).tolist(),
+            "feed": self.feeds.train.state_dict() if under_way else None,
+            "sums": self._processes.sum(self._sums).tolist(),
         }
         self._save(content, self.progress.step)
         self._saved, self._saved_step = time.monotonic(), self.progress.step
 
     def restore(self, content: dict[str, Any]) -> None:
         """Go to where a checkpoint was written."""
-        self.trainee.load_state_dict(content)
+        self.learner.load_state_dict(content)
         self.progress = Progress.from_state_dict(content["progress"])
         self._seconds, self._started = content["seconds"], time.monotonic()
         self._saved_step = self.progress.step
         if content["feed"] is not None:
-            self.inputs.train.load_state_dict(content["feed"])
-        if self.fabric.is_global_zero:  # the sums of all processes
-            self.sums.totals += self.sums.totals.new_tensor(content["sums"])
+            self.feeds.train.load_state_dict(content["feed"])
+        sums = torch.tensor(content["sums"], dtype=torch.float64, device=self.fabric.device)
+        self._sums = sums if self.fabric.is_global_zero else torch.zeros_like(sums)  # process 0 has those of all
 
     def _diverged(self, step: int) -> Diverged:
-        epoch = (step - 1) // len(self.inputs.train) + 1
+        epoch = (step - 1) // len(self.feeds.train) + 1
         kept = f"the checkpoint of step {self._saved_step} is kept" if self._saved_step else "nothing was saved before"
         return Diverged(
             f"the loss or a weight is NaN or infinite at step {step} (epoch {epoch}); {kept}; the same settings come "
-            "here again: try a smaller --learning-rate, --warmup-epochs, or --clip-norm"
+            "here again: try a smaller ",
+            *(Setting("learning_rate"), ", ", Setting("warmup_epochs"), ", or ", Setting("clip_norm")),
         )
 
     def _stopped(self, number: int) -> Stopped:
-        epoch, batches = self.progress.epoch, len(self.inputs.train)
+        epoch, batches = self.progress.epoch, len(self.feeds.train)
         return Stopped(number, f"stopped in epoch {epoch + 1} after {self.progress.step - epoch * batches} steps of it")
 
 

@@ -9,11 +9,27 @@ from typing import Any, Literal
 
 import torch
 
-from calibnorm.errors import UsageError
-from calibnorm.lab.recipes import Precision
+from calibnorm.errors import Setting, UsageError
+from calibnorm.lab.recipes import Precision, Recipe
 
 Accelerator = Literal["auto", "cpu", "cuda"]
 Kind = Literal["cpu", "cuda"]
+
+
+def check_machine(recipe: Recipe, accelerator: Accelerator) -> None:
+    """Refuse what this machine cannot do, without starting a process; seconds with ``recipe.compile``, else at once.
+
+    Args:
+        recipe: The settings; its precision and its compilation are looked at.
+        accelerator: "cpu", "cuda" or "auto".
+
+    Raises:
+        UsageError: There is no GPU, it or the CPU has not the precision, or torch.compile does not work here.
+    """
+    kind = choose(accelerator)
+    check_precision(kind, recipe.precision)
+    if recipe.compile:
+        check_compiler(kind)
 
 
 def choose(wanted: Accelerator) -> Kind:
@@ -24,7 +40,7 @@ def choose(wanted: Accelerator) -> Kind:
     """
     gpu = torch.cuda.is_available()
     if wanted == "cuda" and not gpu:
-        raise UsageError("--accelerator cuda: torch sees no GPU here; use --accelerator cpu")
+        raise UsageError(Setting("accelerator", "cuda"), "torch sees no GPU here; use ", Setting("accelerator", "cpu"))
     return "cuda" if gpu and wanted != "cpu" else "cpu"
 
 
@@ -35,11 +51,11 @@ def check_precision(kind: Kind, precision: Precision) -> None:
         UsageError: It has not.
     """
     if kind == "cpu" and precision == "float16":
-        raise UsageError("--precision float16: needs a GPU; on a CPU use bfloat16 or float32")
+        raise UsageError(Setting("precision", precision), "needs a GPU; on a CPU use bfloat16 or float32")
     if kind == "cuda" and precision == "bfloat16" and not torch.cuda.is_bf16_supported():
-        raise UsageError("--precision bfloat16: this GPU has no such arithmetic; use float16 or float32")
+        raise UsageError(Setting("precision", precision), "this GPU has no such arithmetic; use float16 or float32")
     if precision == "tf32" and not (kind == "cuda" and torch.cuda.is_tf32_supported()):
-        raise UsageError("--precision tf32: needs a GPU with such arithmetic; use float32")
+        raise UsageError(Setting("precision", precision), "needs a GPU with such arithmetic; use float32")
 
 
 @contextmanager
@@ -88,4 +104,4 @@ def check_compiler(kind: Kind) -> None:
         torch.compile(lambda x: (x + 1).sin())(torch.ones(8, device=device))
     except Exception as error:  # whatever the compiler's many parts raise
         reason = str(error).strip().splitlines()[0]
-        raise UsageError(f"--compile: torch.compile does not work here: {reason}") from error
+        raise UsageError(Setting("compile"), f"torch.compile does not work here: {reason}") from error

@@ -18,7 +18,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
-from calibnorm.errors import RunFailed, UsageError
+from calibnorm.errors import RunFailed, Setting, UsageError
 from calibnorm.lab.recipes import Precision
 from calibnorm.lab.training.machine import Accelerator, Kind, check_precision, choose
 
@@ -53,7 +53,7 @@ def start(machine: Machine, precision: Precision) -> Fabric:
     check_precision(kind, precision)
     devices, nodes = _counts(machine)
     if kind == "cuda" and devices > torch.cuda.device_count():
-        raise UsageError(f"--devices {devices}: there are {torch.cuda.device_count()} GPUs here")
+        raise UsageError(Setting("devices", devices), f"there are {torch.cuda.device_count()} GPUs here")
     with _quiet():
         environment = _environment(devices, nodes)
         fabric = Fabric(
@@ -67,11 +67,11 @@ def start(machine: Machine, precision: Precision) -> Fabric:
         try:
             fabric.launch()
         except ValueError as error:  # Slurm's own numbers contradict ours
-            raise UsageError(f"--devices {devices}: {str(error).splitlines()[0]}") from error
+            raise UsageError(Setting("devices", devices), f"{str(error).splitlines()[0]}") from error
     if isinstance(environment, SLURMEnvironment):  # the command asks there who shall speak
         os.environ.setdefault("RANK", str(fabric.global_rank))
     if fabric.world_size != devices * nodes:
-        raise UsageError(f"--devices {devices}: {fabric.world_size} processes train, not {devices * nodes}")
+        raise UsageError(Setting("devices", devices), f"{fabric.world_size} processes train, not {devices * nodes}")
     return fabric
 
 
@@ -107,7 +107,7 @@ def _environment(devices: int, nodes: int) -> ClusterEnvironment:
         try:
             return SLURMEnvironment()
         except RuntimeError as error:  # without --ntasks-per-node
-            raise UsageError(f"--devices {devices}: {str(error).splitlines()[0]}") from error
+            raise UsageError(Setting("devices", devices), f"{str(error).splitlines()[0]}") from error
     return LightningEnvironment()
 
 
@@ -120,21 +120,23 @@ def _tasks() -> int:
 
 
 def _counts(machine: Machine) -> tuple[int, int]:
-    for name, value in (("devices", machine.devices), ("num-nodes", machine.num_nodes)):
+    for name, value in (("devices", machine.devices), ("num_nodes", machine.num_nodes)):
         if value is not None and value < 1:
-            raise UsageError(f"--{name} {value}: must be at least 1")
+            raise UsageError(Setting(name, value), "must be at least 1")
     if not TorchElasticEnvironment.detect():
         devices, nodes, tasks = machine.devices or 1, machine.num_nodes or 1, _tasks()
         if devices * nodes > 1 and tasks not in (1, devices * nodes):
-            raise UsageError(f"--devices {devices}: srun started {tasks} processes; {devices * nodes} are wanted, or 1")
+            raise UsageError(
+                Setting("devices", devices), f"srun started {tasks} processes; {devices * nodes} are wanted, or 1"
+            )
         if nodes > 1 and tasks == 1:
-            raise UsageError(f"--num-nodes {nodes}: start the command with torchrun on every machine")
+            raise UsageError(Setting("num_nodes", nodes), "start the command with torchrun on every machine")
         return devices, nodes
     local = int(os.environ["LOCAL_WORLD_SIZE"])
     nodes = int(os.environ["WORLD_SIZE"]) // local
-    for name, value, told in (("devices", machine.devices, local), ("num-nodes", machine.num_nodes, nodes)):
+    for name, value, told in (("devices", machine.devices, local), ("num_nodes", machine.num_nodes, nodes)):
         if value is not None and value != told:
-            raise UsageError(f"--{name} {value}: torchrun started {told}; leave the option away")
+            raise UsageError(Setting(name, value), f"torchrun started {told}; leave the option away")
     return local, nodes
 
 
@@ -170,11 +172,10 @@ def on_all(fabric: Fabric, work: Callable[[], T]) -> T:
     except UsageError as caught:
         error = caught
     if fabric.world_size > 1:
-        errors: list[UsageError | None] = [None] * fabric.world_size
-        dist.all_gather_object(errors, error)
-        number, error = next(((n, e) for n, e in enumerate(errors) if e is not None), (0, None))
+        errors = enumerate(Processes(fabric).gather(error))
+        number, error = next(((n, e) for n, e in errors if e is not None), (0, None))
         if error is not None and number > 0:
-            error = UsageError(f"process {number}: {error}")
+            error = error.after(f"process {number}: ")
     if error is not None:
         error.shared = True
         raise error
@@ -190,9 +191,22 @@ def largest(fabric: Fabric, *values: int) -> tuple[int, ...]:
     return tuple(together.tolist())
 
 
-def summed(fabric: Fabric, values: torch.Tensor) -> torch.Tensor:
-    """Return the sum over the processes; the argument stays as it is."""
-    if fabric.world_size > 1:
-        values = values.clone()
-        dist.all_reduce(values, dist.ReduceOp.SUM)
-    return values
+@dataclass(frozen=True)
+class Processes:
+    """What the processes of a run know together; it is a task's `Together`."""
+
+    fabric: Fabric
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the sum over the processes; the argument stays as it is."""
+        if self.fabric.world_size > 1:
+            values = values.clone()
+            dist.all_reduce(values, dist.ReduceOp.SUM)
+        return values
+
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all processes, in their order."""
+        values = [value] * self.fabric.world_size
+        if self.fabric.world_size > 1:
+            dist.all_gather_object(values, value)
+        return values

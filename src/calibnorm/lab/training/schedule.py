@@ -20,7 +20,8 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
         step: From 0.
         steps_per_epoch: Batches an epoch.
 
-    >>> recipe = Recipe(model="resnet11", data="digits", epochs=4, schedule="step", milestones=(1, 3))
+    >>> from calibnorm.lab.recipes import Classification
+    >>> recipe = Classification(model="resnet11", data="digits", epochs=4, schedule="step", milestones=(1, 3))
     >>> [round(learning_rate(recipe, step, 2), 6) for step in range(8)]
     [0.1, 0.1, 0.01, 0.01, 0.01, 0.01, 0.001, 0.001]
     """

@@ -263,9 +263,7 @@ TABLES = {
                 "The paper took the figures of other methods from their papers, whose recipes differ.",
             ),
         ),
-        Table(
-            "rbn-2", "Table 2", "the scaling and the centering calibration alone", calibrations, shows="error"
-        ),
+        Table("rbn-2", "Table 2", "the scaling and the centering calibration alone", calibrations, shows="error"),
         Table(
             "rbn-3",
             "Table 3",

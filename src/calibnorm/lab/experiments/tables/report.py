@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 from calibnorm.lab.experiments import plots, texts
 from calibnorm.lab.experiments.config import Scale
@@ -14,8 +15,12 @@ from calibnorm.lab.experiments.statistics import Sample
 from calibnorm.lab.experiments.summary import Line, number
 from calibnorm.lab.experiments.tables.definitions import Table
 from calibnorm.lab.experiments.tables.published import PAPERS, Printed
-from calibnorm.report import document
-from calibnorm.report.document import Block, Bullets, Picture, Section
+from calibnorm.lab.recipes import Classification
+from calibnorm.report import document, pictures
+from calibnorm.report.document import Bullets, Column, Paragraph, Picture, Section
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NOT_PRINTED = Printed(math.nan)
 
@@ -60,30 +65,17 @@ class TableReport(Report):
             return math.nan
         return self.of_paper(line).value - self.printed.get((line.cell.row, self.table.baseline), NOT_PRINTED).value
 
-    def findings(self) -> Iterator[Block]:
-        """Yield what is left out, the table and what else the paper prints."""
-        yield f"{PAPERS[self.table.paper]}, {self.table.place}."
-        if self.left_out:
-            yield Bullets(absent(self.left_out))
-        yield self.main_table()
-        yield self.verdict()
-        for part in self.parts():
-            yield Section(part.title, [replace(part, title="")])
+    def findings(self) -> list[Section]:
+        """Return what is left out, the table and what else the paper prints."""
+        paper = Paragraph(f"{PAPERS[self.table.paper]}, {self.table.place}.", on="file")
+        absent_rows = Bullets(absent(self.left_out), on="file")
+        return [
+            Section("", [paper, absent_rows, self.main_table(), Paragraph(self.verdict())]),
+            *(Section(title, [table]) for title, table in self.parts()),
+        ]
 
-    def short_findings(self) -> Iterator[Block]:
-        """Yield what a screen shows."""
-        yield self.main_table(self.title, least=3)
-        yield from self.parts()
-        yield self.verdict()
-        yield Bullets(self.limits())
-
-    def main_table(self, title: str = "", least: int = 2) -> document.Table:
-        """Return the table; a row's name stands in its first line alone.
-
-        Args:
-            title: What stands above it.
-            least: Intervals of fewer seeds are left out.
-        """
+    def main_table(self) -> document.Table:
+        """Return the table; a row's name stands in its first line alone."""
         rows: list[list[str]] = []
         previous = None
         for line in self.shown:
@@ -94,16 +86,19 @@ class TableReport(Report):
                     line.cell.column,
                     texts.average(line),
                     texts.spread(paper.value, paper.std),
-                    texts.difference(line, least),
+                    texts.difference(line),
+                    texts.difference(line, least=3),
                     texts.signed(gap),
-                    texts.count(line.failed + line.at_chance, line),
+                    texts.of_runs(line.failed + line.at_chance, line),
                 ]
             )
             previous = line.cell.row
-        header = ["", self.table.shows, "ours (%)", "paper (%)", f"minus {self.table.baseline}", "paper", "failed"]
-        return document.Table(header, rows, title=title, left=2)
+        minus = f"minus {self.table.baseline}"
+        differences = (Column(minus, on="file"), Column(minus, on="screen"))
+        columns = ["", self.table.shows, "ours (%)", "paper (%)", *differences, "paper", "failed"]
+        return document.Table(columns, rows, left=2)
 
-    def parts(self) -> list[document.Table]:
+    def parts(self) -> list[tuple[str, document.Table]]:
         """Return what else the paper prints, ours beside it: parameters, top-5 errors, losses by an attack."""
         millions, top5, losses = [], [], []
         undisturbed = {line.cell.column: line.own for line in self.lines if line.cell.row == self.table.undisturbed}
@@ -124,7 +119,7 @@ class TableReport(Report):
             ("Top-5 error", ["", "norm", "ours (%)", "paper (%)"], top5),
             (f"Accuracy minus that of {self.table.undisturbed}", ["", "norm", "ours", "paper"], losses),
         ]
-        return [document.Table(header, rows, title=title, left=2) for title, header, rows in parts if rows]
+        return [(title, document.Table(header, rows, left=2)) for title, header, rows in parts]
 
     def verdict(self) -> str:
         """Return in a sentence how often our differences have the paper's sign."""
@@ -136,7 +131,7 @@ class TableReport(Report):
         same = sum(ours * paper > 0 for ours, paper in pairs)
         return f"{same} of {len(pairs)} differences have the sign that they have in the paper."
 
-    def limits(self) -> list[str]:
+    def limits(self) -> Section:
         """Return what the numbers mean and what they leave open."""
         sentences = []
         if self.scale != "paper":
@@ -145,10 +140,11 @@ class TableReport(Report):
                 "numbers cannot be compared with the paper's in their level; what can be looked at beside the paper's "
                 "is the difference from the baseline, and at this scale that too is a hint at most."
             )
+        seeds = len(self.grid.seeds)
         worse = " Less is better: a negative difference is a gain." if self.table.shows == "error" else ""
         sentences.append(
             f"Ours: after the last epoch, mean ± sample standard deviation over "
-            f"{texts.several(len(self.grid.seeds), 'seed')}; differences are paired by seed, with 95 % intervals of "
+            f"{seeds} seed{'s' if seeds != 1 else ''}; differences are paired by seed, with 95 % intervals of "
             f"Student's t.{worse} The paper's: as printed, ± the standard deviation where it prints one."
         )
         sentences.append(
@@ -158,7 +154,7 @@ class TableReport(Report):
         sentences += self.table.notes
         if shared := self.shared():
             sentences.append(f"At this scale the same runs stand for several rows: {'; '.join(shared)}.")
-        return sentences
+        return Section("How to read it", [Bullets(sentences)])
 
     def stand_ins(self) -> str:
         """Return what is trained on and which networks stand for the paper's, as the runs' own recipes have it."""
@@ -168,8 +164,11 @@ class TableReport(Report):
         own = [paper for paper, ours in pairs if ours == paper]
         if own:
             others.append(f"{' and '.join(own)} {'are' if len(own) > 1 else 'is'} as in the paper")
-        recipes = [replace(cell.recipe, mix=None) for cell in self.grid.cells]
-        trained = dict.fromkeys(f"{r.images_in_words()} for {texts.several(r.epochs, 'epoch')}" for r in recipes)
+        trained: dict[str, None] = {}
+        for recipe in (cell.recipe for cell in self.grid.cells):
+            assert isinstance(recipe, Classification)
+            epochs = f"{recipe.epochs} epoch{'s' if recipe.epochs != 1 else ''}"
+            trained[f"{replace(recipe, mix=None).images_in_words()} for {epochs}"] = None
         return f"trained on {'; on '.join(trained)}. {'; '.join(others)}."
 
     def shared(self) -> list[str]:
@@ -189,21 +188,28 @@ class TableReport(Report):
             return list(by_setting)
         return [f"{', '.join(rows)}: {setting}" for setting, rows in by_setting.items()]
 
-    def more_sections(self) -> Iterator[Section]:
-        """Yield how the runs were trained, and every difference from the baseline, ours beside the paper's."""
-        yield Section("How it was trained", [Bullets(self.trained())])
+    def more_sections(self) -> list[Section]:
+        """Return how the runs were trained, and every difference from the baseline, ours beside the paper's."""
+        trained = Section("How it was trained", [Bullets(self.trained())], on="file")
         lines = [line for line in self.shown if line.against is not None and line.against.values]
-        if lines:
-            better = "more" if lines[0].measure.higher_is_better else "less"
-            axis = f"{self.table.shows} minus that of {self.table.baseline}, points ({better} is better)"
-            figure = plots.differences(lines, [self.gap(line) for line in lines], axis)
-            yield Section(
-                "Differences",
-                [
-                    "Small dots are seeds, large ones their mean, with the 95 % interval from three seeds on.",
-                    Picture("differences.png", "Differences, ours beside the paper's", figure),
-                ],
-            )
+        if not lines:
+            return [trained]
+        dots = Paragraph("Small dots are seeds, large ones their mean, with the 95 % interval from three seeds on.")
+        picture = Picture("differences.png", "Differences, ours beside the paper's", partial(self.draw, lines))
+        return [trained, Section("Differences", [dots, picture], on="file")]
+
+    def draw(self, lines: Sequence[Line]) -> Figure:
+        """Draw the differences of lines from their baselines, ours beside the paper's."""
+        one_row = len(self.grid.rows) == 1
+        differences = {}
+        for line in lines:
+            name = line.cell.column if one_row else f"{line.cell.row}: {line.cell.column}"
+            gap = self.gap(line)
+            differences[name] = plots.seeds(line.against or Sample({}), printed=None if math.isnan(gap) else gap)
+        better = "more is better" if lines[0].measure.higher_is_better else "less is better"
+        return pictures.differences(
+            differences, f"{self.table.shows} minus that of {self.table.baseline}, points ({better})"
+        )
 
     def more_columns(self, line: Line) -> dict[str, str]:
         """Return what summary.csv says of the paper."""

@@ -11,8 +11,8 @@ from typing import Any
 
 from calibnorm.lab import models, recipes
 from calibnorm.lab.experiments.config import Scale
-from calibnorm.lab.experiments.tables.definitions import Entry, Paper, Table
-from calibnorm.lab.recipes import Recipe
+from calibnorm.lab.experiments.tables.definitions import Entry, Table
+from calibnorm.lab.recipes import Classification
 
 MIX_MAIN, MIX_UNIT = 100, 120
 """Images of the data set and, times k, of the other one in a mixed batch (IEBN, Table 3)."""
@@ -29,7 +29,7 @@ class Small:
         images: Fewer training images for networks that have no small relative, by name.
     """
 
-    recipe: Recipe
+    recipe: Classification
     models: dict[str, str]
     seeds: int
     images: dict[str, int]
@@ -37,7 +37,7 @@ class Small:
 
 # Two epochs of 37 steps bring resnet11 to 97 % on the digits; with a learning rate of 0.03, IEBN's to 85 %.
 TINY = Small(
-    Recipe(model="resnet11", data="digits", epochs=2, batch_size=32, learning_rate=0.1, schedule="cosine"),
+    Classification(model="resnet11", data="digits", epochs=2, batch_size=32, learning_rate=0.1, schedule="cosine"),
     {
         "resnet164": "resnet11",
         "preresnet164": "preresnet11",
@@ -57,7 +57,7 @@ TINY = Small(
 )
 # A run of resnet20 is a minute and a quarter of one core, the largest table, iebn-1, an hour of two.
 SMALL = Small(
-    Recipe(
+    Classification(
         model="resnet20",
         data="fashion_mnist",
         train_images=6000,
@@ -92,7 +92,7 @@ SCALES: dict[Scale, Small] = {"tiny": TINY, "small": SMALL}
 PAPER_SEEDS = 3
 
 
-def recipe(table: Table, entry: Entry, scale: Scale) -> Recipe:
+def recipe(table: Table, entry: Entry, scale: Scale) -> Classification:
     """Return how an entry is trained at a scale."""
     norm = str(models.parse_norm(entry.norm))
     what: dict[str, Any] = {"norm": norm, "noise": entry.noise, "stages": entry.stages}
@@ -111,6 +111,8 @@ def recipe(table: Table, entry: Entry, scale: Scale) -> Recipe:
     return replace(base, **what)
 
 
-def of_paper(paper: Paper, entry: Entry) -> Recipe:
+def of_paper(paper: str, entry: Entry) -> Classification:
     """Return the recipe that the paper gives for a network (IEBN's Tables 6 and 7; RBN, Section 4.1)."""
-    return recipes.recipe(f"{paper}-{entry.model}-{entry.data}")
+    named = recipes.recipe(f"{paper}-{entry.model}-{entry.data}")
+    assert isinstance(named, Classification)
+    return named

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,20 +13,22 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from calibnorm.errors import RunFailed
-from calibnorm.lab import data
+from calibnorm.lab import data, tasks
+from calibnorm.lab.data.workers import readers
 from calibnorm.lab.recipes import Recipe
+from calibnorm.lab.tasks import Feeds, Place, Task
 from calibnorm.lab.training import folder as folders
-from calibnorm.lab.training import inputs, processes
+from calibnorm.lab.training import processes
 from calibnorm.lab.training.checkpoints import Checkpoints, clear, dumped
 from calibnorm.lab.training.clock import Timing
+from calibnorm.lab.training.ending import AGAIN, end_together
 from calibnorm.lab.training.folder import Result
-from calibnorm.lab.training.guard import AGAIN, together
-from calibnorm.lab.training.loop import Run
-from calibnorm.lab.training.machine import Accelerator, convolutions, float32_convolutions
+from calibnorm.lab.training.learner import Learner, check_statistics, initial_network
+from calibnorm.lab.training.loop import Loop
+from calibnorm.lab.training.machine import Accelerator, check_machine, convolutions, float32_convolutions
 from calibnorm.lab.training.processes import Machine, on_first
-from calibnorm.lab.training.state import Progress, Row
-from calibnorm.lab.training.trainee import Trainee, build
-from calibnorm.lab.training.watching import Watcher
+from calibnorm.lab.training.progress import EpochFigures, Progress
+from calibnorm.lab.training.watchers import Watcher
 from calibnorm.report.environment import describe_environment, package_version
 from calibnorm.report.files import write_json, write_whole
 
@@ -76,23 +79,24 @@ def train(
             checkpoint of before is kept.
         Stopped: `stop` said so, and the run was saved.
 
-    With several processes, an error of one of them ends the others, as `guard.together` says: those do not return.
+    With several processes, an error of one of them ends the others, as `ending.end_together` says: those do not return.
     """
-    watcher = watcher or Watcher()
-    inputs.check(recipe)
-    inputs.check_machine(recipe, accelerator)
+    watcher, task = watcher or Watcher(), tasks.of(recipe)
+    task.check()
+    check_machine(recipe, accelerator)
     fabric = processes.start(Machine(accelerator, devices, num_nodes), recipe.precision)
     watcher = watcher if fabric.is_global_zero else Watcher()
 
-    def prepared() -> tuple[inputs.Inputs, nn.Module]:
-        feeds = inputs.load(recipe, data_root, fabric, workers)
-        network = build(recipe, feeds.classes, feeds.channels)
-        inputs.try_out(recipe, network, feeds, fabric.world_size)
+    def prepared() -> tuple[Feeds[Any], nn.Module]:
+        feeds = load(task, data_root, fabric, workers)
+        network = initial_network(task, feeds)
+        check_statistics(recipe, network, fabric.world_size)
+        task.try_out(network, feeds)
         return feeds, network
 
     # Whoever fails says so before its feeds are closed, which may take seconds.
-    with _named_workers(), contextlib.ExitStack() as stack, together(fabric, stop, watcher.close):
-        if (done := on_first(fabric, lambda: folders.finished(folder, recipe))) is not None:
+    with _named_workers(), contextlib.ExitStack() as stack, end_together(fabric, stop, watcher.close):
+        if (done := on_first(fabric, lambda: folders.finished(folder, task))) is not None:
             return done
         on_first(fabric, lambda: folders.check(folder, recipe, override))
         feeds, network = processes.on_all(fabric, prepared)
@@ -100,11 +104,12 @@ def train(
         stack.callback(feeds.close)
         stack.enter_context(_repeatable(fabric.device))
         stack.enter_context(convolutions(fabric.device, recipe.precision))
-        trainee = Trainee(recipe, fabric, network)
+        learner = Learner(task, fabric, network)
         on_first(fabric, lambda: stack.enter_context(folders.locked(folder)))
-        files = Files(folder, recipe, fabric, trainee, watcher)
+        files = Files(folder, fabric, learner, watcher)
         content = files.open(override)
-        run = Run(recipe, fabric, feeds, trainee, files.checkpoint, watcher, stop, checkpoint_minutes)
+        run = Loop(task, fabric, feeds, learner, files.checkpoint, watcher, stop, checkpoint_minutes)
+        watcher.start(task.measures, recipe.epochs)
         if content is not None:
             run.restore(content)
             files.tables(run.progress.rows, run.progress.timings)
@@ -116,6 +121,14 @@ def train(
             run.write()
             files.tables(run.progress.rows, run.progress.timings)
         return files.finish(run)
+
+
+def load(task: Task[Any], data_root: Path, fabric: Fabric, workers: int | None = None) -> Feeds[Any]:
+    """Return a process's feeds; by default this process's part of the cores reads for them, at most 8."""
+    if workers is None:
+        # Of the strategies for several processes, each has this; that for one process has not.
+        workers = readers(getattr(fabric.strategy, "num_processes", 1))
+    return task.feeds(data_root, Place(device=fabric.device, rank=fabric.global_rank, world=fabric.world_size), workers)
 
 
 @contextlib.contextmanager
@@ -136,8 +149,9 @@ def _named_workers() -> Iterator[None]:
 class Files:
     """What a run leaves in its folder; only process 0 writes, and an error of it is raised in all."""
 
-    def __init__(self, folder: Path, recipe: Recipe, fabric: Fabric, trainee: Trainee, watcher: Watcher) -> None:
-        self.folder, self.recipe, self.fabric, self.trainee = folder, recipe, fabric, trainee
+    def __init__(self, folder: Path, fabric: Fabric, learner: Learner[Any], watcher: Watcher) -> None:
+        self.folder, self.fabric, self.learner = folder, fabric, learner
+        self.task, self.recipe = learner.task, learner.recipe
         self._say = watcher.say
         self.checkpoints = Checkpoints(folder / folders.CHECKPOINTS, watcher.say)
 
@@ -173,47 +187,39 @@ class Files:
         """Write a checkpoint."""
         self._first(lambda: self.checkpoints.save(content, step) and None)
 
-    def weights(self, rows: Sequence[Row], row: Row) -> None:
+    def weights(self, rows: Sequence[EpochFigures], row: EpochFigures) -> None:
         """Write the weights as they were tested, for people: the last ones, and the best ones where these are."""
+        headline = self.task.headline
 
         def work() -> None:
             content = {
                 "recipe": self.recipe.to_dict(),
                 "epoch": row.epoch,
-                "test_accuracy": row.test_accuracy,
-                "network": self.trainee.weights(),
+                headline.name: row.figures[headline.name],
+                "network": self.learner.weights(),
             }
             written = dumped(content)
             write_whole(self.folder / folders.LAST, written)
-            if folders.best_row(rows) is row:
+            if folders.best_row(rows, headline) is row:
                 write_whole(self.folder / folders.BEST, written)
 
         self._first(work)
 
-    def tables(self, rows: Sequence[Row], timings: Sequence[Timing]) -> None:
+    def tables(self, rows: Sequence[EpochFigures], timings: Sequence[Timing]) -> None:
         """Write metrics.csv and timing.csv."""
 
         def work() -> None:
-            folders.write_rows(self.folder / folders.METRICS, Row, rows)
-            folders.write_rows(self.folder / folders.TIMING, Timing, timings)
+            columns = ["epoch", *(measure.name for measure in self.task.measures), "learning_rate"]
+            folders.write_rows(self.folder / folders.METRICS, columns, (row.flat() for row in rows))
+            columns = [field.name for field in fields(Timing)]
+            folders.write_rows(self.folder / folders.TIMING, columns, map(asdict, timings))
 
         self._first(work)
 
-    def finish(self, run: Run) -> Result:
+    def finish(self, run: Loop[Any]) -> Result:
         """Write result.json, which marks the run as finished."""
-        rows = run.progress.rows
-        last, best = rows[-1], folders.best_row(rows)
-        result = Result(
-            test_accuracy=last.test_accuracy,
-            test_top5=last.test_top5,
-            best_test_accuracy=float("nan") if best is None else best.test_accuracy,
-            best_epoch=0 if best is None else best.epoch,
-            train_loss=last.train_loss,
-            parameters=self.trainee.parameters,
-            epochs=self.recipe.epochs,
-            seconds=run.seconds,
-        )
-        self._first(lambda: write_json(self.folder / folders.RESULT, vars(result)))
+        result = folders.result_of(run.progress.rows, self.task, self.learner.parameters, run.seconds)
+        self._first(lambda: write_json(self.folder / folders.RESULT, result.flat()))
         return result
 
     def _first(self, work: Callable[[], T]) -> T:

@@ -1,10 +1,10 @@
-"""A network in training: a recipe's options made into a module, an optimizer and their step."""
+"""What learns: a network with its optimizer and the average of its weights, and a step of them."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -12,43 +12,44 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 import calibnorm as cn
+from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.recipes import Recipe
-from calibnorm.lab.training import inputs
+from calibnorm.lab.tasks import Feeds, Network, Task
 from calibnorm.lab.training.average import Average
 from calibnorm.lab.training.clock import Clock
 from calibnorm.lab.training.seeds import derive
-from calibnorm.lab.training.state import cross_entropy
 from calibnorm.nn import CalibratedNorm
 
+Batch = TypeVar("Batch")
 
-def build(recipe: Recipe, classes: int, channels: int) -> nn.Module:
-    """Return the recipe's network with initial weights that the seed alone determines, equal for all norms."""
+
+def initial_network(task: Task[Batch], feeds: Feeds[Batch]) -> nn.Module:
+    """Return the task's network with initial weights that the seed alone determines, equal for all norms."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(recipe.seed, "weights"))
-        return inputs.new_network(recipe, classes, channels)
+        torch.manual_seed(derive(task.recipe.seed, "weights"))
+        return task.network(feeds)
 
 
-class Trainee:
+class Learner(Generic[Batch]):
     """A network, its optimizer, and what a checkpoint must hold of both.
 
     Args:
-        recipe: The settings.
+        task: What it learns.
         fabric: Device, processes and precision.
-        bare: The network as `build` returned it; trained in place.
+        bare: The network as `initial_network` returned it; trained in place.
     """
 
-    def __init__(self, recipe: Recipe, fabric: Fabric, bare: nn.Module) -> None:
-        self.recipe, self.fabric, self.bare = recipe, fabric, bare
-        self.parameters = sum(p.numel() for p in bare.parameters())
+    def __init__(self, task: Task[Batch], fabric: Fabric, bare: nn.Module) -> None:
+        recipe = task.recipe
+        self.task, self.recipe, self.fabric, self.bare = task, recipe, fabric, bare
+        self.parameters = sum(p.numel() for p in bare.parameters() if p.requires_grad)
         self.synchronized = fabric.world_size > 1 and recipe.sync_statistics
         self._wrapped = synchronizable(bare) if self.synchronized and fabric.device.type == "cpu" else []
         if recipe.channels_last:
             bare.to(memory_format=torch.channels_last)
-        groups = cn.param_groups(bare, recipe.weight_decay, decay_gates=recipe.decay_gates)
-        optimizer = torch.optim.SGD(groups, recipe.learning_rate, recipe.momentum, nesterov=recipe.nesterov)
         # Fabric takes the compilation off, wraps for its processes, and compiles again.
         module = cast("nn.Module", torch.compile(bare)) if recipe.compile else bare
-        self.network, self.optimizer = fabric.setup(module, optimizer)
+        self.network, self.optimizer = fabric.setup(module, task.optimizer(bare))
         if self.synchronized:
             # After the wrapping: DDP refuses SyncBatchNorm on a CPU, though ours runs there (docs/distributed.md).
             nn.SyncBatchNorm.convert_sync_batchnorm(bare)  # type: ignore[no-untyped-call]
@@ -57,13 +58,12 @@ class Trainee:
     def set_rate(self, rate: float) -> None:
         """Set the learning rate of the next step."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_scale", 1.0)
 
-    def step(self, images: Tensor, labels: Tensor, clock: Clock) -> tuple[Tensor, Tensor]:
-        """Update the weights by a batch; return its loss () and scores (B, classes), without history."""
+    def step(self, batch: Batch, clock: Clock) -> tuple[Tensor, Tensor]:
+        """Update the weights by a batch; return its loss () and sums as `Task.loss` does, without history."""
         recipe = self.recipe
-        logits = self.network(self._laid_out(images))
-        loss = cross_entropy(logits, labels, recipe.label_smoothing)
+        loss, sums = self.task.loss(self._laid_out(self.network), batch)
         clock.mark()
         self.fabric.backward(loss)
         clock.mark()
@@ -76,7 +76,7 @@ class Trainee:
         self.optimizer.zero_grad()
         if self.average is not None:
             self.average.update()
-        return loss.detach(), logits.detach()
+        return loss.detach(), sums
 
     def before_tests(self) -> None:
         """Switch to evaluation; where processes keep their own statistics, all of them test with those of process 0.
@@ -95,14 +95,14 @@ class Trainee:
         """The network that is tested: the average of the weights where there is one."""
         return self.bare if self.average is None else self.average.module
 
-    def scores(self, images: Tensor) -> Tensor:
-        """Return the tested network's scores (B, classes); never compiled, as the last batch has another size."""
+    def call_tested(self, *inputs: Any) -> Any:
+        """Call the tested network in the run's precision; it is never compiled, as the last batch has another size."""
         with self.fabric.autocast():
-            logits: Tensor = self.tested(self._laid_out(images))
-        return logits
+            return self._laid_out(self.tested)(*inputs)
 
-    def _laid_out(self, images: Tensor) -> Tensor:
-        return images.contiguous(memory_format=torch.channels_last) if self.recipe.channels_last else images
+    def _laid_out(self, network: Network) -> Network:
+        """Return the network for inputs of any memory layout: those of four dimensions get the recipe's."""
+        return (lambda *inputs: network(*map(channels_last, inputs))) if self.recipe.channels_last else network
 
     def finite(self) -> bool:
         """Return whether every weight, statistic and momentum is a number."""
@@ -111,7 +111,7 @@ class Trainee:
         return bool(torch.stack([t.isfinite().all() for t in tensors]).all())  # one wait for the device
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint holds, by the names of `build`'s network whatever the number of processes is."""
+        """Return what a checkpoint holds, by the names of `initial_network`'s, whatever the number of processes is."""
         average = self.average
         return {
             "network": unwrapped(self.bare.state_dict(), self._wrapped),
@@ -122,7 +122,7 @@ class Trainee:
         }
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the tested network's state, for `build`'s network on a machine of any kind."""
+        """Return the tested network's state, for `initial_network`'s on a machine of any kind."""
         state = unwrapped(self.tested.state_dict(), self._wrapped)
         state.update({name: value.cpu() for name, value in state.items()})
         return state
@@ -138,6 +138,28 @@ class Trainee:
         if self.average is not None:
             self.average.module.load_state_dict(state["average"]["network"])
             self.average.updates = state["average"]["updates"]
+
+
+def channels_last(value: Any) -> Any:
+    """Return images (N, C, H, W) with their channels last in memory, and anything else as it is."""
+    four = isinstance(value, Tensor) and value.ndim == 4
+    return value.contiguous(memory_format=torch.channels_last) if four else value
+
+
+def check_statistics(recipe: Recipe, network: nn.Module, processes: int) -> None:
+    """Refuse a norm whose statistics cannot be those of all processes.
+
+    Raises:
+        UsageError: It has ghost batches, and there are several processes.
+    """
+    ghosts = (m for m in network.modules() if isinstance(m, CalibratedNorm) and m.method.ghost_size is not None)
+    if processes > 1 and recipe.sync_statistics and any(ghosts):
+        raise UsageError(
+            Setting("norm", recipe.norm),
+            f"ghost batches are small on purpose, and statistics of {processes} processes are not; add ",
+            Setting("sync_statistics", False),
+            ", and each process has ghost batches of its own",
+        )
 
 
 def synchronizable(network: nn.Module) -> list[str]:

@@ -32,7 +32,7 @@ AGAIN = "the same command goes on from the last checkpoint"
 
 
 @contextmanager
-def together(fabric: Fabric, stop: Callable[[], int], close: Callable[[], object]) -> Iterator[None]:
+def end_together(fabric: Fabric, stop: Callable[[], int], close: Callable[[], object]) -> Iterator[None]:
     """End this process when another has failed inside this context; tell the others when this one fails.
 
     The one that fails raises its error, and so says it; the others end without a word, with the exit status that it
@@ -49,22 +49,22 @@ def together(fabric: Fabric, stop: Callable[[], int], close: Callable[[], object
     if fabric.world_size == 1:
         yield
         return
-    guard = _Guard(fabric, stop, close)
-    guard.start()
+    ending = _Ending(fabric, stop, close)
+    ending.start()
     try:
         yield
     except BaseException as error:
-        ours = guard.told(error)
+        ours = ending.told(error)
         if ours is error:
             raise
         raise ours from error
     finally:
-        guard.rest()
+        ending.rest()
 
 
-class _Guard(threading.Thread):
+class _Ending(threading.Thread):
     def __init__(self, fabric: Fabric, stop: Callable[[], int], close: Callable[[], object]) -> None:
-        super().__init__(daemon=True, name="guard")
+        super().__init__(daemon=True, name="ending")
         self._rank, self._others = fabric.global_rank, fabric.world_size - 1
         self._asked, self._close = stop, close
         # torchrun's store outlives the processes that it starts again, and what they said.

@@ -7,11 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from calibnorm.lab.training.clock import Timing
-from calibnorm.lab.training.state import Row
+from calibnorm.lab.training.progress import EpochFigures
+from calibnorm.report.measure import Measure
 
 
 class Watcher:
@@ -20,13 +22,16 @@ class Watcher:
     def say(self, text: str) -> None:
         """Show a sentence."""
 
-    def begin(self, epoch: int, epochs: int, batches: int, done: int) -> None:
+    def start(self, measures: Sequence[Measure], epochs: int) -> None:
+        """A run of so many epochs begins or goes on, with these figures."""
+
+    def begin(self, epoch: int, batches: int, done: int) -> None:
         """An epoch, from 1, begins, or goes on after so many of its batches."""
 
-    def step(self, done: int, figures: Callable[[], tuple[float, float, float]]) -> None:
-        """So many batches of the epoch are done; `figures` has loss and accuracy, and waits for the device."""
+    def step(self, done: int, figures: Callable[[], dict[str, float]]) -> None:
+        """So many batches of the epoch are done; `figures` returns its own so far, and waits for the device."""
 
-    def epoch(self, row: Row, timing: Timing | None, seconds: float) -> None:
+    def epoch(self, row: EpochFigures, timing: Timing | None, seconds: float) -> None:
         """An epoch is over; it took so many seconds."""
 
     def close(self) -> None:
@@ -37,23 +42,24 @@ class Lines(Watcher):
     """A line an epoch, for logs."""
 
     def __init__(self) -> None:
+        self._measures: Sequence[Measure] = ()
         self._epochs = 0
 
     def say(self, text: str) -> None:
         """See `Watcher`."""
         print(text, flush=True)
 
-    def begin(self, epoch: int, epochs: int, batches: int, done: int) -> None:
+    def start(self, measures: Sequence[Measure], epochs: int) -> None:
         """See `Watcher`."""
-        self._epochs = epochs
+        self._measures, self._epochs = measures, epochs
 
-    def epoch(self, row: Row, timing: Timing | None, seconds: float) -> None:
+    def epoch(self, row: EpochFigures, timing: Timing | None, seconds: float) -> None:
         """See `Watcher`."""
-        self.say(f"{line(row, self._epochs)}  {seconds:.1f} s")
+        self.say(f"{line(row, self._epochs, self._measures)}  {seconds:.1f} s")
 
 
 class Bar(Lines):
-    """A bar of the epoch's steps with loss and accuracy so far, above it a line for each epoch that is over.
+    """A bar of the epoch's steps with its figures so far, above it a line for each epoch that is over.
 
     Figures are fetched twice a second at most: on a GPU each time is a wait.
     """
@@ -71,23 +77,21 @@ class Bar(Lines):
         """See `Watcher`."""
         self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def begin(self, epoch: int, epochs: int, batches: int, done: int) -> None:
+    def begin(self, epoch: int, batches: int, done: int) -> None:
         """See `Watcher`."""
-        super().begin(epoch, epochs, batches, done)
         self._bar.start()
-        self._task = self._bar.add_task(f"epoch {epoch}/{epochs}", total=batches, completed=done, figures="")
+        self._task = self._bar.add_task(f"epoch {epoch}/{self._epochs}", total=batches, completed=done, figures="")
 
-    def step(self, done: int, figures: Callable[[], tuple[float, float, float]]) -> None:
+    def step(self, done: int, figures: Callable[[], dict[str, float]]) -> None:
         """See `Watcher`."""
         if self._task is None:
             return
         self._bar.update(self._task, completed=done)
         if time.monotonic() >= self._next:
-            loss, accuracy, _ = figures()
-            self._bar.update(self._task, figures=f"loss {loss:.3f}  accuracy {accuracy:.1f} %")
+            self._bar.update(self._task, figures="  ".join(_texts(self._measures, figures(), "train ", fewer=1)))
             self._next = time.monotonic() + self.PAUSE_S
 
-    def epoch(self, row: Row, timing: Timing | None, seconds: float) -> None:
+    def epoch(self, row: EpochFigures, timing: Timing | None, seconds: float) -> None:
         """See `Watcher`."""
         if self._task is not None:
             self._bar.remove_task(self._task)
@@ -107,9 +111,9 @@ class Board(Watcher):
 
         self._logger = TensorBoardLogger(root_dir=folder, name="tensorboard", version="")
 
-    def epoch(self, row: Row, timing: Timing | None, seconds: float) -> None:
+    def epoch(self, row: EpochFigures, timing: Timing | None, seconds: float) -> None:
         """See `Watcher`."""
-        figures = {**vars(row), **({} if timing is None else vars(timing))}
+        figures = {**row.flat(), **({} if timing is None else vars(timing))}
         self._logger.log_metrics(
             {name: value for name, value in figures.items() if name != "epoch" and math.isfinite(value)}, row.epoch
         )
@@ -124,32 +128,16 @@ class Several(Watcher):
     """Hands everything on to others."""
 
     def __init__(self, watchers: Sequence[Watcher]) -> None:
-        self._watchers = watchers
+        for name in ("say", "start", "begin", "step", "epoch", "close"):
+            setattr(self, name, _calling([getattr(watcher, name) for watcher in watchers]))
 
-    def say(self, text: str) -> None:
-        """See `Watcher`."""
-        for watcher in self._watchers:
-            watcher.say(text)
 
-    def begin(self, epoch: int, epochs: int, batches: int, done: int) -> None:
-        """See `Watcher`."""
-        for watcher in self._watchers:
-            watcher.begin(epoch, epochs, batches, done)
+def _calling(functions: Sequence[Callable[..., None]]) -> Callable[..., None]:
+    def call(*arguments: Any) -> None:
+        for function in functions:
+            function(*arguments)
 
-    def step(self, done: int, figures: Callable[[], tuple[float, float, float]]) -> None:
-        """See `Watcher`."""
-        for watcher in self._watchers:
-            watcher.step(done, figures)
-
-    def epoch(self, row: Row, timing: Timing | None, seconds: float) -> None:
-        """See `Watcher`."""
-        for watcher in self._watchers:
-            watcher.epoch(row, timing, seconds)
-
-    def close(self) -> None:
-        """See `Watcher`."""
-        for watcher in self._watchers:
-            watcher.close()
+    return call
 
 
 def screen(progress: bool = True) -> Watcher:
@@ -157,10 +145,18 @@ def screen(progress: bool = True) -> Watcher:
     return Bar() if progress and sys.stdout.isatty() else Lines()
 
 
-def line(row: Row, epochs: int) -> str:
+def line(row: EpochFigures, epochs: int, measures: Sequence[Measure]) -> str:
     """Return an epoch's figures as a line."""
-    text = f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  train loss {row.train_loss:.4f}"
-    text += f" accuracy {row.train_accuracy:.2f} %"
-    if not math.isnan(row.test_accuracy):
-        text += f"  test loss {row.test_loss:.4f} accuracy {row.test_accuracy:.2f} %"
-    return f"{text}  learning rate {row.learning_rate:.4g}"
+    parts = [f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}"]
+    for part in ("train ", *(["test "] if row.tested else [])):
+        parts.append(part + " ".join(_texts(measures, row.figures, part)))
+    return "  ".join([*parts, f"learning rate {row.learning_rate:.4g}"])
+
+
+def _texts(measures: Sequence[Measure], figures: dict[str, float], part: str, fewer: int = 0) -> list[str]:
+    """Return the figures of training or of the test, each with its name, and so many digits fewer than usual."""
+    return [
+        f"{measure.label.removeprefix(part)} {measure.text(figures[measure.name], measure.digits - fewer)}"
+        for measure in measures
+        if measure.in_line and measure.label.startswith(part)
+    ]

@@ -1,0 +1,72 @@
+"""The settings of image classification."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from calibnorm.errors import Setting, UsageError
+from calibnorm.lab.recipes.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Classification(Recipe):
+    """A network that learns to tell classes of images apart, by cross-entropy and stochastic gradient descent."""
+
+    task = "classification"
+    changeable = Recipe.changeable | {"momentum", "nesterov", "label_smoothing"}
+
+    train_images: int | None = None
+    """Train on so many images, balanced over the classes, the same for every seed; all by default."""
+    image_size: int | None = None
+    """Pixels a side, by averaging squares of pixels; the data set's own size by default."""
+    augment: Literal["none", "crop", "crop_flip"] = "none"
+    """Random crops after 4 pixels of padding, and horizontal flips."""
+    mix: str | None = None
+    """The other data set of the mix-datasets attack: mnist or fashion_mnist. With it, --mix-main and --mix-others
+    count, and not --batch-size."""
+    mix_main: int = 100
+    """Images of the data set itself in a mixed batch."""
+    mix_others: int = 240
+    """Images of the other data set in a mixed batch: 120 k."""
+    momentum: float = 0.9
+    """Momentum of stochastic gradient descent."""
+    nesterov: bool = False
+    """Nesterov's momentum."""
+    label_smoothing: float = 0.0
+    """Share of a label that is spread over all classes."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no run can mean."""
+        super().__post_init__()
+        self.check_counts("mix_main", "mix_others", *(["image_size"] if self.image_size is not None else []))
+        own = self.batch_size if self.mix is None else self.mix_main
+        enough = self.train_images is None or self.train_images >= own
+        self.require("train_images", enough, f"fewer than one batch of {own}")
+        for name in ("momentum", "label_smoothing"):
+            self.require(name, 0 <= getattr(self, name) < 1, "must be at least 0 and less than 1")
+        if self.nesterov and self.momentum == 0:
+            raise UsageError(Setting("nesterov"), "needs a ", Setting("momentum"))
+        self.require("mix", self.mix != self.data, "is the data set itself; name another")
+
+    @property
+    def images_a_step(self) -> int:
+        """Images that a step trains on, over all processes."""
+        return self.batch_size if self.mix is None else self.mix_main + self.mix_others
+
+    def images_in_words(self) -> str:
+        """Return which images a run is trained on."""
+        main = f"{self.train_images} training images of {self.data}" if self.train_images else self.data
+        size = f" at {self.image_size} x {self.image_size} pixels" if self.image_size else ""
+        augment = {"none": "", "crop": ", random crops", "crop_flip": ", random crops and flips"}[self.augment]
+        mix = f", {self.mix_main} of them and {self.mix_others} of {self.mix} a batch" if self.mix else ""
+        return f"{main}{size}{augment}{mix}"
+
+    def optimizer_in_words(self) -> list[str]:
+        """Return what is to say of a task's optimizer beside the settings of all recipes."""
+        return [f"SGD with {'Nesterov' if self.nesterov else 'momentum'} {self.momentum:g}"]
+
+    def unusual_in_words(self) -> list[str]:
+        """Return the settings that most runs leave at their defaults, where this one does not."""
+        smoothed = [f"label smoothing {self.label_smoothing:g}"] if self.label_smoothing else []
+        return smoothed + super().unusual_in_words()

@@ -1,0 +1,251 @@
+"""The settings that every training run has, whatever it learns."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_type_hints
+
+from calibnorm.errors import Setting, UsageError
+from calibnorm.lab.recipes.types import described, fits
+
+Precision = Literal["float32", "tf32", "bfloat16", "float16"]
+Noise = tuple[float, float] | None
+"""N_a and N_b of a constant noise attack, or none."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run: a network with a norm, the images, and how it is trained.
+
+    Two runs of equal recipes on the same kind of machine give the same numbers: every random number comes from `seed`.
+    What a task needs besides, such as its loss and its optimizer, is in a subclass. A subclass names its `task`, by
+    which `config.json` finds it again.
+
+    Attributes:
+        task: What is learned.
+        changeable: Settings that may change in a run that is under way; with another value of any other setting, a
+            checkpoint would be that of another network or of other data.
+    """
+
+    task: ClassVar[str]
+    changeable: ClassVar[frozenset[str]] = frozenset(
+        ("epochs", "test_every", "learning_rate", "weight_decay", "schedule", "milestones", "gamma", "warmup_epochs")
+    ) | {"clip_norm", "channels_last", "compile", "sync_statistics"}
+
+    model: str
+    """Network, such as resnet164, preresnet164, densenet100_k12, resnext29_8x64d; any depth, such as resnet56."""
+    data: str
+    """Images: digits, fashion_mnist, mnist, cifar10, cifar100, imagenet."""
+    epochs: int
+    """Passes over the training images."""
+    norm: str = "bn"
+    """Normalization, options behind a colon: iebn, bn:gamma_init=0.269, rbn:scale_stat=std."""
+    noise: Noise = None
+    """Constant noise attack N_a,N_b: standardized features x become N_a * x + N_b in every BatchNorm."""
+    noise_in: Literal["always", "train"] = "always"
+    """Whether the attack stays on at test time; the paper does not say."""
+    stages: str = "all"
+    """Where the norm replaces BatchNorm: all, or one stage such as stage1."""
+    seed: int = 0
+    """What initial weights, the order of images, crops and flips come from."""
+    test_every: int = 1
+    """Test after every so many epochs, and always after the last."""
+    batch_size: int = 128
+    """Images a step, over all processes."""
+    learning_rate: float = 0.1
+    """Its peak, reached at once or after the warm-up."""
+    weight_decay: float = 1e-4
+    """L2 penalty."""
+    decay_gates: bool = False
+    """Whether the penalty also falls on the gates (as in the papers' own runs)."""
+    schedule: Literal["step", "cosine"] = "step"
+    """How the learning rate falls: by `gamma` after each of the `milestones`, or, step by step, to 0 along a cosine."""
+    milestones: tuple[int, ...] = ()
+    """Epochs after which the learning rate falls, with --schedule step; --milestones alone means none."""
+    gamma: float = 0.1
+    """Factor of each fall."""
+    warmup_epochs: int = 0
+    """Epochs in which the learning rate rises linearly from 0, step by step."""
+    clip_norm: float | None = None
+    """Largest norm of the gradient."""
+    ema: float | None = None
+    """Decay of an exponential moving average of the weights, which is tested in place of the weights."""
+    precision: Precision = "float32"
+    """Arithmetic: bfloat16 and float16 are mixed precision, with float32 weights; tf32 is for convolutions on a GPU."""
+    channels_last: bool = False
+    """Memory layout of images and weights."""
+    compile: bool = False
+    """Train the network through torch.compile."""
+    sync_statistics: bool = True
+    """Batch statistics over all processes. Without it, each has its own, and process 0's running ones are tested."""
+
+    def __init_subclass__(cls) -> None:
+        """Remember which class `config.json` means."""
+        _CLASSES[cls.task] = cls
+
+    def __post_init__(self) -> None:
+        """Refuse what no run can mean."""
+        self.check_counts("epochs", "test_every", "batch_size")
+        self.require("seed", self.seed >= 0, "must not be negative")
+        rate, decay = self.learning_rate, self.weight_decay
+        self.require("learning_rate", math.isfinite(rate) and rate > 0, "must be a positive number")
+        if self.noise is not None:
+            check_noise(self.noise)
+        self.require("weight_decay", math.isfinite(decay) and decay >= 0, "must be 0 or a positive number")
+        self.require("gamma", 0 < self.gamma <= 1, "must be more than 0 and at most 1")
+        rising = list(self.milestones) == sorted(set(self.milestones)) and min(self.milestones, default=1) >= 1
+        self.require("milestones", rising, "must be rising epochs from 1")
+        if self.schedule == "step" and self.milestones and self.milestones[-1] >= self.epochs:
+            raise UsageError(
+                *(Setting("milestones", self.milestones), f"{self.milestones[-1]} is never reached in "),
+                *(Setting("epochs", self.epochs), "; give others, or none by ", Setting("milestones"), " alone"),
+            )
+        warm = 0 <= self.warmup_epochs < self.epochs
+        self.require("warmup_epochs", warm, "must be at least 0 and less than ", Setting("epochs"))
+        clipped = self.clip_norm is None or self.clip_norm > 0
+        self.require("clip_norm", clipped, "must be a positive number")
+        averaged = self.ema is None or 0 < self.ema < 1
+        self.require("ema", averaged, "must be between 0 and 1, such as 0.999")
+
+    def require(self, name: str, allowed: bool, *reason: str | Setting) -> None:
+        """Refuse a setting's value, for a reason, unless it is allowed.
+
+        Raises:
+            UsageError: It is not.
+        """
+        if not allowed:
+            raise UsageError(Setting(name, getattr(self, name)), *reason)
+
+    def check_counts(self, *names: str) -> None:
+        """Refuse numbers below 1.
+
+        Raises:
+            UsageError: One of these settings is one.
+        """
+        for name in names:
+            self.require(name, getattr(self, name) >= 1, "must be at least 1")
+
+    @property
+    def images_a_step(self) -> int:
+        """Images that a step trains on, over all processes."""
+        return self.batch_size
+
+    def in_words(self) -> str:
+        """Return in a sentence how a run is trained: the usual settings, and every other one that is not its default.
+
+        Norm, noise and seed are left out, as a comparison varies them.
+        """
+        place = "" if self.stages == "all" else f" (the norm in {self.stages} alone)"
+        falls = " ".join(map(str, self.milestones))
+        step = f"x {self.gamma:g} after epochs {falls}" if falls else "constant"
+        parts = [
+            f"{self.model}{place} on {self.images_in_words()}; {_epochs(self.epochs)}",
+            f"batch {self.images_a_step}, learning rate {self.learning_rate:g}",
+            "a cosine to 0" if self.schedule == "cosine" else step,
+            *([f"{_epochs(self.warmup_epochs)} of warm-up"] if self.warmup_epochs else []),
+            *self.optimizer_in_words(),
+            f"weight decay {self.weight_decay:g} ({'on gates too' if self.decay_gates else 'not on gates'})",
+            *self.unusual_in_words(),
+        ]
+        return ", ".join(parts) + "."
+
+    def images_in_words(self) -> str:
+        """Return which images a run is trained on."""
+        return self.data
+
+    def optimizer_in_words(self) -> list[str]:
+        """Return what is to say of a task's optimizer beside the settings of all recipes."""
+        return []
+
+    def unusual_in_words(self) -> list[str]:
+        """Return the settings that most runs leave at their defaults, where this one does not."""
+        texts = {
+            f"gradients of a norm of {self.clip_norm or 0:g} at most": self.clip_norm is not None,
+            f"tested with the moving average of the weights, decay {self.ema or 0:g}": self.ema is not None,
+            "noise in training alone": self.noise_in == "train",
+            f"precision {self.precision}": self.precision != "float32",
+            "channels last in memory": self.channels_last,
+            "compiled": self.compile,
+            "batch statistics of each process by itself": not self.sync_statistics,
+            f"tested every {self.test_every} epochs": self.test_every > 1,
+        }
+        return [text for text, holds in texts.items() if holds]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `config.json` holds; `from_dict` reads it back."""
+        settings = {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(self).items()}
+        return settings if self.task == _UNNAMED else {"task": self.task, **settings}
+
+    @staticmethod
+    def from_dict(settings: Any, where: Path | str = "config.json") -> Recipe:
+        """Return the recipe of a `config.json`.
+
+        Args:
+            settings: What is in the file.
+            where: The file, for the error.
+
+        Raises:
+            UsageError: A task or a setting that there is not, a setting that is missing, or one of another type.
+        """
+        if not isinstance(settings, dict):
+            raise UsageError(f"{where}: holds no settings of a recipe")
+        task = settings.get("task", _UNNAMED)
+        if task not in _CLASSES:
+            raise UsageError(f"{where}: task {task!r} is not known; there are {', '.join(_CLASSES)}")
+        hints = {f.name: get_type_hints(_CLASSES[task])[f.name] for f in dataclasses.fields(_CLASSES[task])}
+        values = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in settings.items() if key != "task"
+        }
+        if unknown := sorted(values.keys() - hints):
+            raise UsageError(f"{where}: {unknown[0]} is no setting of a recipe; it was written by another version")
+        for key, value in values.items():
+            if not fits(value, hints[key]):
+                raise UsageError(f"{where}: {key} {settings[key]!r}: must be {described(hints[key])}")
+        try:
+            made: Recipe = _CLASSES[task](**values)
+            return made
+        except TypeError as error:
+            raise UsageError(f"{where}: {error}") from error
+
+
+_CLASSES: dict[str, Any] = {}
+_UNNAMED = "classification"
+"""The task of a `config.json` that names none: so were they written when there was no other."""
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch{'s' if count != 1 else ''}"
+
+
+def parse_noise(text: str) -> Noise:
+    """Return the noise attack that a text means, None for "none".
+
+    Raises:
+        UsageError: The text is something else.
+
+    >>> parse_noise("0.8,0.5"), parse_noise("none")
+    ((0.8, 0.5), None)
+    """
+    if text.lower() == "none":
+        return None
+    try:
+        n_a, n_b = map(float, text.split(","))
+    except ValueError:
+        raise UsageError(Setting("noise", text), "must be none or two numbers such as 0.8,0.5") from None
+    check_noise((n_a, n_b))
+    return n_a, n_b
+
+
+def check_noise(noise: tuple[float, float]) -> None:
+    """Refuse what is no attack: with N_a = 0, the features would be gone.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if len(noise) != 2 or not all(map(math.isfinite, noise)) or noise[0] == 0:
+        raise UsageError(
+            Setting("noise", ",".join(f"{n:g}" for n in noise)), "needs two finite numbers, the first not 0"
+        )
