@@ -20,7 +20,7 @@ from calibnorm.networks.finding import find_layers, steady_noise
 from calibnorm.nn import CalibratedNorm
 from calibnorm.nn import child as children
 from calibnorm.ops import Step
-from calibnorm.ops.composed import without_autocast
+from calibnorm.ops.three_steps import without_autocast
 from calibnorm.ops.reference import moments
 
 
