@@ -102,7 +102,7 @@ class Stopped(Exception):
     """A run that a signal ended after it saved where it was; exit status 128 + the signal's number.
 
     Args:
-        number: Of the signal.
+        number: The signal's.
         message: Where it stopped.
     """
 
@@ -116,7 +116,9 @@ class Stopped(Exception):
 
 def as_argument(setting: Setting) -> str:
     """Return a setting as Python writes it: ``batch_size=0``."""
-    return setting.name if setting.value is NOT_GIVEN else f"{setting.name}={written(setting.value, ', ')}"
+    if setting.value is NOT_GIVEN:
+        return setting.name
+    return f"{setting.name}={None if setting.value is None else written(setting.value, ', ')}"
 
 
 def as_option(setting: Setting) -> str:

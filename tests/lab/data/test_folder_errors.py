@@ -43,7 +43,7 @@ def test_found_in_root_or_below(feeds, pictures, nested):
         (
             "folders",
             "put pictures into {root}/folders/train/CLASS/ and val/CLASS/, or name the folder that holds train and val "
-            "as the data root",
+            "as the data_root",
         ),
     ],
 )
@@ -51,7 +51,7 @@ def test_missing_set_says_what_goes_where(feeds, tmp_path, name, remedy):
     root = tmp_path / "empty"
     with pytest.raises(UsageError) as error:
         feeds(name=name, root=root)
-    assert str(error.value) == f"data={name} is missing: {remedy.format(root=root)}"
+    assert str(error.value) == f"data={name}: is missing; {remedy.format(root=root)}"
 
 
 def test_archives_that_are_not_unpacked(feeds, tmp_path):

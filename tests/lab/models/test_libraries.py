@@ -40,7 +40,7 @@ def test_torch_alone() -> None:
 )
 def test_a_missing_library_is_named(name: str, module: str, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    message = f"model {name}: needs {library}, which is not installed; pip install {library}"
+    message = f"model={name}: needs {library}, which is not installed; pip install {library}"
     with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
         models.build(name, num_classes=10)
 

@@ -75,19 +75,19 @@ def test_order_and_form_do_not_matter() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("bnn", "norm bnn: is not known; choose from bn, iebn, "),
-        ("", "norm : is not known; choose from bn"),
-        ("bn:", "norm bn:: nothing follows the colon; write bn, or bn:option=value"),
-        ("bn:gamma=1", "norm bn: 'gamma' is not an option of 'bn', which takes gamma_init, skip"),
+        ("bnn", "norm=bnn: is not known; choose from bn, iebn, "),
+        ("", "norm=: is not known; choose from bn"),
+        ("bn:", "norm=bn:: nothing follows the colon; write bn, or bn:option=value"),
+        ("bn:gamma=1", "norm=bn: 'gamma' is not an option of 'bn', which takes gamma_init, skip"),
         ("rbn:gamma_init=1", "'gamma_init' is not an option of 'rbn', which takes .*; 'bn' has it"),
-        ("bn:gamma_init", "norm bn:gamma_init: 'gamma_init' is not option=value"),
+        ("bn:gamma_init", "norm=bn:gamma_init: 'gamma_init' is not option=value"),
         ("bn:gamma_init=1,,", "'' is not option=value"),
-        ("bn:gamma_init=one", "norm bn:gamma_init=one: gamma_init=one must be a number"),
+        ("bn:gamma_init=one", "norm=bn:gamma_init=one: gamma_init=one must be a number"),
         ("bn:gamma_init=nan", "gamma_init=nan must be a number"),
         ("bn:gamma_init=1_0", "gamma_init=1_0 must be a number"),
         ("bn:gamma_init=1e999", "gamma_init=inf must be finite"),
         ("bn:gamma_init=1,gamma_init=1", "gamma_init is given twice"),
-        ("bn:noise=1", "norm bn: noise cannot be given here; it is an option of its own"),
+        ("bn:noise=1", "norm=bn: noise cannot be given here; it is an option of its own"),
         ("rbn:act=relu", "act cannot be given here; the networks have their activations"),
         ("se:alone=true", "alone cannot be given here; a network whose branches end in a convolution"),
         ("se:reduction=0", "reduction=0 must be an integer, at least 1"),
@@ -101,11 +101,11 @@ def test_order_and_form_do_not_matter() -> None:
         ("iebn:skip=all", "skip=all must be shortcut or none"),
         ("rbn:scaling=1", "scaling=1 must be true or false"),
         ("gn:groups=1.5", "groups=1.5 must be a whole number"),
-        ("rbn:over=xn", "norm xn: is not known; choose from"),
+        ("rbn:over=xn", "norm=xn: is not known; choose from"),
         ("rbn:over=gn(size=8)", "'size' is not an option of 'gn', which takes groups"),
         ("rbn:over=gn(groups=8", "the parentheses do not match"),
         ("rbn:over=8", r"over=8 must be a method such as sn, or gn\(groups=8\)"),
-        ("rbn:over=rbn", "norm rbn: outer and base both have .*; compose two different calibrations"),
+        ("rbn:over=rbn", "norm=rbn: outer and base both have .*; compose two different calibrations"),
     ],
 )
 def test_what_cannot_be_is_named(text: str, message: str) -> None:
@@ -117,10 +117,10 @@ def test_what_cannot_be_is_named(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("bn", {"gamma_init": "1"}, "norm bn: gamma_init='1' must be a real number"),
-        ("bn", {"skip": "shortcuts"}, "norm bn: skip='shortcuts' must be 'shortcut' or None"),
+        ("bn", {"gamma_init": "1"}, "norm=bn: gamma_init='1' must be a real number"),
+        ("bn", {"skip": "shortcuts"}, "norm=bn: skip='shortcuts' must be 'shortcut' or None"),
         ("bn", {"noise": (0.5, 0.5)}, "noise cannot be given here"),
-        (None, {}, "norm None: is not known"),
+        (None, {}, "norm=None: is not known"),
     ],
 )
 def test_what_cannot_be_is_named_in_python_too(method: Any, options: dict[str, Any], message: str) -> None:
@@ -131,7 +131,7 @@ def test_what_cannot_be_is_named_in_python_too(method: Any, options: dict[str, A
 def test_a_norm_is_a_text_or_a_norm() -> None:
     norm = Norm("rbn")
     assert parse_norm(norm) is norm
-    with pytest.raises(UsageError, match="norm 3: must be a text"):
+    with pytest.raises(UsageError, match="norm=3: must be a text"):
         parse_norm(3)  # type: ignore[arg-type]
 
 

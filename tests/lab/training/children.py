@@ -12,8 +12,11 @@ from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
+
+if TYPE_CHECKING:
+    from calibnorm.lab.recipes import Recipe
 
 PATIENCE = 120.0
 """Seconds that a run may take, generous: a busy machine must not fail it."""
@@ -79,9 +82,8 @@ def _start(target: Callable[..., int], arguments: tuple[Any, ...], output: Path 
     sys.exit(status)
 
 
-def train_and_die(settings: dict[str, Any], folder: Path, minutes: float, moment: str, number: int) -> int:
+def train_and_die(recipe: Recipe, folder: Path, minutes: float, moment: str, number: int) -> int:
     """Train, and be killed by SIGKILL the ``number``-th time that a moment comes."""
-    from calibnorm.lab.recipes import Recipe
     from calibnorm.lab.training import train
     from calibnorm.lab.training.watchers import Watcher
 
@@ -151,7 +153,7 @@ def train_and_die(settings: dict[str, Any], folder: Path, minutes: float, moment
         mock.patch.object(os, "fsync", dying_fsync),
     ):
         train(
-            Recipe.from_dict(settings),
+            recipe,
             folder,
             data_root=Path(),
             accelerator="cpu",
@@ -179,22 +181,29 @@ def command(args: list[str], kill: tuple[int, int] | None = None) -> int:
         return cli.main(args)
 
 
+def environment_of(number: int, world: int, port: int) -> dict[str, str]:
+    """Return what torchrun tells a process."""
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
+    counts = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "RANK": number, "LOCAL_RANK": number}
+    return place | {name: str(count) for name, count in counts.items()}
+
+
 def rank(number: int, world: int, port: int, args: list[str], kill: tuple[int, int] | None = None) -> int:
     """Run `calibnorm ARGS` as torchrun starts a process; signals are looked for after each step."""
     from calibnorm.lab.training import loop
 
-    os.environ.update(
-        RANK=str(number),
-        LOCAL_RANK=str(number),
-        WORLD_SIZE=str(world),
-        LOCAL_WORLD_SIZE=str(world),
-        GROUP_RANK="0",
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        TORCHELASTIC_RUN_ID="test",
-    )
+    os.environ.update(environment_of(number, world, port))
     with mock.patch.object(loop, "LOOK_EVERY", 1):
         return command(args, kill)
+
+
+def rank_of_recipe(number: int, world: int, port: int, recipe: Recipe, folder: Path) -> int:
+    """Train a recipe as torchrun starts a process."""
+    from calibnorm.lab.training import train
+
+    os.environ.update(environment_of(number, world, port))
+    train(recipe, folder, data_root=Path(), accelerator="cpu")
+    return 0
 
 
 def rank_that_says_what_it_tests(*arguments: Any) -> int:

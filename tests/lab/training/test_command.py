@@ -65,7 +65,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (["iebn-resnet164-cifar100", "--epochs", "90"], "--milestones 81 122: 122 is never reached in --epochs 90"),
         (["digits-tiny", "--norm", "batch"], "calibnorm: --norm batch: "),
         (["digits-tiny", "--noise", "0.5"], "calibnorm: --noise 0.5: must be none or two numbers such as 0.8,0.5\n"),
-        (["digits-tiny", "--noise"], "calibnorm: --noise : must be none or two numbers"),
+        (["digits-tiny", "--noise"], "calibnorm: --noise: must be none or two numbers"),
         (["digits-tiny", "--noise", "0", "0"], "calibnorm: --noise 0,0: needs two finite numbers, the first not 0\n"),
         (["digits-tiny", "--noise=0,1", "--seed", "1"], "calibnorm: --noise 0,1: needs two finite numbers"),
         (["digits-tiny", "--norm", "iebn:inti=(0,1)"], "inti"),

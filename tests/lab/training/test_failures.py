@@ -323,7 +323,8 @@ def test_fewer_epochs_than_are_done_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_last_epoch_is_a_tested_one(epochs: int, tested: bool, said: str | None) -> None:
-    rows = [row(n, 1.0, 50.0, 1.0, 50.0 if n == 1 or tested else math.nan, 90.0, 0.1) for n in (1, 2)]
+    second = (1.0, 50.0, 90.0) if tested else (math.nan,) * 3
+    rows = [row(1, 1.0, 50.0, 1.0, 50.0, 90.0, 0.1), row(2, 1.0, 50.0, *second, 0.1)]
     if said is None:
         folders.check_epochs(Path("run"), epochs, rows)
     else:

@@ -171,7 +171,7 @@ def test_labels_are_smoothed_in_training_alone(monkeypatch: pytest.MonkeyPatch, 
         target = torch.full_like(logits, 0.2 / 10).scatter_(1, labels[:, None], 0.8 + 0.2 / 10)
         smooth = -(target * logits.log_softmax(1)).sum(1).mean()
         torch.testing.assert_close(loss.detach(), smooth.detach())
-        expected.append(float(smooth))
+        expected.append(float(smooth.detach()))
         return loss, sums
 
     monkeypatch.setattr(Classify, "loss", watched)

@@ -12,8 +12,7 @@ from rich.console import Console
 from calibnorm.errors import UsageError
 from calibnorm.lab import tasks
 from calibnorm.lab.recipes import Classification
-from calibnorm.lab.training import clock, processes, watchers
-from calibnorm.lab.training import run as runs
+from calibnorm.lab.training import clock, machine, processes, watchers
 from calibnorm.lab.training.checkpoints import clear
 from calibnorm.lab.training.clock import HostClock, Timing
 from calibnorm.lab.training.progress import LossWatch
@@ -79,7 +78,7 @@ def test_a_gpu_is_told_to_add_in_one_order() -> None:
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
     with torch.backends.__allow_nonbracketed_mutation():  # torch's own test harness, in this process, freezes the flags
-        with runs._repeatable(torch.device("cuda")):
+        with machine.convolutions(torch.device("cuda"), "float32"):
             assert (cudnn.deterministic, cudnn.benchmark) == (True, False)
         assert (cudnn.deterministic, cudnn.benchmark) == before
 

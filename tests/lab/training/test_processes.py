@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +39,14 @@ def pair(
     port, args = free_port(), [*arguments(recipe, folder), *more]
     outputs = [folder.with_name(f"{folder.name}-{rank}") for rank in range(2)]
     ranks = [(rank, 2, port, args, kill if rank == 1 else None) for rank in range(2)]
+    return children.together(target, ranks, outputs), [path.read_text(encoding="utf-8") for path in outputs]
+
+
+def pair_of_ranks(target: Callable[..., int], *arguments: Any) -> tuple[list[int | None], list[str]]:
+    """Return the exit statuses and outputs of two ranks of a run; the last argument is its folder."""
+    port, folder = free_port(), arguments[-1]
+    outputs = [folder.with_name(f"{folder.name}-{rank}") for rank in range(2)]
+    ranks = [(rank, 2, port, *arguments) for rank in range(2)]
     return children.together(target, ranks, outputs), [path.read_text(encoding="utf-8") for path in outputs]
 
 

@@ -19,7 +19,7 @@ OFTEN, SELDOM = 0.0, 10.0
 
 
 def die(folder: Path, minutes: float, moment: str, number: int) -> None:
-    status = children.run(children.train_and_die, RICH.to_dict(), folder, minutes, moment, number)
+    status = children.run(children.train_and_die, RICH, folder, minutes, moment, number)
     assert status == -signal.SIGKILL
 
 

@@ -3,7 +3,7 @@
 Small sets live whole, as bytes, on the device that trains; batches are cut and standardized there.
 """
 
-from calibnorm.lab.data.feed import Augment, Feed, ImageBatch, ImageFeed
+from calibnorm.lab.data.feed import Augment, Feed, ImageBatch, ImageFeed, share
 from calibnorm.lab.data.folders import FolderFeeds, WorkerError, folder_feeds, worker_error
 from calibnorm.lab.data.image_set import ImageSet, Split, shrink
 from calibnorm.lab.data.memory import test_feed, train_feed
@@ -24,6 +24,7 @@ __all__ = [
     "load",
     "names",
     "remembered",
+    "share",
     "shrink",
     "test_feed",
     "train_feed",

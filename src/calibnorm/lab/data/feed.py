@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar, get_args
 
 from torch import Tensor
 
 from calibnorm.errors import Setting, UsageError
 
 Augment = Literal["crop_flip", "crop", "none"]
-AUGMENTS = ("crop_flip", "crop", "none")
 Batch = TypeVar("Batch")
 ImageBatch = tuple[Tensor, Tensor]
 """Images (B, C, H, W) in float32, standardized, and labels (B,) in int64, on the device."""
@@ -76,7 +75,7 @@ class ImageFeed(Feed[ImageBatch]):
 
     Args:
         classes: Outputs that a network needs to be trained with these labels.
-        channels: Of the images.
+        channels: Channels of the images.
     """
 
     def __init__(self, classes: int, channels: int) -> None:
@@ -102,10 +101,10 @@ def check_shares(name: str, images_a_batch: int, available: int, world: int) -> 
         raise UsageError(Setting(name, images_a_batch), f"{world} processes cannot share it equally; choose a multiple")
 
 
-def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
-    """Refuse a word that is not among the known ones."""
-    if value not in known:
-        raise UsageError(Setting(name, value), f"unknown; choose one of {', '.join(known)}")
+def check_augment(value: str) -> None:
+    """Refuse a word that is no augmentation."""
+    if value not in get_args(Augment):
+        raise UsageError(Setting("augment", value), f"unknown; choose one of {', '.join(get_args(Augment))}")
 
 
 def share(batch: int, images_a_batch: int, rank: int, world: int) -> slice:

@@ -18,14 +18,14 @@ from torch.utils.data import DataLoader, Sampler
 from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.data import sets
 from calibnorm.lab.data.augment import standardize
-from calibnorm.lab.data.feed import AUGMENTS, Augment, ImageBatch, ImageFeed, check_choice, check_shares, share
+from calibnorm.lab.data.feed import Augment, ImageBatch, ImageFeed, check_augment, check_shares, share
 from calibnorm.lab.data.image_set import balanced
 from calibnorm.lab.data.pictures import Damaged, Listing, Pictures, collate, scan
 from calibnorm.lab.data.seeding import generator
 from calibnorm.lab.data.workers import START_METHOD, end_workers, held_back, readers, start_worker, started
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's training images, as all use them: 1.3 million pictures are not read for three numbers."""
+"""Those of ImageNet's training images, as everybody uses them: 1.3 million pictures are not read for three numbers."""
 
 TIMEOUT_S = 300
 """A batch that takes longer never comes."""
@@ -108,7 +108,7 @@ def folder_feeds(
         name: "imagenet", which has 1000 classes, or "folders": anybody's pictures, of as many classes as there are.
         root: Holds train and val, or a folder of that name with them.
         batch_size: Images a step of all processes together; only whole batches are trained on.
-        seed: Of the order and, picture by picture, of cuts and flips, together with the epoch.
+        seed: With the epoch, it decides the order and, picture by picture, cuts and flips.
         device: Where the batches are put.
         augment: "crop_flip", "crop" or "none".
         size: Pixels a side.
@@ -122,7 +122,7 @@ def folder_feeds(
             ImageNet's 1000, or the batch cannot be shared; later, with its name, a picture that cannot be read.
         WorkerError: Later: a worker process died.
     """
-    check_choice("augment", augment, AUGMENTS)
+    check_augment(augment)
     device = torch.device(device)
     try:
         folder = _find(name, Path(root))

@@ -26,7 +26,7 @@ def read(path: Path, dimensions: int, sha256: str) -> Tensor:
     Args:
         path: The file; one whose name ends in .gz is unpacked in memory.
         dimensions: How many the array must have: 3 for images, 1 for labels.
-        sha256: Of the unpacked content, so that plain files and files that were packed again are known too.
+        sha256: That of the unpacked content, so that plain files and files that were packed again are known too.
 
     Returns:
         uint8, in the shape that the header gives.

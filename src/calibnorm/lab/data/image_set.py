@@ -33,14 +33,14 @@ class ImageSet:
     """A whole set in memory.
 
     Args:
-        name: Of the set, as in :func:`calibnorm.lab.data.names`.
+        name: The set's, as in :func:`calibnorm.lab.data.names`.
         train: What the network learns from.
         test: What it is measured on.
         classes: Number of labels.
         channels: 1 or 3.
         size: Pixels a side.
-        mean: Of each channel over all pixels of the training images, black 0 and white 1.
-        std: Likewise, the population's.
+        mean: The mean of each channel over all pixels of the training images, black 0 and white 1.
+        std: Their standard deviation, the population's.
     """
 
     name: str
@@ -86,30 +86,23 @@ def check(name: str, part: str, split: Split, classes: int) -> None:
     Raises:
         UsageError: Another shape or type, no images, or a label outside.
     """
-    images, labels = split.images, split.labels
+    if wrong := _wrong(split.images, split.labels, classes):
+        raise UsageError(Setting("data", name), f"the {part} images {wrong}")
+
+
+def _wrong(images: Tensor, labels: Tensor, classes: int) -> str:
     if images.ndim != 4 or images.dtype != torch.uint8 or images.shape[2] != images.shape[3]:
-        shape = f"{tuple(images.shape)} in {images.dtype}"
-        raise UsageError(
-            Setting("data", name), f"the {part} images are {shape}; they must be (N, C, H, H) in torch.uint8"
-        )
+        return f"are {tuple(images.shape)} in {images.dtype}; they must be (N, C, H, H) in torch.uint8"
     if images.shape[1] not in (1, 3):
-        raise UsageError(
-            Setting("data", name), f"the {part} images have {images.shape[1]} channels; they must have 1 or 3"
-        )
+        return f"have {images.shape[1]} channels; they must have 1 or 3"
     if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
         shape = f"{tuple(labels.shape)} in {labels.dtype}"
-        raise UsageError(
-            Setting("data", name),
-            f"the {part} images have labels {shape}; they must be ({len(images)},) in torch.int64",
-        )
+        return f"have labels {shape}; they must be ({len(images)},) in torch.int64"
     if not images.numel():
-        raise UsageError(Setting("data", name), f"the {part} images are none; put the original files there")
+        return "are none; put the original files there"
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
-        raise UsageError(
-            Setting("data", name),
-            f"the {part} images have labels from {low} to {high}; {classes} classes are 0 to {classes - 1}",
-        )
+    outside = low < 0 or high >= classes
+    return f"have labels from {low} to {high}; {classes} classes are 0 to {classes - 1}" if outside else ""
 
 
 def statistics(images_NCHW: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.data.augment import Shifts, crop_flip, standardize
-from calibnorm.lab.data.feed import AUGMENTS, Augment, ImageBatch, ImageFeed, check_choice, check_shares, share
+from calibnorm.lab.data.feed import Augment, ImageBatch, ImageFeed, check_augment, check_shares, share
 from calibnorm.lab.data.image_set import ImageSet, Split, fit
 from calibnorm.lab.data.seeding import generator
 
@@ -45,7 +45,7 @@ def train_feed(
     Args:
         images: From :func:`calibnorm.lab.data.load`.
         batch_size: Images a step of all processes together; with ``mix``, the sum of both numbers.
-        seed: Of the order, crops and flips, together with the epoch.
+        seed: With the epoch, it decides the order, crops and flips.
         device: Where the images are put, as bytes, once, and where the batches are made.
         augment: "crop_flip": random crop with 4 pixels of padding and horizontal flip; "crop": without flips; "none".
         rank: This process's number.
@@ -57,7 +57,7 @@ def train_feed(
     Raises:
         UsageError: A batch larger than the set, one that the processes cannot share equally, or an unknown word.
     """
-    check_choice("augment", augment, AUGMENTS)
+    check_augment(augment)
     device = torch.device(device)
     if mix is None:
         check_shares("batch_size", batch_size, len(images.train), world)

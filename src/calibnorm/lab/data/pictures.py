@@ -81,9 +81,9 @@ class Pictures(Dataset[tuple[Tensor, int] | Damaged]):
     """Pictures by (epoch, index), cut to one size.
 
     Args:
-        listing: Which there are.
+        listing: The pictures that there are.
         size: Pixels a side of what comes out.
-        seed: Of crops and flips, together with epoch and index: the same in whichever process it is asked for.
+        seed: With epoch and index, it decides crops and flips: the same in whichever process it is asked for.
         augment: "crop_flip": a random part of 8 to 100 % of the area and of 3:4 to 4:3 in shape, resized, and a
             horizontal flip; "crop": without flips; "none": the short side resized to 256 / 224 of the size, and the
             centre.

@@ -64,15 +64,14 @@ def info(name: str) -> Info:
 @contextmanager
 def remembered() -> Iterator[None]:
     """Let `load`, inside the block, read each set once: asked alike again, it returns what it returned before."""
-    outer = _READ.get()
-    token = _READ.set({} if outer is None else outer)
+    token = _READ.set(_READ.get({}))
     try:
         yield
     finally:
         _READ.reset(token)
 
 
-_READ: ContextVar[dict[tuple[Any, ...], ImageSet] | None] = ContextVar("what load remembers", default=None)
+_READ: ContextVar[dict[tuple[Any, ...], ImageSet]] = ContextVar("what load remembers")
 
 
 def load(name: str, root: Path, *, train_images: int | None = None, subset_seed: int = 0) -> ImageSet:
@@ -94,9 +93,7 @@ def load(name: str, root: Path, *, train_images: int | None = None, subset_seed:
         UsageError: No such set, a missing, damaged or changed file, images or labels that are not what the set's are,
             or more images asked for than there are.
     """
-    asked, memory = (name, Path(root), train_images, subset_seed), _READ.get()
-    if memory is None:
-        return _load(*asked)
+    asked, memory = (name, Path(root), train_images, subset_seed), _READ.get({})
     if asked not in memory:
         memory[asked] = _load(*asked)
     return memory[asked]

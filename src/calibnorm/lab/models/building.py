@@ -37,7 +37,7 @@ def build(
         noise_in: ``"always"``, or ``"train"`` for training alone.
         stages: ``"all"``, or the one stage to convert, such as ``"stage1"``, as in RBN's Table 4; what lies in no
             stage, the stem's norm say, then stays plain.
-        in_channels: Of the images.
+        in_channels: Channels of the images.
 
     Raises:
         UsageError: One of these cannot be; the text names it, what came, and what can be.

@@ -32,10 +32,10 @@ class DenseNet(nn.Module):
     """A 3x3 convolution to twice the growth, three dense blocks, and between them transitions that halve all sizes.
 
     Args:
-        layers: Of each block; the depth is 6 times that and 4.
+        layers: Layers of each block; the depth is 6 times that and 4.
         growth: Channels that a layer adds.
         classes: Outputs.
-        in_channels: Of the images.
+        in_channels: Channels of the images.
     """
 
     def __init__(self, layers: int, growth: int, classes: int, in_channels: int = 3) -> None:

@@ -46,7 +46,7 @@ class PreResNet(nn.Module):
     Args:
         depth: Blocks of each stage.
         classes: Outputs.
-        in_channels: Of the images.
+        in_channels: Channels of the images.
     """
 
     def __init__(self, depth: int, classes: int, in_channels: int = 3) -> None:

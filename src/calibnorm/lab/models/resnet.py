@@ -19,8 +19,8 @@ class Bottleneck(nn.Module):
     Args:
         inputs: Channels that come in; ``EXPANSION * width`` go out.
         width: Channels of the 3x3 convolution where it is not grouped.
-        stride: Of the 3x3 convolution.
-        groups: Of the 3x3 convolution: the cardinality.
+        stride: The stride of the 3x3 convolution.
+        groups: Groups of the 3x3 convolution: the cardinality.
         group_width: Its channels a group where ``width`` is 64, and in that proportion elsewhere.
     """
 
@@ -55,9 +55,9 @@ class ResNet(nn.Module):
 
     Args:
         depths: Blocks of each stage.
-        width: Of the stem; of the first stage's blocks, which put out ``EXPANSION`` times that.
+        width: Channels of the stem and inside the first stage's blocks, which put out ``EXPANSION`` times as many.
         classes: Outputs.
-        in_channels: Of the images.
+        in_channels: Channels of the images.
         large: Whether the stem is ImageNet's, 7x7 of stride 2 and a maximum of stride 2, instead of CIFAR's 3x3.
         groups: As for :class:`Bottleneck`.
         group_width: As for :class:`Bottleneck`.

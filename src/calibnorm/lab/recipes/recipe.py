@@ -56,7 +56,7 @@ class Recipe:
     batch_size: int = 128
     """Images a step, over all processes."""
     learning_rate: float = 0.1
-    """Its peak, reached at once or after the warm-up."""
+    """The highest learning rate, reached at once or after the warm-up."""
     weight_decay: float = 1e-4
     """L2 penalty."""
     decay_gates: bool = False

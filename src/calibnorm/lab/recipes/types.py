@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 
 
 def fits(value: object, hint: Any) -> bool:
-    """Return whether a value read from JSON is of a field's type; a whole number is a float, too, True is neither."""
+    """Return whether a value read from JSON is of a type; a whole number is a float, too, and True is no number."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is UnionType:
         return any(fits(value, arg) for arg in args)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Any
 
 import torch
 
@@ -22,9 +23,9 @@ class Timing:
     Args:
         epoch: From 1.
         data_ms: Milliseconds until a batch is there.
-        forward_ms: Of the network and the loss.
-        backward_ms: Of the gradients, with their exchange between processes.
-        update_ms: Of clipping, optimizer, average of the weights and sums for metrics.csv.
+        forward_ms: Milliseconds of the network, its loss, and the sums for metrics.csv.
+        backward_ms: Milliseconds of the gradients, with their exchange between processes.
+        update_ms: Milliseconds of clipping, the optimizer and the average of the weights.
         images_per_second: Over all processes, of the epoch's training as a whole.
     """
 
@@ -43,89 +44,71 @@ class Timing:
         return f"a step: {split}; {self.images_per_second:.0f} images/s"
 
 
-class Clock(Protocol):
-    """Measures the phases of steps."""
+class Clock(ABC):
+    """Measures the phases of steps.
+
+    Args:
+        steps: Steps of an epoch; at most `SAMPLES` of them are timed.
+    """
+
+    def __init__(self, steps: int = 1) -> None:
+        self._every = -(-steps // SAMPLES)
+        self._count = 0
+        self._marks: list[Any] = []
+        self._steps: list[list[Any]] = []
 
     def begin(self) -> None:
         """Start a step, before its batch is asked for."""
+        self._count += 1
+        self._marks = [] if self._count % self._every else [self._now()]
 
     def mark(self) -> None:
         """End a phase; called after each of `PHASES`, in their order."""
-
-    def medians(self) -> dict[str, float] | None:
-        """Return the milliseconds of each phase since the last call; None where no step was timed."""
-
-
-class HostClock:
-    """For a CPU, where a call returns when its work is done."""
-
-    def __init__(self) -> None:
-        self._steps: list[list[float]] = []
-        self._marks: list[float] = []
-
-    def begin(self) -> None:
-        """See `Clock`."""
-        self._marks = [time.perf_counter()]
-
-    def mark(self) -> None:
-        """See `Clock`."""
-        self._marks.append(time.perf_counter())
-        if len(self._marks) == len(PHASES) + 1:
-            self._steps.append([1e3 * (b - a) for a, b in pairwise(self._marks)])
-
-    def medians(self) -> dict[str, float] | None:
-        """See `Clock`."""
-        steps, self._steps = self._steps, []
-        return _medians(steps)
-
-
-class EventClock:
-    """For a GPU: events on its own time line, read at the end of an epoch, so that no step waits for them.
-
-    Args:
-        steps: Of an epoch; at most `SAMPLES` of them are timed.
-    """
-
-    def __init__(self, steps: int) -> None:
-        self._every = -(-steps // SAMPLES)
-        self._count = 0
-        self._marks: list[torch.cuda.Event] = []
-        self._steps: list[list[torch.cuda.Event]] = []
-
-    def begin(self) -> None:
-        """See `Clock`."""
-        self._count += 1
-        self._marks = []
-        if self._count % self._every == 0:
-            self._record()
-
-    def mark(self) -> None:
-        """See `Clock`."""
         if self._marks:
-            self._record()
+            self._marks.append(self._now())
             if len(self._marks) == len(PHASES) + 1:
                 self._steps.append(self._marks)
 
-    def _record(self) -> None:
+    def medians(self) -> dict[str, float] | None:
+        """Return the milliseconds of each phase since the last call; None where no step was timed."""
+        steps, self._steps = self._steps, []
+        if not steps:
+            return None
+        times = zip(*self._milliseconds(steps), strict=True)
+        return {f"{phase}_ms": statistics.median(each) for phase, each in zip(PHASES, times, strict=True)}
+
+    @abstractmethod
+    def _now(self) -> Any:
+        """Return a mark."""
+
+    @abstractmethod
+    def _milliseconds(self, steps: list[list[Any]]) -> list[list[float]]:
+        """Return the times between the marks of each step."""
+
+
+class HostClock(Clock):
+    """For a CPU, where a call returns when its work is done."""
+
+    def _now(self) -> float:
+        return time.perf_counter()
+
+    def _milliseconds(self, steps: list[list[Any]]) -> list[list[float]]:
+        return [[1e3 * (b - a) for a, b in pairwise(step)] for step in steps]
+
+
+class EventClock(Clock):
+    """For a GPU: events on its own time line, read at the end of an epoch, so that no step waits for them."""
+
+    def _now(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
-        self._marks.append(event)
+        return event
 
-    def medians(self) -> dict[str, float] | None:
-        """See `Clock`."""
-        steps, self._steps = self._steps, []
-        if steps:
-            steps[-1][-1].synchronize()
-        return _medians([[a.elapsed_time(b) for a, b in pairwise(s)] for s in steps])
+    def _milliseconds(self, steps: list[list[Any]]) -> list[list[float]]:
+        steps[-1][-1].synchronize()
+        return [[a.elapsed_time(b) for a, b in pairwise(step)] for step in steps]
 
 
 def make_clock(device: torch.device, steps: int) -> Clock:
     """Return the clock that suits a device."""
     return EventClock(steps) if device.type == "cuda" else HostClock()
-
-
-def _medians(steps: list[list[float]]) -> dict[str, float] | None:
-    if not steps:
-        return None
-    phases = zip(PHASES, zip(*steps, strict=True), strict=True)
-    return {f"{phase}_ms": statistics.median(times) for phase, times in phases}

@@ -124,15 +124,15 @@ def read(name: str, words: Sequence[str]) -> tuple[Recipe, RunOptions]:
         UsageError: The name or a word is not known, or a value cannot be used.
     """
     chosen = recipe(name)
-    both = [
-        (field, Annotated[kind, tyro.conf.arg(name="")])
-        for field, kind in (("recipe", type(chosen)), ("options", RunOptions))
-    ]
-    command: Any = parsed(
-        make_dataclass("Command", both),
+    kinds = {"recipe": type(chosen), "options": RunOptions}
+    both: Any = make_dataclass(
+        "Both", [(name, Annotated[kind, tyro.conf.arg(name="")]) for name, kind in kinds.items()]
+    )
+    command = parsed(
+        both,
         prog=f"{PROGRAM} {name}",
         description=summary(name),
-        default=make_dataclass("Command", both)(chosen, RunOptions()),
+        default=both(chosen, RunOptions()),
         args=words,
         config=(tyro.conf.OmitArgPrefixes,),
     )

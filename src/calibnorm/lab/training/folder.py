@@ -168,14 +168,14 @@ def check(folder: Path, recipe: Recipe, override: Sequence[str] = ()) -> dict[st
             reason = "is not empty and holds no run; choose another "
             raise UsageError(Setting("folder", folder), reason, Setting("folder"))
         return None
-    before, now = trained.to_dict(), recipe.to_dict()
-    changed = [name for name in {**before, **now} if now.get(name) != before.get(name)]
+    before, now = ({"task": each.task, **each.to_dict()} for each in (trained, recipe))
+    changed = [name for name in now if now[name] != before.get(name)]
     if other := [name for name in changed if name not in override]:
         name = other[0]
         advice = (" To change it under way: ", Setting("override", name), ".") if name in recipe.changeable else ()
         raise UsageError(
             Setting("folder", folder),
-            f"holds a run with {name} {before.get(name)}, not {now.get(name)}; choose another ",
+            f"holds a run with {name} {before[name]}, not {now[name]}; choose another ",
             *(Setting("folder"), "."),
             *advice,
         )

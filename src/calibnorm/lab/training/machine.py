@@ -62,16 +62,16 @@ def check_precision(kind: Kind, precision: Precision) -> None:
 def convolutions(device: torch.device, precision: Precision) -> Iterator[None]:
     """Let cuDNN compute float32 convolutions in float32 while a run goes on, or in TF32 where that is the precision.
 
-    torch's own default is TF32 (10 bits of mantissa for the factors), on the GPUs that have it, whatever one asks for;
-    its matrix products are in float32 anyway.
+    cuDNN then also chooses algorithms that add in one order. torch's own default is TF32 (10 bits of mantissa for the
+    factors), on the GPUs that have it, whatever one asks for; its matrix products are in float32 anyway.
     """
     if device.type != "cuda":
         yield
         return
     cudnn: Any = torch.backends.cudnn
     wanted = "tf32" if precision == "tf32" else "ieee"
-    before = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
-    _set_cudnn(wanted, wanted)
+    before = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, cudnn.deterministic, cudnn.benchmark
+    _set_cudnn(wanted, wanted, True, False)
     try:
         yield
     finally:
@@ -84,11 +84,15 @@ def float32_convolutions(device: torch.device) -> str | None:
     return str(cudnn.conv.fp32_precision) if device.type == "cuda" else None
 
 
-def _set_cudnn(convolution: str, recurrence: str) -> None:
-    """Set what torch has three names for: the older one cannot even be read where the newer two differ from it."""
+def _set_cudnn(convolution: str, recurrence: str, deterministic: bool, benchmark: bool) -> None:
+    """Set how cuDNN computes.
+
+    torch has three names for the precision, and cannot read the older one where the newer two differ from it.
+    """
     cudnn: Any = torch.backends.cudnn
     cudnn.allow_tf32 = convolution == "tf32"
     cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = convolution, recurrence
+    cudnn.deterministic, cudnn.benchmark = deterministic, benchmark
 
 
 def check_compiler(kind: Kind) -> None:

@@ -10,7 +10,8 @@ from lightning.fabric import Fabric
 from calibnorm.lab.training.processes import largest
 
 MEET_S = 1.0
-"""Seconds between two meetings, or a step where it takes longer: a signal must not wait, nor a GPU often."""
+"""Seconds between two meetings, or the time of a step where that is longer. A signal must not wait long, and a GPU
+must not wait often."""
 
 
 class Meetings:

@@ -20,7 +20,7 @@ class EpochFigures:
     Args:
         epoch: From 1.
         figures: By the names of the task's measures, in their order; those of the test are NaN where there was none.
-        learning_rate: Of the epoch's last step.
+        learning_rate: The rate of the epoch's last step.
     """
 
     epoch: int

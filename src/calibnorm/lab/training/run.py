@@ -102,7 +102,6 @@ def train(
         feeds, network = processes.on_all(fabric, prepared)
         stack.callback(watcher.close)
         stack.callback(feeds.close)
-        stack.enter_context(_repeatable(fabric.device))
         stack.enter_context(convolutions(fabric.device, recipe.precision))
         learner = Learner(task, fabric, network)
         on_first(fabric, lambda: stack.enter_context(folders.locked(folder)))
@@ -232,18 +231,3 @@ class Files:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-
-
-@contextlib.contextmanager
-def _repeatable(device: torch.device) -> Iterator[None]:
-    """Let cuDNN choose algorithms that add in one order, while a run on a GPU goes on."""
-    if device.type != "cuda":
-        yield
-        return
-    cudnn = torch.backends.cudnn
-    before = cudnn.deterministic, cudnn.benchmark
-    cudnn.deterministic, cudnn.benchmark = True, False
-    try:
-        yield
-    finally:
-        cudnn.deterministic, cudnn.benchmark = before
