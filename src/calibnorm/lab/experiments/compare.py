@@ -25,12 +25,13 @@ from calibnorm.report.document import Bullets, Column, Paragraph, Section, Table
 COMMAND = "calibnorm compare"
 
 
-def run(config: CompareConfig, console: Console | None = None) -> int:
+def run(config: CompareConfig, console: Console | None = None, report: type[Comparison] | None = None) -> int:
     """Train what is missing, print the tables and write the report.
 
     Args:
         config: The settings.
         console: Where to print; standard output by default.
+        report: What is said of it; `Comparison` by default.
 
     Returns:
         The exit status: 0; 1 where runs failed or are missing, 130 after Ctrl-C, 143 after SIGTERM.
@@ -44,7 +45,8 @@ def run(config: CompareConfig, console: Console | None = None) -> int:
         with data.remembered():
             check((cell.recipe for cell in grid.cells), config.data_root, config.accelerator)
     note = {"command": COMMAND, "recipe": config.recipe, "settings": shared(recipe)}
-    return carry_out(grid, config, note, partial(Comparison, grid, config=config, recipe=recipe), console or Console())
+    tell = partial(report or Comparison, grid, config=config, recipe=recipe)
+    return carry_out(grid, config, note, tell, console or Console())
 
 
 def plan(config: CompareConfig, recipe: Recipe) -> Grid:
@@ -67,7 +69,7 @@ def plan(config: CompareConfig, recipe: Recipe) -> Grid:
     root = config.out / check_name(config.name or config.recipe)
     cells = [
         Cell(condition, norm, replace(of, norm=norm), Path(slug(condition), slug(norm)))
-        for condition, of in conditions(recipe, config.noise or ("none",))
+        for condition, of in conditions(recipe, config.conditions)
         for norm in norms
     ]
     grid = Grid(root, cells, range(config.seeds), {cell.row: named[config.baseline] for cell in cells})
@@ -184,7 +186,7 @@ class Comparison(Report):
         c, columns = self.config, self.grid.columns()
         words = [COMMAND, c.recipe, "--norms", *map(shlex.quote, columns)]
         words += [f"--baseline {shlex.quote(self.baseline)}"] if self.baseline != columns[0] else []
-        words += [f"--noise {text}" for text in c.noise]
+        words += [f"--noise {text}" for text in c.conditions if c.conditions != ("none",)]
         words += [f"--seeds {c.seeds}"] + ([f"--name {c.name}"] if c.name else [])
         words += [f"{as_option(Setting(name))} {written(value)}" for name, value in c.override.items()]
         return " ".join(words)

@@ -5,21 +5,22 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, TypedDict, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
 from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.experiments.tables.definitions import TABLES
-from calibnorm.lab.recipes import Classification, Recipe
+from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.training.machine import Accelerator
 
 NOT_OVERRIDDEN = frozenset({"norm", "noise", "seed"})
 """What a grid varies."""
 Scale = Literal["tiny", "small", "paper"]
+Settings = TypeVar("Settings", bound="CompareConfig")
 
 
 def documented(cls: type) -> dict[str, str]:
@@ -36,8 +37,8 @@ def documented(cls: type) -> dict[str, str]:
 def metavar(hint: Any) -> str:
     """Return how help calls values of a type.
 
-    >>> metavar(int | None), metavar(bool), metavar(tuple[int, ...]), metavar(Literal["step", "cosine"])
-    ('INT|none', 'True|False', 'INT ...', 'step|cosine')
+    >>> metavar(int | None), metavar(tuple[int, ...]), metavar(Literal["step", "cosine"])
+    ('INT|none', 'INT ...', 'step|cosine')
     """
     if isinstance(hint, UnionType):
         return "|".join("none" if kind is type(None) else metavar(kind) for kind in get_args(hint))
@@ -45,25 +46,28 @@ def metavar(hint: Any) -> str:
         return f"{metavar(get_args(hint)[0])} ..."
     if get_origin(hint) is Literal:
         return "|".join(get_args(hint))
-    return "True|False" if hint is bool else str(hint.__name__).upper()
+    return str(hint.__name__).upper()
 
 
-def overrides() -> Any:
+def overrides(kind: type[Recipe]) -> Any:
     """Return the type of the settings that a command replaces: a recipe's by name, and those alone that are given."""
-    hints, texts = get_type_hints(Classification), documented(Recipe) | documented(Classification)
+    hints = get_type_hints(kind)
+    texts = {name: text for base in reversed(kind.__mro__[:-1]) for name, text in documented(base).items()}
 
     def made(name: str) -> Any:
-        shown = tyro.conf.arg(
-            help=texts[name], metavar=metavar(hints[name]), help_behavior_hint="(default: the recipe's)"
-        )
-        return Annotated[hints[name], tyro.conf.FlagConversionOff, shown]
+        hint = hints[name]
+        shown = {} if hint is bool else {"metavar": metavar(hint)}
+        return Annotated[hint, tyro.conf.arg(help=texts[name], help_behavior_hint="(default: the recipe's)", **shown)]
 
-    settings = {f.name: made(f.name) for f in fields(Classification) if f.name not in NOT_OVERRIDDEN}
     make: Any = TypedDict  # a type checker wants the names in the source
-    return make("Overrides", settings, total=False)
+    return make("Overrides", {f.name: made(f.name) for f in fields(kind) if f.name not in NOT_OVERRIDDEN}, total=False)
 
 
-Overrides: Any = overrides()
+def for_recipe(settings: type[Settings], kind: type[Recipe]) -> type[Settings]:
+    """Return the settings of a comparison with an option for every setting of a kind of recipe."""
+    given = Annotated[overrides(kind), tyro.conf.arg(name="")]
+    override = ("override", given, field(default_factory=dict))
+    return make_dataclass(settings.__name__, [override], bases=(settings,), frozen=True)
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,8 @@ class Common:
 class CompareConfig(Common):
     """The settings of `calibnorm compare`."""
 
+    default_noise: ClassVar[tuple[str, ...]] = ("none",)
+
     recipe: tyro.conf.Positional[str] = "digits-tiny"
     """Recipe that all runs share; `calibnorm train --list` lists them."""
     norms: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NORM ...")] = ("bn", "se", "iebn", "rbn")
@@ -107,14 +113,16 @@ class CompareConfig(Common):
     baseline: Annotated[str | None, tyro.conf.arg(metavar="NORM")] = None
     """The norm, one of --norms, that the others are compared with; the first by default."""
     noise: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="none|N_a,N_b")] = ()
-    """A condition: none, or a constant noise attack such as 0.5,0.2. Once for each; without it, none alone."""
+    """A condition: none, or a constant noise attack such as 0.5,0.2. Once for each; without it, none alone (the demo:
+    none and 0.8,0.5)."""
     seeds: int = 3
     """Runs of each norm in each condition; each seed gives all norms the same initial weights and batches."""
     name: str | None = None
     """Name of the comparison, by default the recipe's. Runs that it holds are not trained again."""
     out: Path = Path("runs/compare")
     """Folder for comparisons; this one is in the folder NAME in it."""
-    override: Annotated[Overrides, tyro.conf.arg(name="")] = field(default_factory=dict)
+    override: tyro.conf.Suppress[dict[str, Any]] = field(default_factory=dict)
+    """Settings of the recipe that are replaced, by name."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
@@ -123,6 +131,21 @@ class CompareConfig(Common):
             raise UsageError(Setting("seeds", self.seeds), "must be at least 1")
         if not self.norms:
             raise UsageError(Setting("norms"), "name at least one")
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The noise of each condition."""
+        return self.noise or self.default_noise
+
+
+@dataclass(frozen=True)
+class GatesConfig:
+    """The settings of `calibnorm inspect gates`."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder of a comparison, such as runs/compare/NAME, or of a run."""
+    data_root: Path = Path("data")
+    """Folder of the data sets."""
 
 
 @dataclass(frozen=True)

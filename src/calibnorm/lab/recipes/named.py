@@ -12,6 +12,7 @@ from calibnorm.lab.recipes.recipe import Recipe
 
 MAKERS: dict[str, Callable[[], Recipe]] = {
     "digits-tiny": small.digits_tiny,
+    "digits-deep": small.digits_deep,
     "fashion-small": small.fashion_small,
     "fashion-study": small.fashion_study,
     **{

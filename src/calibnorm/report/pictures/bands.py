@@ -57,7 +57,7 @@ def over(runs: Sequence[Run]) -> list[Point]:
 def bands(
     columns: Mapping[str, Mapping[str, Mapping[str, Sequence[Point]]]],
     x_label: str,
-    starts: Mapping[str, float] | None = None,
+    starts: Mapping[tuple[str, str], float] | None = None,
     logarithmic: bool = True,
 ) -> Figure:
     """Draw a column of panels for every title, a panel for every label of a vertical axis.
@@ -67,7 +67,7 @@ def bands(
     Args:
         columns: Bands by title of the column, label of the vertical axis and name.
         x_label: Of the horizontal axis.
-        starts: By label of a vertical axis, the value before training: a dotted line.
+        starts: By title and label of the vertical axis, the value before training: a dotted line.
         logarithmic: Whether a vertical axis may be, where its values spread over more than a factor of three.
     """
     stack = max(len(panels) for panels in columns.values())
@@ -86,11 +86,11 @@ def bands(
             if beside:
                 axes.sharey(beside[0])
             beside.append(axes)
-            if starts and label in starts:
-                line = axes.axhline(starts[label], color="#666666", linestyle=":", linewidth=1.4)
+            if starts and (title, label) in starts:
+                line = axes.axhline(starts[title, label], color="#666666", linestyle=":", linewidth=1.4)
                 handles["initial value"] = line
             handles |= {name: draw_band(axes, band, looks[name]) for name, band in of.items() if band}
-            if column == 0 or label != list(list(columns.values())[number - 1])[below]:
+            if column == 0 or label not in list(list(columns.values())[number - 1])[below : below + 1]:
                 axes.set_ylabel(label)
         grid[row][column].set_title(title, fontsize="medium")
         grid[row + len(panels) - 1][column].set_xlabel(x_label)

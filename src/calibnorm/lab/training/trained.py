@@ -1,0 +1,86 @@
+"""The network of a finished run, read from its folder, and what it comes to on the test images."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from calibnorm.errors import UsageError
+from calibnorm.lab import tasks
+from calibnorm.lab.tasks import Feeds, Task
+from calibnorm.lab.training.folder import CONFIG, LAST, read_recipe
+from calibnorm.lab.training.learner import initial_network
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network with the weights that its run ended with, on the CPU, in evaluation mode.
+
+    Args:
+        task: What it has learned.
+        feeds: What it was trained and tested on.
+        network: The network.
+    """
+
+    task: Task[Any]
+    feeds: Feeds[Any]
+    network: nn.Module
+
+    @torch.no_grad()
+    def headline(self) -> float:
+        """Return the figure that compares runs, of the network as it is now."""
+        meter = self.task.meter(torch.device("cpu"))
+        for batch in self.feeds.test:
+            meter.add(self.network, batch)
+        return meter.figures(Alone())[self.task.headline.name]
+
+
+class Alone:
+    """What one process knows by itself; it is a task's `Together`."""
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the values."""
+        return values
+
+    def gather(self, value: T) -> list[T]:
+        """Return the value alone."""
+        return [value]
+
+
+@contextmanager
+def trained(folder: Path, data_root: Path) -> Iterator[Trained]:
+    """Open a finished run.
+
+    Args:
+        folder: The run's.
+        data_root: Where data sets lie.
+
+    Raises:
+        UsageError: The run's files are not there or not whole, or its images are missing.
+    """
+    recipe = read_recipe(folder)
+    if recipe is None:
+        raise UsageError(f"{folder / CONFIG}: is missing or damaged; remove {folder}")
+    task = tasks.of(recipe)
+    feeds = task.feeds(data_root, tasks.Place(device=torch.device("cpu"), rank=0, world=1), None)
+    try:
+        network = initial_network(task, feeds)
+        try:
+            content = torch.load(folder / LAST, map_location="cpu", weights_only=True)
+            network.load_state_dict(content["network"])
+        except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            raise UsageError(
+                f"{folder / LAST}: is missing or damaged, so the run cannot be tested; train it again"
+            ) from error
+        yield Trained(task, feeds, network.eval())
+    finally:
+        feeds.close()
