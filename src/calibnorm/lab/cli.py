@@ -206,7 +206,6 @@ def as_typed(setting: Setting) -> str:
 def listing() -> str:
     """Return what the commands are, with the first line of what each says of itself."""
     width = max(map(len, COMMANDS))
-    lines = [
-        f"  {name:<{width}}  {(inspect.getdoc(command) or '').splitlines()[0]}" for name, command in COMMANDS.items()
-    ]
+    first = {name: (inspect.getdoc(command) or "").splitlines()[0] for name, command in COMMANDS.items()}
+    lines = [f"  {name:<{width}}  {text}" for name, text in first.items()]
     return "\n".join(["usage: calibnorm COMMAND [OPTIONS]", "", DESCRIPTION, "", "commands:", *lines])

@@ -85,8 +85,8 @@ class Demonstration(Comparison):
             return
         bn, iebn, text = means["bn"], means["iebn"], self.measure.text
         yield (
-            f"{row}: {self.recipe.model} comes to {text(iebn)} in {self.recipe.epochs} epochs with IEBN, where it comes "
-            f"to {text(bn)} with BatchNorm ({text(self.measure.chance / 2)} is guessing)."
+            f"{row}: {self.recipe.model} comes to {text(iebn)} in {self.recipe.epochs} epochs with IEBN, and to "
+            f"{text(bn)} with BatchNorm ({text(self.measure.chance / 2)} is guessing)."
         )
         if CONTROL in means and iebn - bn > 5:
             yield (
@@ -112,9 +112,8 @@ class Demonstration(Comparison):
             path = self.grid.run(cell, seed).folder / TIMING
             if path.exists():
                 with path.open(newline="", encoding="utf-8") as file:
-                    steps += [
-                        sum(float(v) for k, v in row.items() if k.endswith("_ms")) for row in csv.DictReader(file)
-                    ]
+                    for row in csv.DictReader(file):
+                        steps.append(sum(float(value) for name, value in row.items() if name.endswith("_ms")))
         return median(steps) if steps else None
 
     @cached_property
@@ -127,9 +126,8 @@ class Demonstration(Comparison):
                 with trained(self.grid.run(line.cell, seed).folder, self.config.data_root) as of:
                     found = [*cn.inspect.learned(of.network), *cn.inspect.gates(of.network, of.feeds.test)]
                 where = {"condition": line.cell.row, "norm": line.cell.column}
-                rows += [
-                    {**where, "images": None, "std_over_images": None, "spread": None, **vars(row)} for row in found
-                ]
+                on_data = dict.fromkeys(("images", "std_over_images", "spread"))  # what learned tensors have not
+                rows += [{**where, **on_data, **vars(row)} for row in found]
         return rows
 
     def more_sections(self) -> list[Section]:

@@ -55,9 +55,9 @@ def overrides(kind: type[Recipe]) -> Any:
     texts = {name: text for base in reversed(kind.__mro__[:-1]) for name, text in documented(base).items()}
 
     def made(name: str) -> Any:
-        hint = hints[name]
-        shown = {} if hint is bool else {"metavar": metavar(hint)}
-        return Annotated[hint, tyro.conf.arg(help=texts[name], help_behavior_hint="(default: the recipe's)", **shown)]
+        shown = None if hints[name] is bool else metavar(hints[name])  # a switch takes no value
+        text = tyro.conf.arg(help=texts[name], metavar=shown, help_behavior_hint="(default: the recipe's)")
+        return Annotated[hints[name], text]
 
     make: Any = TypedDict  # a type checker wants the names in the source
     return make("Overrides", {f.name: made(f.name) for f in fields(kind) if f.name not in NOT_OVERRIDDEN}, total=False)
@@ -65,9 +65,9 @@ def overrides(kind: type[Recipe]) -> Any:
 
 def for_recipe(settings: type[Settings], kind: type[Recipe]) -> type[Settings]:
     """Return the settings of a comparison with an option for every setting of a kind of recipe."""
-    given = Annotated[overrides(kind), tyro.conf.arg(name="")]
-    override = ("override", given, field(default_factory=dict))
-    return make_dataclass(settings.__name__, [override], bases=(settings,), frozen=True)
+    given: Any = Annotated[overrides(kind), tyro.conf.arg(name="")]  # type: ignore[valid-type]  # made just now
+    override: Any = field(default_factory=dict)
+    return make_dataclass(settings.__name__, [("override", given, override)], bases=(settings,), frozen=True)
 
 
 @dataclass(frozen=True)
