@@ -130,7 +130,9 @@ def pin_allocator() -> None:
 class Option(argparse.Action):
     """An option whose words are read here, so that what is wrong with them is said in one line, as everywhere."""
 
-    kind: Kind
+    def __init__(self, option_strings: Sequence[str], dest: str, kind: Kind, **options: Any) -> None:
+        self.kind = kind
+        super().__init__(option_strings, dest, nargs="*", **options)
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, words: Any, option: str | None = None
@@ -149,6 +151,14 @@ class Option(argparse.Action):
             raise UsageError(Setting(self.dest, first), f"must be {self.kind.words}") from None
 
 
+class Help(argparse.HelpFormatter):
+    """Help that shows how many words an option takes."""
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        name = str(action.metavar or default_metavar)
+        return f"{name} [{name} ...]" if isinstance(action, Option) and action.kind is TEXTS else name
+
+
 def parse(words: Sequence[str]) -> LayerConfig | ModelConfig:
     """Return the settings that words stand for; help is printed and ends the process.
 
@@ -160,17 +170,19 @@ def parse(words: Sequence[str]) -> LayerConfig | ModelConfig:
     parsers = {}
     for name, (config, options) in BENCHES.items():
         text = str(config.__doc__)
-        parsers[name] = benches.add_parser(name, help=text.splitlines()[0], description=text, allow_abbrev=False)
+        parsers[name] = benches.add_parser(
+            name, help=text.splitlines()[0], description=text, usage=f"{PROGRAM} {name} [options]",
+            formatter_class=Help, allow_abbrev=False,
+        )  # fmt: skip
         for setting, kind, explained in options:
             default = getattr(config, setting)
             shown = " ".join(default) if isinstance(default, tuple) else default
             explained += "" if default in ((), None) else f" (default: {shown})"
             metavar = setting.upper() if kind is not TEXTS else setting.upper().removesuffix("S")
-            added = parsers[name].add_argument(
-                f"--{setting.replace('_', '-')}", action=Option, nargs="*", default=default, metavar=metavar,
+            parsers[name].add_argument(
+                f"--{setting.replace('_', '-')}", action=Option, kind=kind, default=default, metavar=metavar,
                 help=explained.replace("%", "%%"),
             )  # fmt: skip
-            added.kind = kind  # type: ignore[attr-defined]
     which, *rest = words or [""]
     if which in ("-h", "--help"):
         parser.parse_args([which])
