@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,10 @@ def run(config: CompareConfig, console: Console | None = None) -> int:
     Raises:
         UsageError: A setting cannot be used, or the folder holds other runs; nothing has been trained then.
     """
-    recipe = replace(recipes.recipe(config.recipe), **config.override)
+    recipe = recipes.recipe(config.recipe)
+    if others := config.override.keys() - {field.name for field in fields(recipe)}:
+        raise UsageError(Setting(min(others)), f"is no setting of {config.recipe}")
+    recipe = replace(recipe, **config.override)
     with called(norm="norms"):
         grid = plan(config, recipe)
         with data.remembered():
