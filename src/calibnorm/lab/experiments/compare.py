@@ -128,7 +128,7 @@ class Comparison(Report):
                 line.cell.row,
                 line.cell.column,
                 texts.average(line),
-                texts.between(line.own.interval, digits=digits),
+                texts.between(line.own.interval(), digits=digits),
                 texts.difference(line),
                 texts.difference(line, least=3),
                 texts.wins(line),
@@ -145,7 +145,7 @@ class Comparison(Report):
 
     def verdict(self, row: str) -> str:
         """Return in a sentence which differences are larger than what the seeds leave open."""
-        intervals = [(line, line.against.interval) for line in self.of(row) if line.against is not None]
+        intervals = [(line, line.against.interval()) for line in self.of(row) if line.against is not None]
         if not intervals:
             return f"{row}: one norm alone, so nothing is compared."
         if all(interval is None for _, interval in intervals):
@@ -153,7 +153,7 @@ class Comparison(Report):
         clear = [
             f"{line.cell.column} {texts.difference(line)}"
             for line, interval in intervals
-            if interval is not None and 0 not in interval
+            if interval is not None and not interval.holds(0)
         ]
         if clear:
             return f"{row}: minus {self.baseline}, with an interval that leaves out 0: {'; '.join(clear)}."

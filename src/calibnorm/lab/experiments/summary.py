@@ -46,21 +46,17 @@ class Line:
     @property
     def at_chance(self) -> int:
         """Finished runs that learned next to nothing, as their measure says."""
-        return sum(map(self.measure.at_chance, self.own.values.values()))
+        return self.own.count(self.measure.at_chance)
 
     @property
     def wins(self) -> int:
         """Seeds in which the cell is better than the baseline."""
-        return self._differences(better=True)
+        return self.against.count(lambda difference: self.measure.better(difference, 0)) if self.against else 0
 
     @property
     def losses(self) -> int:
         """Seeds in which the cell is worse than the baseline."""
-        return self._differences(better=False)
-
-    def _differences(self, better: bool) -> int:
-        against = self.against or Sample({})
-        return against.above if better == self.measure.higher_is_better else against.below
+        return self.against.count(lambda difference: self.measure.better(0, difference)) if self.against else 0
 
     @property
     def parameters(self) -> int:
@@ -143,7 +139,7 @@ def summary(line: Line) -> dict[str, Any]:
 def moments(names: Sequence[str], sample: Sample | None) -> dict[str, str]:
     """Return a sample's mean, standard deviation and the ends of its interval under four names."""
     sample = sample or Sample({})
-    ends = (sample.interval.low, sample.interval.high) if sample.interval else (math.nan, math.nan)
+    ends = sample.interval() or (math.nan, math.nan)
     return dict(zip(names, map(number, (sample.mean, sample.std, *ends)), strict=True))
 
 
