@@ -108,9 +108,9 @@ def results(grid: Grid, lines: Sequence[Line]) -> list[dict[str, Any]]:
                     "column": line.cell.column,
                     "seed": seed,
                     "state": found.state,
-                    **{name: number(figures.get(name, math.nan)) for name in shown},
+                    **{name: number(figures.get(name, math.nan), line.measure) for name in shown},
                     "parameters": found.result.parameters if found.result else "",
-                    "seconds": number(found.result.seconds, 1) if found.result else "",
+                    "seconds": f"{found.result.seconds:.1f}" if found.result else "",
                     "folder": grid.run(line.cell, seed).folder.relative_to(grid.root).as_posix(),
                     "message": found.message,
                 }
@@ -128,21 +128,24 @@ def summary(line: Line) -> dict[str, Any]:
         "failed": line.failed,
         "missing": line.missing,
         "at_chance": line.at_chance,
-        **moments(("mean", "std", "low95", "high95"), line.own),
-        **moments(("difference", "difference_std", "difference_low95", "difference_high95"), against),
+        **moments(("mean", "std", "low95", "high95"), line.own, line.measure),
+        **moments(
+            ("difference", "difference_std", "difference_low95", "difference_high95"),
+            against or Sample({}),
+            line.measure,
+        ),
         "wins": line.wins if against else "",
         "losses": line.losses if against else "",
         "parameters": line.parameters or "",
     }
 
 
-def moments(names: Sequence[str], sample: Sample | None) -> dict[str, str]:
+def moments(names: Sequence[str], sample: Sample, measure: Measure) -> dict[str, str]:
     """Return a sample's mean, standard deviation and the ends of its interval under four names."""
-    sample = sample or Sample({})
-    ends = sample.interval() or (math.nan, math.nan)
-    return dict(zip(names, map(number, (sample.mean, sample.std, *ends)), strict=True))
+    values = (sample.mean, sample.std, *(sample.interval() or (math.nan, math.nan)))
+    return {name: number(value, measure) for name, value in zip(names, values, strict=True)}
 
 
-def number(value: float, digits: int = 4) -> str:
-    """Return a number as a CSV holds it: nothing for NaN."""
-    return "" if math.isnan(value) else f"{value:.{digits}f}"
+def number(value: float, measure: Measure) -> str:
+    """Return a number as a CSV holds it: two digits more than tables show, at least four; nothing for NaN."""
+    return "" if math.isnan(value) else f"{value:.{max(4, measure.digits + 2)}f}"
