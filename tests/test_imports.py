@@ -102,7 +102,7 @@ def test_dependencies_point_one_way(path):
 
 
 LAB = {
-    **dict.fromkeys(("naming", "locks", "pictures", "recipes", "data", "models"), set()),
+    **{part: set() for part in ("naming", "locks", "pictures", "recipes", "data", "models")},
     "arguments": {"recipes"},
     "tasks": {"recipes", "data", "models"},
     "training": {"tasks", "recipes", "data", "models", "naming", "locks", "arguments"},
