@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from calibnorm.report.files import read_json, write_json, write_whole
+from calibnorm.report.files import read_json, write_csv, write_json, write_whole
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,3 +33,11 @@ def test_json_comes_back_and_damage_is_nothing(tmp_path: Path) -> None:
     for damaged in (b'{"name": ', b"[]", b"\xff"):
         path.write_bytes(damaged)
         assert read_json(path) is None
+
+
+def test_csv_is_a_mapping_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.csv"
+    write_csv(path, [{"norm": "bn", "accuracy": 90.5}, {"norm": "iebn:init=0,0", "accuracy": None}])
+    assert path.read_bytes() == b'norm,accuracy\nbn,90.5\n"iebn:init=0,0",\n'
+    write_csv(path, [], ["norm", "accuracy"])
+    assert path.read_bytes() == b"norm,accuracy\n"

@@ -20,8 +20,8 @@ from calibnorm.networks.finding import find_layers, steady_noise
 from calibnorm.nn import CalibratedNorm
 from calibnorm.nn import child as children
 from calibnorm.ops import Step
-from calibnorm.ops.three_steps import without_autocast
 from calibnorm.ops.reference import moments
+from calibnorm.ops.three_steps import without_autocast
 
 
 @dataclass(frozen=True)

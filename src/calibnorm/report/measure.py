@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,33 @@ class Measure:
         """
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
+    @property
+    def column(self) -> str:
+        """The head of a table's column, which leaves out that all its figures are those of the test.
+
+        >>> Measure("test_accuracy", "%").column
+        'accuracy (%)'
+        """
+        return self.label_with_unit.removeprefix("test ")
+
+    @property
+    def plural(self) -> str:
+        """The name in words for several of them, again without the test.
+
+        >>> Measure("test_accuracy").plural, Measure("test_word_error").plural, Measure("test_loss").plural
+        ('accuracies', 'word errors', 'losses')
+        """
+        word = self.label.removeprefix("test ")
+        return f"{word[:-1]}ies" if word.endswith("y") else f"{word}{'es' if word.endswith('s') else 's'}"
+
+    @property
+    def error(self) -> Measure | None:
+        """What an accuracy leaves of 100 %, another way to show the same figure; None of any other measure."""
+        if not self.name.endswith("accuracy"):
+            return None
+        name = self.name.replace("accuracy", "error")
+        return replace(self, name=name, higher_is_better=not self.higher_is_better, chance=100 - self.chance)
+
     def text(self, value: float, digits: int | None = None) -> str:
         """Return a value as it is written, with as many digits behind the point as the measure has, or others.
 
@@ -61,6 +88,16 @@ class Measure:
     def better(self, value: float, other: float) -> bool:
         """Return whether a value is better than another; NaN never is."""
         return value > other if self.higher_is_better else value < other
+
+    @property
+    def chance_in_words(self) -> str:
+        """Which final values have learned next to nothing, such as "at most twice the accuracy of guessing".
+
+        It is empty where that is not known.
+        """
+        if math.isnan(self.chance):
+            return ""
+        return f"at {'most' if self.higher_is_better else 'least'} {self.chance_means}"
 
     def at_chance(self, value: float) -> bool:
         """Return whether a final value is no better than `chance`; False where that is not known."""

@@ -9,7 +9,13 @@ from calibnorm.lab.experiments.grid import Cell, Grid
 from calibnorm.lab.experiments.origins import made_with, of_run
 from calibnorm.lab.recipes import Classification
 from calibnorm.lab.training.folder import note_environment
+from calibnorm.report.document import Document, Section
 from calibnorm.report.environment import describe_environment
+from calibnorm.report.markdown import markdown
+
+
+def written(seconds: float, grid: Grid) -> str:
+    return markdown(Document("", [Section("", made_with("calibnorm compare x", seconds, grid))]))
 
 
 def make(root: Path, *environments: dict[str, object] | None) -> Grid:
@@ -27,7 +33,7 @@ def make(root: Path, *environments: dict[str, object] | None) -> Grid:
 def test_the_commits_of_the_runs_are_named_and_the_reports_own_beside_them(tmp_path: Path) -> None:
     now = describe_environment()
     old = now | {"commit": "c0ffee" * 6, "cpu": "Abacus", "device": "cuda:0"}
-    text = made_with("calibnorm compare x", 3.0, make(tmp_path, now, old, old, None))
+    text = written(3.0, make(tmp_path, now, old, old, None))
     assert f"- 2 runs trained with calibnorm {now['calibnorm']} (commit {'c0ffee' * 6}), torch {now['torch']}" in text
     assert "on Abacus with" in text
     assert ", device cuda:0." in text
@@ -38,7 +44,7 @@ def test_the_commits_of_the_runs_are_named_and_the_reports_own_beside_them(tmp_p
 
 
 def test_the_report_says_nothing_of_itself_where_it_was_made_as_the_runs_were(tmp_path: Path) -> None:
-    text = made_with("calibnorm compare x", 3.0, make(tmp_path, describe_environment()))
+    text = written(3.0, make(tmp_path, describe_environment()))
     assert text.count("trained with") == 1
     assert "written with" not in text
 

@@ -1,4 +1,4 @@
-"""published.yaml against the papers' own lines, as their texts have them."""
+"""The tables' printed numbers against the papers' own lines, as their texts have them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import re
 import pytest
 import yaml
 
-from calibnorm.lab.experiments import published
-from calibnorm.lab.experiments.published import SOURCES, Printed, table
+from calibnorm.lab.experiments.tables import published
+from calibnorm.lab.experiments.tables.definitions import TABLES, Entry
+from calibnorm.lab.experiments.tables.published import Printed
 
 # Lines of the papers' texts, copied; IEBN's from arXiv 1908.04008, RBN's from the CVPR 2021 paper.
 IEBN_1 = """
@@ -105,13 +106,25 @@ def spread(text: str) -> tuple[float, float]:
     return float(match[1]), float(match[2])
 
 
+def printed(name: str) -> list[tuple[Entry, Printed]]:
+    """Return the entries of a table that its paper prints there: BN beside an ablation is another table's."""
+    borrowed = name in ("iebn-4", "iebn-5")
+    entries = [e for e in TABLES[name].entries if not (borrowed and e.column == "bn")]
+    return [(entry, entry.printed) for entry in entries if entry.printed is not None]
+
+
+def named(name: str) -> list[tuple[str, str, Printed]]:
+    return [(entry.row, entry.column, number) for entry, number in printed(name)]
+
+
 def test_iebn_1() -> None:
     expected = []
     for name, data, *numbers in lines(IEBN_1):
-        row = (NAMES.get(name.lower(), name.lower()), data.lower())
+        row = f"{NAMES.get(name.lower(), name.lower())}, {data.lower()}"
         for norm, parameters, accuracy in zip(("bn", "se", "iebn"), numbers[::2], numbers[1::2], strict=True):
-            expected.append(Printed(row, norm, float(accuracy), parameters=float(parameters)))
-    assert table("iebn-1") == expected
+            expected.append((row, norm, Printed(float(accuracy), parameters=float(parameters))))
+    assert named("iebn-1") == expected
+    assert [f"{entry.model}, {entry.data}" for entry, _ in printed("iebn-1")] == [row for row, _, _ in expected]
 
 
 def test_iebn_2() -> None:
@@ -119,87 +132,87 @@ def test_iebn_2() -> None:
     for noise, *figures in lines(IEBN_2):
         n_a, n_b = map(float, noise.strip("()").split(","))
         for norm, figure in zip(("bn", "se", "iebn"), figures, strict=True):
-            expected.append(Printed((n_a, n_b), norm, *spread(figure)))
-    assert table("iebn-2") == expected
+            expected.append(((n_a, n_b), norm, Printed(*spread(figure))))
+    assert [(e.noise or (0, 0), e.column, number) for e, number in printed("iebn-2")] == expected
 
 
 def test_iebn_3_and_its_drops() -> None:
-    found = table("iebn-3")
+    found = printed("iebn-3")
     expected = []
     for name, bn, bn_drop, iebn, iebn_drop in lines(IEBN_3):
-        mix = {"M": "mnist", "F": "fashion_mnist", "C": "none"}[name[-1]]
-        row = (mix, int(name[2]) if mix != "none" else 0)
-        expected += [Printed(row, "bn", float(bn)), Printed(row, "iebn", float(iebn))]
+        other = {"M": "mnist", "F": "fashion_mnist", "C": None}[name[-1]]
+        mix = None if other is None else (other, int(name[2]))
+        expected += [(mix, "bn", Printed(float(bn))), (mix, "iebn", Printed(float(iebn)))]
         # The paper prints the drops too, which follow.
-        assert float(bn) - found[0].value == pytest.approx(float(bn_drop), abs=1e-9)
-        assert float(iebn) - found[1].value == pytest.approx(float(iebn_drop), abs=1e-9)
-    assert found == expected
+        assert float(bn) - found[0][1].value == pytest.approx(float(bn_drop), abs=1e-9)
+        assert float(iebn) - found[1][1].value == pytest.approx(float(iebn_drop), abs=1e-9)
+    assert [(entry.mix, entry.column, number) for entry, number in found] == expected
 
 
 def test_iebn_4() -> None:
     rows = lines(IEBN_4)
-    expected = [Printed(("operator",), row[0], *spread(row[1])) for row in rows]
-    expected += [Printed(("position",), row[2], *spread(row[3])) for row in rows]
-    assert table("iebn-4") == expected
+    expected = [("operator", row[0], Printed(*spread(row[1]))) for row in rows]
+    expected += [("position", row[2], Printed(*spread(row[3]))) for row in rows]
+    assert named("iebn-4") == expected
 
 
 def test_iebn_5() -> None:
     expected = [
-        Printed((int(g_hat),), b_hat, float(accuracy))
+        ("initial values", f"{g_hat}, {b_hat}", Printed(float(accuracy)))
         for g_hat, *row in lines(IEBN_5)
         for b_hat, accuracy in zip(("1", "0", "-1"), row, strict=True)
     ]
-    assert table("iebn-5") == expected
+    assert named("iebn-5") == expected
 
 
 def test_rbn_1() -> None:
     expected = [
-        Printed((arch,), norm, float(top1), top5=None if top5 == "-" else float(top5))
+        (NAMES.get(arch, arch), norm, Printed(float(top1), top5=None if top5 == "-" else float(top5)))
         for arch, norm, top1, top5 in lines(RBN_1)
     ]
-    assert table("rbn-1") == expected
+    assert named("rbn-1") == expected
 
 
 def test_rbn_2() -> None:
     rows = lines(RBN_2)
-    expected = [Printed(("mobilenet_v2",), row[0], float(row[1])) for row in rows]
-    expected += [Printed(("resnet50",), row[0], float(row[2])) for row in rows]
-    assert table("rbn-2") == expected
+    expected = [("mobilenet_v2", row[0], Printed(float(row[1]))) for row in rows]
+    expected += [("resnet50", row[0], Printed(float(row[2]))) for row in rows]
+    assert named("rbn-2") == expected
 
 
 def test_rbn_3() -> None:
     symbols = str.maketrans({"μ": "mu", "σ": "sigma"})
     centers, scales, errors = ([cell.translate(symbols) for cell in row] for row in lines(RBN_3))
     expected = [
-        Printed(("resnet50",), "bn" if center == "-" else f"{center},{scale}", float(error))
+        ("resnet50", "bn" if center == "-" else f"{center},{scale}", Printed(float(error)))
         for center, scale, error in zip(centers, scales, errors, strict=True)
     ]
-    assert table("rbn-3") == expected
+    assert named("rbn-3") == expected
 
 
 def test_rbn_4() -> None:
     stages = ("none", "stage1", "stage2", "stage3", "stage4", "all")
+    models = {"resnet50": "resnet50_32", "resnext29": "resnext29_8x64d"}
     expected = [
-        Printed((arch,), stage, float(accuracy))
+        (models[arch], stage, Printed(float(accuracy)))
         for arch, *row in lines(RBN_4)
         for stage, accuracy in zip(stages, row, strict=True)
         if accuracy != "-"
     ]
-    assert table("rbn-4") == expected
+    assert named("rbn-4") == expected
 
 
-def test_every_source_has_a_test_and_a_place() -> None:
-    assert [f"test_{name.replace('-', '_')}" in " ".join(globals()) for name in SOURCES] == [True] * len(SOURCES)
-    assert {source.measure for name, source in SOURCES.items() if name in ("rbn-1", "rbn-2", "rbn-3")} == {"error"}
-    assert {source.measure for name, source in SOURCES.items() if name not in ("rbn-1", "rbn-2", "rbn-3")} == {
-        "accuracy"
-    }
+def test_every_table_has_a_test_and_shows_what_its_paper_does() -> None:
+    tests = " ".join(globals())
+    assert [f"test_{name.replace('-', '_')}" in tests for name in TABLES] == [n != "iebn-fig4" for n in TABLES]
+    assert {name for name, table in TABLES.items() if table.shows == "error"} == {"rbn-1", "rbn-2", "rbn-3"}
+    assert {table.shows for name, table in TABLES.items() if name not in ("rbn-1", "rbn-2", "rbn-3")} == {"accuracy"}
 
 
 def test_recipes() -> None:
-    assert published.recipe("iebn", "resnet164")["schedule"] == [81, 122]
-    assert published.recipe("rbn", "mobilenet_v2")["epochs"] == 200
-    assert published.content()["iebn"]["figure4"]["activations"] == ["sigmoid", "tanh", "softmax", "relu"]
+    assert published.of_paper("iebn")["recipes"]["resnet164"]["schedule"] == [81, 122]
+    assert published.of_paper("rbn")["recipes"]["mobilenet_v2"]["epochs"] == 200
+    assert published.of_paper("iebn")["figure4"]["activations"] == ["sigmoid", "tanh", "softmax", "relu"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from calibnorm.errors import UsageError
 from calibnorm.lab import data
 from calibnorm.lab.data import sets
 from calibnorm.lab.data.image_set import Split
-from calibnorm.lab.experiments import running
+from calibnorm.lab.experiments import experiment
 from calibnorm.lab.experiments.config import TableConfig
 from calibnorm.lab.experiments.tables import run
 
@@ -46,7 +46,7 @@ def test_a_mixed_set_is_read_once_before_training(tmp_path: Path, monkeypatch: p
     def begins(*_: object) -> None:
         raise UsageError("training begins")
 
-    monkeypatch.setattr(running, "train_grid", begins)
+    monkeypatch.setattr(experiment, "train_grid", begins)
     config = TableConfig(table="iebn-3", out=tmp_path, data_root=tmp_path, accelerator="cpu")
     with pytest.raises(UsageError, match="training begins"):
         run.run(config, Console(quiet=True))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from calibnorm.lab.experiments.statistics import Interval, interval, mean, paired, std
+from calibnorm.lab.experiments.statistics import Interval, Sample, interval, mean, std
 
 SAMPLES = [
     [93.1, 92.4],
@@ -50,12 +50,12 @@ def test_one_value_has_no_interval_and_none_has_no_mean() -> None:
 def test_paired_differences_are_those_of_the_paired_t_test() -> None:
     ours = {0: 93.0, 1: 92.0, 2: 95.5, 3: 91.0}
     base = {3: 91.0, 2: 95.0, 1: 90.5, 0: 92.5, 7: 10.0}
-    found = paired(ours, base)
+    found = Sample(ours).minus(Sample(base))
     test = stats.ttest_rel(list(ours.values()), [base[seed] for seed in ours])
     low, high = test.confidence_interval(0.95)
-    assert found.differences == {0: 0.5, 1: 1.5, 2: 0.5, 3: 0.0}
+    assert found.values == {0: 0.5, 1: 1.5, 2: 0.5, 3: 0.0}
     assert found.mean == pytest.approx(0.625)
-    assert (found.wins, found.losses) == (3, 0)
+    assert (found.above, found.below) == (3, 0)
     assert found.interval is not None
     assert (found.interval.low, found.interval.high) == pytest.approx((low, high), rel=1e-12)
     # What the pairing is for: the unpaired interval of these seeds is far wider.
@@ -63,9 +63,9 @@ def test_paired_differences_are_those_of_the_paired_t_test() -> None:
 
 
 def test_pairs_that_do_not_meet() -> None:
-    one = paired({0: 1.0, 5: 2.0}, {0: 3.0})
-    assert (one.mean, one.interval, one.wins, one.losses) == (-2.0, None, 0, 1)
-    none = paired({0: 1.0}, {1: 1.0})
+    one = Sample({0: 1.0, 5: 2.0}).minus(Sample({0: 3.0}))
+    assert (one.mean, one.interval, one.above, one.below) == (-2.0, None, 0, 1)
+    none = Sample({0: 1.0}).minus(Sample({1: 1.0}))
     assert math.isnan(none.mean)
     assert none.interval is None
 

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from calibnorm.lab.experiments import texts
-from calibnorm.lab.experiments.compare import Report
+from calibnorm.lab.experiments.compare import Comparison
 from calibnorm.lab.experiments.config import CompareConfig
 from calibnorm.lab.experiments.grid import Cell, Grid
 from calibnorm.lab.experiments.outcomes import Outcome
-from calibnorm.lab.experiments.statistics import paired
-from calibnorm.lab.experiments.summary import Line
-from calibnorm.lab.recipes import Classification, Recipe
+from calibnorm.lab.experiments.summary import summarize
+from calibnorm.lab.recipes import Classification
+from calibnorm.lab.training.folder import Result
+from calibnorm.report.document import Document
+from calibnorm.report.markdown import markdown
 
 RECIPE = Classification(model="resnet11", data="digits", epochs=9, milestones=(3, 6))
 OTHER = {
@@ -50,16 +51,16 @@ OTHER = {
 
 def test_every_setting_that_all_runs_share_is_said() -> None:
     varied = {"norm", "noise", "seed"}
-    assert {f.name for f in fields(Recipe)} == OTHER.keys() | varied | {"mix_main", "mix_others"}
-    usual = texts.setting(RECIPE)
-    seen = {name: texts.setting(replace(RECIPE, **{name: value})) for name, value in OTHER.items()}  # type: ignore[arg-type]
+    assert {f.name for f in fields(Classification)} == OTHER.keys() | varied | {"mix_main", "mix_others"}
+    usual = RECIPE.in_words()
+    seen = {name: replace(RECIPE, **{name: value}).in_words() for name, value in OTHER.items()}  # type: ignore[arg-type]
     assert [name for name, text in seen.items() if text == usual] == []
     assert len(set(seen.values())) == len(seen)
-    assert texts.setting(replace(RECIPE, norm="rbn", noise=(0.5, 0.2), seed=4)) == usual
+    assert replace(RECIPE, norm="rbn", noise=(0.5, 0.2), seed=4).in_words() == usual
 
 
 def test_a_mixed_batch_has_the_images_of_both_sets() -> None:
-    text = texts.setting(replace(RECIPE, mix="mnist", mix_main=100, mix_others=240))
+    text = replace(RECIPE, mix="mnist", mix_main=100, mix_others=240).in_words()
     assert "100 of them and 240 of mnist a batch" in text
     assert ", batch 340, " in text
 
@@ -67,10 +68,11 @@ def test_a_mixed_batch_has_the_images_of_both_sets() -> None:
 @pytest.mark.parametrize(("finished", "said"), [(True, "1 difference is looked at"), (False, None)])
 def test_a_difference_of_runs_that_failed_is_not_counted(finished: bool, said: str | None, tmp_path: Path) -> None:
     cells = [Cell("clean", norm, replace(RECIPE, norm=norm), Path(norm)) for norm in ("bn", "rbn")]
-    found = Outcome("finished", 50.0) if finished else Outcome("failed", message="x")
-    values = {0: 50.0} if finished else {}
-    lines = [Line(cell, {0: found}, 10.0, None if i == 0 else paired(values, values)) for i, cell in enumerate(cells)]
+    result = Result({"test_accuracy": 50.0}, 1, parameters=1, epochs=1, seconds=1.0)
+    found = Outcome("finished", result) if finished else Outcome("failed", message="x")
     grid = Grid(tmp_path, cells, range(1), {"clean": "bn"})
-    limits = " ".join(Report(CompareConfig(), RECIPE, grid, lines, [], 1.0).limits())
+    lines = summarize(grid, {run.folder: found for run in grid.runs()})
+    comparison = Comparison(grid, lines, [], 1.0, config=CompareConfig(), recipe=RECIPE)
+    limits = markdown(Document("", [comparison.limits()]))
     assert ("looked at" in limits) == finished
     assert said is None or said in limits

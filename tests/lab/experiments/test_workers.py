@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from calibnorm.lab.experiments import workers
+from calibnorm.lab.experiments.experiment import complaints
 from calibnorm.lab.experiments.grid import Cell, Grid, Run
-from calibnorm.lab.experiments.outcomes import Outcome, curve, epochs_done, outcome
-from calibnorm.lab.experiments.progress import complaints
+from calibnorm.lab.experiments.outcomes import Outcome, curve, epochs_done, outcome, outcomes
 from calibnorm.lab.experiments.worker_process import Settings
 from calibnorm.lab.experiments.workers import train_all, visible_gpus
 from calibnorm.lab.locks import exclusive
@@ -73,7 +73,7 @@ def test_a_killed_worker_fails_alone_and_ctrl_c_loses_nothing(tmp_path: Path, mo
     train_all([taken, after], 0, settings)
     assert outcome(taken).finished
     assert len(curve(taken)) == LONG.epochs
-    assert [e.train_loss for e in curve(taken)[: len(before)]] == [e.train_loss for e in before]
+    assert [e["train_loss"] for e in curve(taken)[: len(before)]] == [e["train_loss"] for e in before]
 
 
 def test_a_run_that_diverges_is_not_tried_again(tmp_path: Path) -> None:
@@ -124,11 +124,11 @@ def test_a_run_without_a_result_is_complained_of(tmp_path: Path) -> None:
     grid = Grid(tmp_path, [Cell("clean", "bn", TINY, Path("bn"))], range(2))
     (tmp_path / "bn/seed0").mkdir(parents=True)
     (tmp_path / "bn/seed0/result.json").write_text(
-        json.dumps(dict.fromkeys(("test_accuracy", "best_test_accuracy", "test_top5", "parameters", "seconds"), 1.0))
+        json.dumps(dict.fromkeys(("test_accuracy", "best_epoch", "parameters", "epochs", "seconds"), 1.0))
     )
-    assert complaints(grid, {}) == ["bn/seed1 missing: it has no result"]
+    assert complaints(grid, outcomes(grid.runs(), {})) == ["bn/seed1 missing: it has no result"]
     busy = {tmp_path / "bn/seed1": Outcome("busy", message="another command trains it")}
-    assert complaints(grid, busy) == ["bn/seed1 busy: another command trains it"]
+    assert complaints(grid, outcomes(grid.runs(), busy)) == ["bn/seed1 busy: another command trains it"]
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"test_accuracy": 90.0}'])

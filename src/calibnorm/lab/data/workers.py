@@ -33,8 +33,12 @@ def readers(sharing: int = 1) -> int:
     >>> readers(10_000)
     1
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    return max(1, min(WORKERS, cores // sharing))
+    return max(1, min(WORKERS, cores() // sharing))
+
+
+def cores() -> int:
+    """Return how many cores this process may use; all of the machine's where the system does not say which are ours."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

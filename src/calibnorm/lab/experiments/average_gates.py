@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import pickle
 import sys
 from collections.abc import Sequence
@@ -42,8 +41,7 @@ import calibnorm as cn
 from calibnorm.errors import UsageError
 from calibnorm.lab import data, models, tasks
 from calibnorm.lab.experiments.grid import condition_name
-from calibnorm.lab.recipes import Recipe
-from calibnorm.lab.training.folder import CONFIG, LAST, RESULT
+from calibnorm.lab.training.folder import CONFIG, LAST, RESULT, read_recipe
 from calibnorm.lab.training.learner import initial_network
 from calibnorm.methods import IEBN, RBN
 from calibnorm.nn import CalibratedNorm
@@ -87,7 +85,9 @@ def measure(folder: Path, data_root: Path) -> Row:
     Raises:
         UsageError: The run's files are not there or not whole, its images are missing, or it has SE without BatchNorm.
     """
-    recipe = recipe_of(folder)
+    recipe = read_recipe(folder)
+    if recipe is None:
+        raise UsageError(f"{folder}: holds no run")
     task = tasks.of(recipe)
     images = task.feeds(data_root, tasks.Place(device=torch.device("cpu"), rank=0, world=1), None)
     network = initial_network(task, images)
@@ -122,19 +122,6 @@ def hold_scale(network: nn.Module) -> bool:
         gates["scale_bias"].add_(average * gates["scale_weight"])
         gates["scale_weight"].zero_()
     return any("center_weight" in layer.gates() for layer in layers)
-
-
-def recipe_of(folder: Path) -> Recipe:
-    """Return how a run was trained.
-
-    Raises:
-        UsageError: Its config.json cannot be read.
-    """
-    path = folder / CONFIG
-    try:
-        return Recipe.from_dict(json.loads(path.read_text(encoding="utf-8")), path)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: is missing or damaged; remove {folder}") from error
 
 
 @torch.no_grad()
@@ -192,7 +179,8 @@ def gated_runs(root: Path) -> tuple[list[Path], int]:
     if not root.is_dir():
         raise UsageError(f"{root}: is no folder; name a comparison's, such as runs/compare/NAME")
     runs = [config.parent for config in sorted(root.glob(f"*/*/seed*/{CONFIG}"))]
-    norms = {run: models.parse_norm(recipe_of(run).norm).method for run in runs}
+    recipes = {run: recipe for run in runs if (recipe := read_recipe(run))}
+    norms = {run: models.parse_norm(recipe.norm).method for run, recipe in recipes.items()}
     gated = [run for run in runs if norms[run] in ("iebn", "rbn", "se")]
     finished = [run for run in gated if (run / RESULT).exists()]
     if not finished:

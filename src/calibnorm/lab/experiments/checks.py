@@ -11,17 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from calibnorm.lab import data, tasks
+from calibnorm.lab import tasks
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.tasks import Feeds, Place, Task
 from calibnorm.lab.training.machine import Accelerator, check_machine
 
 
-def check(
-    recipes: Iterable[Recipe],
-    data_root: Path,
-    accelerator: Accelerator,
-) -> None:
+def check(recipes: Iterable[Recipe], data_root: Path, accelerator: Accelerator) -> None:
     """Find out what training would refuse: ask the machine, read every data set, and build every network.
 
     Every network with plain BatchNorm is sent a few images; with its own norm it is built without memory.
@@ -46,23 +42,22 @@ def check(
                 check_machine(recipe, accelerator)
                 able.add((recipe.precision, recipe.compile))
             network = replace(recipe, seed=0)
-            images = replace(network, model="", norm="bn", noise=None, stages="all")
+            plain = replace(network, norm="bn", noise=None, stages="all")
+            images = replace(plain, model="")
             if images not in found:
-                found[images] = task.feeds(data_root, Place(device=torch.device("cpu"), rank=0, world=1), None)
+                found[images] = task.feeds(data_root, Place(device=torch.device("cpu"), rank=0, world=1), workers=None)
                 opened.callback(found[images].close)
-            plain = replace(images, model=network.model)
-            # Folder sets would start processes to read their pictures, whose size the recipe sets.
-            if plain not in built and not data.info(recipe.data).folder:
+            if plain not in built:
                 of_plain = tasks.of(plain)
                 of_plain.try_out(build(of_plain, found[images], "cpu"), found[images])
-            built.add(plain)
+                built.add(plain)
             if network not in built:
                 build(task, found[images], "meta")
                 built.add(network)
 
 
 def build(task: Task[Any], feeds: Feeds[Any], device: str) -> nn.Module:
-    """Build a recipe's network; on the device "meta" it takes no memory.
+    """Build a task's network; on the device "meta" it takes no memory.
 
     Raises:
         UsageError: Its name, its norm or its stage is not known, or it does not take such images.

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from calibnorm.errors import Setting, UsageError, as_option, called
-from calibnorm.lab import models, recipes
-from calibnorm.lab.experiments import plots, texts
+from calibnorm.errors import Setting, UsageError, as_option, called, written
+from calibnorm.lab import data, models, recipes
+from calibnorm.lab.experiments import texts
+from calibnorm.lab.experiments.checks import check
 from calibnorm.lab.experiments.config import NOT_OVERRIDDEN, CompareConfig
-from calibnorm.lab.experiments.grid import NOTE, Cell, Grid, check_folder, conditions, read_note, said
-from calibnorm.lab.experiments.origins import made_with
-from calibnorm.lab.experiments.running import carry_out
-from calibnorm.lab.experiments.summary import Line, write_results, write_summary
+from calibnorm.lab.experiments.experiment import carry_out
+from calibnorm.lab.experiments.grid import NOTE, Cell, Grid, check_folder, conditions, read_note, refuse_changes
+from calibnorm.lab.experiments.report import Report
 from calibnorm.lab.naming import check_name, slug
 from calibnorm.lab.recipes import Recipe
-from calibnorm.report.files import write_whole
+from calibnorm.report.document import Bullets, Column, Paragraph, Section, Table
 
 COMMAND = "calibnorm compare"
-HEADER = ("norm", "accuracy (%)", "95 % interval", "minus {}", "better in", "failed", "each seed")
 
 
 def run(config: CompareConfig, console: Console | None = None) -> int:
@@ -40,11 +38,16 @@ def run(config: CompareConfig, console: Console | None = None) -> int:
     Raises:
         UsageError: A setting cannot be used, or the folder holds other runs; nothing has been trained then.
     """
-    recipe = replace(recipes.recipe(config.recipe), **config.override)
+    recipe = recipes.recipe(config.recipe)
+    if others := config.override.keys() - {field.name for field in fields(recipe)}:
+        raise UsageError(Setting(min(others)), f"is no setting of {config.recipe}")
+    recipe = replace(recipe, **config.override)
     with called(norm="norms"):
         grid = plan(config, recipe)
-        note = {"command": COMMAND, "recipe": config.recipe, "settings": shared(recipe)}
-        return carry_out(grid, config, note, partial(Report, config, recipe, grid), console)
+        with data.remembered():
+            check((cell.recipe for cell in grid.cells), config.data_root, config.accelerator)
+    note = {"command": COMMAND, "recipe": config.recipe, "settings": shared(recipe)}
+    return carry_out(grid, config, note, partial(Comparison, grid, config=config, recipe=recipe), console or Console())
 
 
 def plan(config: CompareConfig, recipe: Recipe) -> Grid:
@@ -59,20 +62,21 @@ def plan(config: CompareConfig, recipe: Recipe) -> Grid:
     """
     norms = [str(models.parse_norm(text)) for text in config.norms]
     if twice := [norm for number, norm in enumerate(norms) if norm in norms[:number]]:
-        raise UsageError(f"--norms {' '.join(config.norms)}: {twice[0]} is there twice; name each once")
+        raise UsageError(Setting("norms", config.norms), f"{twice[0]} is there twice; name each once")
     named: dict[str | None, str] = {None: norms[0]}
     named |= {text: norm for norm, typed in zip(norms, config.norms, strict=True) for text in (norm, typed)}
     if config.baseline not in named:
-        raise UsageError(f"--baseline {config.baseline}: choose one of --norms {' '.join(norms)}")
-    baseline = named[config.baseline]
+        raise UsageError(Setting("baseline", config.baseline), "choose one of ", Setting("norms", tuple(norms)))
     root = config.out / check_name(config.name or config.recipe)
     cells = [
         Cell(condition, norm, replace(of, norm=norm), Path(slug(condition), slug(norm)))
         for condition, of in conditions(recipe, config.noise or ("none",))
         for norm in norms
     ]
-    grid = Grid(root, cells, range(config.seeds), {cell.row: baseline for cell in cells})
-    check_root(root, recipe)
+    grid = Grid(root, cells, range(config.seeds), {cell.row: named[config.baseline] for cell in cells})
+    if (note := read_note(root, COMMAND)) is not None:  # refused also where none of its runs is asked for
+        before = shared(Recipe.from_dict(note["settings"], root / NOTE))
+        refuse_changes(before, shared(recipe), f"{root} was begun", "--name")
     check_folder(grid)
     return grid
 
@@ -82,45 +86,17 @@ def shared(recipe: Recipe) -> dict[str, Any]:
     return {key: value for key, value in recipe.to_dict().items() if key not in NOT_OVERRIDDEN}
 
 
-def check_root(root: Path, recipe: Recipe) -> None:
-    """Refuse a folder of something else, or of a comparison with other settings, though none of its runs be asked for.
-
-    Raises:
-        UsageError: It is one; the text names the setting.
-    """
-    note = read_note(root, COMMAND)
-    if note is None:
-        return
-    before, now = shared(Recipe.from_dict(note["settings"], root / NOTE)), shared(recipe)
-    for key, value in now.items():
-        if value != before[key]:
-            raise UsageError(
-                Setting(key, value),
-                f"{root} was begun with {said(before[key])}; choose another ",
-                Setting("name"),
-                ", or remove that folder",
-            )
-
-
-@dataclass(frozen=True)
-class Report:
-    """Everything that the report says.
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Report):
+    """What is said of a comparison.
 
     Args:
         config: The settings of the command.
         recipe: What all runs share.
-        grid: The runs.
-        lines: A line for every cell.
-        complaints: A sentence for every run that did not finish.
-        seconds: Wall time of this command.
     """
 
     config: CompareConfig
     recipe: Recipe
-    grid: Grid
-    lines: Sequence[Line]
-    complaints: Sequence[str]
-    seconds: float
 
     @property
     def baseline(self) -> str:
@@ -128,134 +104,90 @@ class Report:
         return self.grid.baseline[self.grid.rows[0]]
 
     @property
-    def header(self) -> list[str]:
-        """The table's columns."""
-        return [name.format(self.baseline) for name in HEADER]
+    def title(self) -> str:
+        """The comparison's name and its norms."""
+        return f"{self.grid.root.name}: {', '.join(self.grid.columns())}"
 
-    def of(self, row: str) -> list[Line]:
-        """Return the lines of a condition."""
-        return [line for line in self.lines if line.cell.row == row]
-
-    def cells(self, line: Line) -> list[str]:
-        """Return a line of the table."""
-        return [
-            line.cell.column,
-            texts.spread(line.mean, line.std),
-            texts.between(line.interval),
-            texts.difference(line),
-            texts.wins(line),
-            texts.failures(line),
-            texts.each(line),
+    def findings(self) -> list[Section]:
+        """Return the table of all conditions, and what it says; a screen has fewer columns, as it may be narrow."""
+        digits, minus = self.measure.digits, f"minus {self.baseline}"
+        columns: list[str | Column] = [
+            "condition",
+            "norm",
+            self.measure.column,
+            Column("95 % interval", on="file"),
+            Column(minus, on="file"),
+            Column(minus, on="screen"),
+            Column("better in", on="file"),
+            Column("failed", on="file"),
+            Column("failed", on="screen"),
+            "each seed",
         ]
-
-    @property
-    def short_header(self) -> list[str]:
-        """The columns of the table on the screen, which may be narrow."""
-        return ["norm", "accuracy (%)", f"minus {self.baseline}", "failed", "each seed"]
-
-    def short_cells(self, line: Line) -> list[str]:
-        """Return a line of the table on the screen."""
-        return [
-            line.cell.column,
-            texts.spread(line.mean, line.std),
-            texts.difference(line, least=3),
-            f"{line.failed} of {len(line.outcomes)}" if line.failed else "0",
-            texts.each(line),
+        rows = [
+            [
+                line.cell.row,
+                line.cell.column,
+                texts.average(line),
+                texts.between(line.own.interval, digits=digits),
+                texts.difference(line),
+                texts.difference(line, least=3),
+                texts.wins(line),
+                texts.failures(line),
+                texts.of_runs(line.failed, line),
+                texts.every_seed(line),
+            ]
+            for line in self.lines
         ]
+        seeds = f"{self.config.seeds} seed{'s' if self.config.seeds > 1 else ''}"
+        how = Paragraph(f"{self.recipe.in_words()} {seeds}.")
+        verdicts = Bullets([self.verdict(row) for row in self.grid.rows])
+        return [Section("", [how, Table(columns, rows, left=2, split=True), verdicts])]
 
     def verdict(self, row: str) -> str:
         """Return in a sentence which differences are larger than what the seeds leave open."""
-        lines = [line for line in self.of(row) if line.against is not None]
-        if not lines:
+        intervals = [(line, line.against.interval) for line in self.of(row) if line.against is not None]
+        if not intervals:
             return f"{row}: one norm alone, so nothing is compared."
-        known = [(line, line.against.interval) for line in lines if line.against is not None]
-        if all(interval is None for _, interval in known):
+        if all(interval is None for _, interval in intervals):
             return f"{row}: fewer than two seeds that both norms finished, so no difference can be told from chance."
         clear = [
             f"{line.cell.column} {texts.difference(line)}"
-            for line, interval in known
+            for line, interval in intervals
             if interval is not None and 0 not in interval
         ]
         if clear:
             return f"{row}: minus {self.baseline}, with an interval that leaves out 0: {'; '.join(clear)}."
         return f"{row}: no difference from {self.baseline} whose 95 % interval leaves out 0."
 
-    def limits(self) -> list[str]:
+    def limits(self) -> Section:
         """Return what the numbers mean and what they leave open."""
-        compared = sum(line.against is not None and bool(line.against.differences) for line in self.lines)
+        measure = self.measure
+        compared = sum(line.against is not None and bool(line.against.values) for line in self.lines)
         looked_at = (
             f"{compared} difference{'s are' if compared != 1 else ' is'} looked at: of twenty that are truly 0, one "
             "interval is expected to leave 0 out. "
         )
-        return [
-            "Accuracies are those after the last epoch on the test images, mean ± sample standard deviation over "
-            "seeds; runs that failed are not in them.",
+        less = "" if measure.higher_is_better else " Less is better: a negative difference is a gain."
+        at_chance = measure.chance_in_words
+        sentences = [
+            f"{measure.plural.capitalize()} are those after the last epoch on the test images, mean ± sample standard "
+            f"deviation over seeds; runs that failed are not in them.{less}",
             "Differences are paired by seed: runs of a seed share initial weights and batches. Intervals are 95 %, "
             "Student's t over seeds: they assume that the differences are independent and roughly normal, which fails "
             "where some runs train and others stay at chance. Look at each seed there.",
             f"{looked_at if compared else ''}All seeds share one set of test images, whose own chance is in no "
             "interval.",
-            '"At chance" is a finished run of at most twice the accuracy of guessing; "failed" one whose loss stopped '
-            "being finite, or whose process ended with an error.",
+            (f'"At chance" is a finished run of {at_chance}; "failed" one' if at_chance else '"Failed" is a run')
+            + " whose loss stopped being finite, or whose process ended with an error.",
         ]
-
-    def write(self) -> None:
-        """Write tables, pictures and the report into the comparison's folder."""
-        root = self.grid.root
-        write_results(root / "results.csv", self.grid, self.lines)
-        write_summary(root / "summary.csv", self.lines)
-        drawn = plots.draw_curves(self.grid, root / "curves.png")
-        plots.draw_finals(self.grid, self.lines, root / "accuracies.png")
-        write_whole(root / "report.md", self.markdown(drawn).encode())
-
-    def markdown(self, curves: bool = True) -> str:
-        """Return the report as Markdown, with the pictures that lie beside it."""
-        rows = [[line.cell.row, *self.cells(line)] for line in self.lines]
-        parts = [
-            f"# {self.grid.root.name}: {', '.join(self.grid.columns())}",
-            f"{self.recipe.in_words()} {self.config.seeds} seed{'s' if self.config.seeds > 1 else ''}.",
-            texts.markdown(["condition", *self.header], rows, left=2),
-            texts.bullets(map(self.verdict, self.grid.rows)),
-        ]
-        if self.complaints:
-            parts += ["## Runs that failed or are missing", texts.bullets(self.complaints)]
-        parts += [
-            "## How to read it",
-            texts.bullets(self.limits()),
-            "## Every run",
-            "Dots are runs, thin lines connect those of a seed; beside them the mean and, from three seeds on, "
-            "its 95 % interval.",
-            "![Test accuracy of every run](accuracies.png)",
-        ]
-        if curves:
-            parts += [
-                "## Learning curves",
-                "Lines are means over seeds, bands reach from the least to the greatest.",
-                "![Test error and training loss over epochs](curves.png)",
-            ]
-        parts += ["## Made with", made_with(self.command_line(), self.seconds, self.grid)]
-        return "\n\n".join(parts) + "\n"
+        return Section("How to read it", [Bullets(sentences)], on="file")
 
     def command_line(self) -> str:
         """Return a command that makes this comparison."""
-        c = self.config
-        columns = self.grid.columns()
+        c, columns = self.config, self.grid.columns()
         words = [COMMAND, c.recipe, "--norms", *map(shlex.quote, columns)]
         words += [f"--baseline {shlex.quote(self.baseline)}"] if self.baseline != columns[0] else []
         words += [f"--noise {text}" for text in c.noise]
         words += [f"--seeds {c.seeds}"] + ([f"--name {c.name}"] if c.name else [])
-        words += [f"{as_option(Setting(name))} {said(value)}" for name, value in c.override.items()]
+        words += [f"{as_option(Setting(name))} {written(value)}" for name, value in c.override.items()]
         return " ".join(words)
-
-    def show(self, console: Console) -> None:
-        """Print the tables, what they mean, and where the rest is."""
-        console.print(f"\n{self.recipe.in_words()}\n", highlight=False)
-        for row in self.grid.rows:
-            texts.show(console, row, self.short_header, map(self.short_cells, self.of(row)))
-        for row in self.grid.rows:
-            console.print(self.verdict(row), highlight=False)
-        for complaint in self.complaints:
-            console.print(complaint, style="red", highlight=False)
-        console.print(
-            f"\nReport and pictures: {self.grid.root / 'report.md'}   ({self.seconds:.0f} s)", highlight=False
-        )

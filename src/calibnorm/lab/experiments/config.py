@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import os
 import textwrap
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,13 +12,13 @@ from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin, get
 
 import tyro
 
-from calibnorm.errors import UsageError
+from calibnorm.errors import Setting, UsageError
+from calibnorm.lab.experiments.tables.definitions import TABLES
 from calibnorm.lab.recipes import Classification, Recipe
 from calibnorm.lab.training.machine import Accelerator
 
 NOT_OVERRIDDEN = frozenset({"norm", "noise", "seed"})
 """What a grid varies."""
-TABLES = ("iebn-1", "iebn-2", "iebn-3", "iebn-4", "iebn-5", "iebn-fig4", "rbn-1", "rbn-2", "rbn-3", "rbn-4")
 Scale = Literal["tiny", "small", "paper"]
 
 
@@ -67,11 +66,6 @@ def overrides() -> Any:
 Overrides: Any = overrides()
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @dataclass(frozen=True)
 class Common:
     """What both commands have."""
@@ -87,12 +81,14 @@ class Common:
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
         if self.jobs is not None and self.jobs < 0:
-            raise UsageError(f"--jobs {self.jobs}: must not be negative")
+            raise UsageError(Setting("jobs", self.jobs), "must not be negative")
 
     @property
     def processes(self) -> int:
         """How many processes train."""
         import torch
+
+        from calibnorm.lab.data.workers import cores
 
         if self.jobs is not None:
             return self.jobs
@@ -124,9 +120,9 @@ class CompareConfig(Common):
         """Refuse what cannot run."""
         super().__post_init__()
         if self.seeds < 1:
-            raise UsageError(f"--seeds {self.seeds}: must be at least 1")
+            raise UsageError(Setting("seeds", self.seeds), "must be at least 1")
         if not self.norms:
-            raise UsageError("--norms: name at least one")
+            raise UsageError(Setting("norms"), "name at least one")
 
 
 @dataclass(frozen=True)
@@ -150,4 +146,4 @@ class TableConfig(Common):
             wrong = f" {self.table}: is not known" if self.table else ": a name is missing"
             raise UsageError(f"table{wrong}; choose one of {', '.join(TABLES)}")
         if self.seeds is not None and self.seeds < 1:
-            raise UsageError(f"--seeds {self.seeds}: must be at least 1")
+            raise UsageError(Setting("seeds", self.seeds), "must be at least 1")

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from calibnorm.errors import Setting, UsageError
+from calibnorm.errors import Setting, UsageError, written
 from calibnorm.lab.recipes import Noise, Recipe, parse_noise
-from calibnorm.lab.training.folder import CONFIG
+from calibnorm.lab.training.folder import read_recipe
 from calibnorm.report.files import read_json, write_json
 
 NOTE = "grid.json"
@@ -118,13 +118,13 @@ def conditions(recipe: Recipe, noises: Sequence[str]) -> Iterator[tuple[str, Rec
     Raises:
         UsageError: A text is neither, or two are equal.
     """
-    seen: dict[str, str] = {}
+    seen: set[str] = set()
     for text in noises:
         noise = parse_noise(text)
         name = condition_name(noise)
         if name in seen:
-            raise UsageError(f"--noise {text}: is there twice; name each once")
-        seen[name] = text
+            raise UsageError(Setting("noise", text), "is there twice; name each once")
+        seen.add(name)
         yield name, replace(recipe, noise=noise)
 
 
@@ -144,19 +144,26 @@ def check_folder(grid: Grid) -> None:
         UsageError: A run there was trained with other settings; the text names the run and the first of them.
     """
     for run in grid.runs():
-        path = run.folder / CONFIG
-        if not path.exists():
-            continue
-        content = read_json(path)
-        if content is None:
-            raise UsageError(f"{path}: cannot be read; remove the folder {run.folder}")
-        before, now = Recipe.from_dict(content, path).to_dict(), run.recipe.to_dict()
-        for key, value in now.items():
-            if value != before[key]:
-                raise UsageError(
-                    Setting(key, value),
-                    f"{run.folder} was trained with {said(before[key])}; choose another folder, or remove that one",
-                )
+        if (before := read_recipe(run.folder)) is not None:
+            refuse_changes(before.to_dict(), run.recipe.to_dict(), f"{run.folder} was trained", "folder")
+
+
+def refuse_changes(before: dict[str, Any], now: dict[str, Any], what: str, other: str) -> None:
+    """Refuse settings that differ from those of before.
+
+    Args:
+        before: What is in the folder.
+        now: What is asked for.
+        what: What was done with the settings of before.
+        other: What can be chosen instead.
+
+    Raises:
+        UsageError: The first setting that differs.
+    """
+    for name, value in now.items():
+        if value != before[name]:
+            advice = f"choose another {other}, or remove that one"
+            raise UsageError(Setting(name, value), f"{what} with {written(before[name])}; {advice}")
 
 
 def read_note(root: Path, command: str) -> dict[str, Any] | None:
@@ -165,33 +172,27 @@ def read_note(root: Path, command: str) -> dict[str, Any] | None:
     Raises:
         UsageError: The folder holds what the command did not write.
     """
+    out = Setting("out", root)
     try:
         names = [entry.name for entry in root.iterdir() if not entry.name.startswith(".")]
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UsageError(f"--out {root}: is no folder that can be read ({error.strerror}); choose another") from error
+        raise UsageError(out, f"is no folder that can be read ({error.strerror}); choose another") from error
     note = read_json(root / NOTE)
     if names and (note is None or note.get("command") != command):
-        raise UsageError(f"--out {root}: holds what `{command}` did not write; choose another folder or name")
+        raise UsageError(out, f"holds what `{command}` did not write; choose another folder or name")
     return note
 
 
 def write_note(root: Path, note: dict[str, Any]) -> None:
-    """Make the folder, with a note of what is in it.
+    """Make the folder of a grid, with a note of what is in it.
 
     Raises:
         UsageError: It cannot be written.
     """
     try:
-        root.mkdir(parents=True, exist_ok=True)
         write_json(root / NOTE, note)
     except OSError as error:
-        raise UsageError(f"--out {root}: cannot be written ({error.strerror}); choose another folder") from error
-
-
-def said(value: Any) -> str:
-    """Return a setting as the command line would say it."""
-    if value is None:
-        return "none"
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        out = Setting("out", root)
+        raise UsageError(out, f"cannot be written ({error.strerror}); choose another folder") from error

@@ -8,27 +8,26 @@ from typing import Any
 
 from calibnorm.lab.experiments.grid import Grid, Run
 from calibnorm.lab.training.folder import CONFIG, ENVIRONMENT
+from calibnorm.report.document import Block, Bullets, Paragraph
 from calibnorm.report.environment import describe_environment
 from calibnorm.report.files import read_json
 
 
-def made_with(command: str, seconds: float, grid: Grid) -> str:
+def made_with(command: str, seconds: float, grid: Grid) -> list[Block]:
     """Return the command, what the runs were trained with, and what wrote the report where that is something else."""
-    now = said(describe_environment())
+    now = in_words(describe_environment())
     by_runs = trained_with(grid.runs())
-    lines = [f"- {count} run{'s' if count != 1 else ''} trained {how}." for how, count in by_runs.items()]
+    lines = [f"{count} run{'s' if count != 1 else ''} trained {how}." for how, count in by_runs.items()]
     if set(by_runs) != {f"with {now}"}:
-        lines.append(f"- This report was written with {now}.")
-    return "\n".join(
-        [
-            f"`{command}`, {seconds:.0f} s this time.",
-            "",
-            *lines,
-            "",
+        lines.append(f"This report was written with {now}.")
+    return [
+        Paragraph(f"`{command}`, {seconds:.0f} s this time."),
+        Bullets(lines),
+        Paragraph(
             "Every run's own settings and machine: config.json and environment.json in its folder. Every run: "
-            "results.csv. Every cell: summary.csv.",
-        ]
-    )
+            "results.csv. Every cell: summary.csv."
+        ),
+    ]
 
 
 def trained_with(runs: Iterable[Run]) -> dict[str, int]:
@@ -45,10 +44,10 @@ def of_run(run: Run) -> str:
     states = [first]
     for change in first.get("later", []):  # each holds what differs from the one before
         states.append(states[-1] | change)
-    return "with " + "; then with ".join(dict.fromkeys(map(said, states)))
+    return "with " + "; then with ".join(dict.fromkeys(map(in_words, states)))
 
 
-def said(environment: dict[str, Any]) -> str:
+def in_words(environment: dict[str, Any]) -> str:
     """Return versions, commit and machine in words."""
     e = environment
     commit = f" (commit {e['commit']})" if e.get("commit") else ""

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from calibnorm.errors import UsageError
 from calibnorm.lab.experiments.grid import Run
-from calibnorm.lab.training.folder import METRICS, RESULT
+from calibnorm.lab.training.folder import METRICS, Result, read_result
 from calibnorm.report.files import read_json
 
-_NUMBERS = {"test_accuracy", "best_test_accuracy", "test_top5", "parameters", "seconds"}
 State = Literal["finished", "diverged", "failed", "missing", "busy"]
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """A line of metrics.csv, as far as pictures need it."""
-
-    epoch: int
-    train_loss: float
-    test_accuracy: float
 
 
 @dataclass(frozen=True)
@@ -33,62 +24,50 @@ class Outcome:
     Args:
         state: "finished"; "diverged", its loss stopped being finite; "failed", an error or the end of its
             process; "missing", it was not started or not finished; "busy", another command trains it.
-        accuracy: Test accuracy after the last epoch in percent; NaN unless finished.
-        best: The highest of all epochs, which flatters: it is chosen on the test images.
-        top5: After the last epoch.
-        parameters: Learnable numbers of the network, 0 unless finished.
-        seconds: Time in the training loop.
+        result: Of a run that finished.
         message: Why it did not finish.
     """
 
     state: State
-    accuracy: float = math.nan
-    best: float = math.nan
-    top5: float = math.nan
-    parameters: int = 0
-    seconds: float = math.nan
+    result: Result | None = None
     message: str = ""
 
     @property
     def finished(self) -> bool:
-        """Whether there is an accuracy."""
-        return self.state == "finished"
+        """Whether there is a result."""
+        return self.result is not None
 
 
 def outcome(run: Run) -> Outcome:
     """Return what the run's folder says; "missing" where it neither finished nor diverged."""
-    result = read_json(run.folder / RESULT)
-    # One that lacks a number counts as none: training then names the file.
-    if result is not None and result.keys() >= _NUMBERS:
-        return Outcome(
-            "finished",
-            result["test_accuracy"],
-            result["best_test_accuracy"],
-            result["test_top5"],
-            result["parameters"],
-            result["seconds"],
-        )
+    with suppress(UsageError):  # a damaged result counts as none: training then names the file
+        if (result := read_result(run.folder)) is not None:
+            return Outcome("finished", result)
     if (note := read_json(run.failure)) is not None:
         return Outcome("diverged", message=str(note.get("message", "")))
     return Outcome("missing")
 
 
-def curve(run: Run) -> list[Epoch]:
-    """Return the epochs that a run has done so far."""
-    return [
-        Epoch(int(line["epoch"]), float(line["train_loss"]), float(line["test_accuracy"]))
-        for line in _lines(run.folder / METRICS)
-    ]
+def curve(run: Run) -> list[dict[str, float]]:
+    """Return the epochs that a run has done so far: the numbers of each by name, as metrics.csv has them."""
+    try:
+        with (run.folder / METRICS).open(newline="", encoding="utf-8") as file:
+            return [{name: float(value) for name, value in line.items()} for line in csv.DictReader(file)]
+    except FileNotFoundError:
+        return []
 
 
 def epochs_done(runs: Sequence[Run]) -> int:
     """Return how many epochs the runs have done together; a run that diverged counts as done."""
-    return sum(r.recipe.epochs if outcome(r).state != "missing" else len(_lines(r.folder / METRICS)) for r in runs)
+    return sum(r.recipe.epochs if outcome(r).state != "missing" else len(curve(r)) for r in runs)
 
 
-def _lines(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except FileNotFoundError:
-        return []
+def outcomes(runs: Sequence[Run], failed: dict[Path, Outcome]) -> dict[Path, Outcome]:
+    """Return how runs ended, by folder.
+
+    Args:
+        runs: The runs.
+        failed: What is known of runs that left nothing in their folders.
+    """
+    found = {run.folder: outcome(run) for run in runs}
+    return {folder: failed.get(folder, o) if o.state == "missing" else o for folder, o in found.items()}

@@ -7,7 +7,7 @@ normal. That fails where some runs train and others stay at chance; the tables s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from scipy.special import stdtrit  # scipy.stats takes seconds to import, and all of it that is needed is this
@@ -24,27 +24,6 @@ class Interval:
 
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
-
-
-@dataclass(frozen=True)
-class Paired:
-    """Values minus a baseline's with the same seed.
-
-    Args:
-        differences: By seed, in the order of the values.
-        mean: Of the differences; NaN where no seed has both.
-        std: Sample standard deviation of the differences; NaN for fewer than two.
-        interval: For the mean difference; None for fewer than two.
-        wins: How many differences are more than 0.
-        losses: How many are less than 0.
-    """
-
-    differences: dict[int, float]
-    mean: float
-    std: float
-    interval: Interval | None
-    wins: int
-    losses: int
 
 
 def mean(values: Sequence[float]) -> float:
@@ -88,24 +67,57 @@ def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interva
     return Interval(mean(values) - half, mean(values) + half)
 
 
-def paired(values: Mapping[int, float], baseline: Mapping[int, float], confidence: float = CONFIDENCE) -> Paired:
-    """Return the differences from a baseline, seed by seed, with the interval of their mean (the paired t interval).
-
-    Runs of one seed share initial weights and batches, so a difference leaves out what the seed itself brings. The
-    interval assumes that the differences, not the values, are independent from seed to seed and roughly normal.
+@dataclass(frozen=True)
+class Sample:
+    """A figure of several runs.
 
     Args:
         values: By seed.
-        baseline: By seed; seeds that only one of the two has are left out.
-        confidence: Between 0 and 1.
     """
-    differences = {seed: value - baseline[seed] for seed, value in values.items() if seed in baseline}
-    of = list(differences.values())
-    return Paired(
-        differences,
-        mean(of),
-        std(of),
-        interval(of, confidence),
-        sum(value > 0 for value in of),
-        sum(value < 0 for value in of),
-    )
+
+    values: Mapping[int, float]
+
+    @property
+    def mean(self) -> float:
+        """The arithmetic mean; NaN for no values."""
+        return mean(self._all)
+
+    @property
+    def std(self) -> float:
+        """The sample standard deviation; NaN for fewer than two values."""
+        return std(self._all)
+
+    @property
+    def interval(self) -> Interval | None:
+        """The 95 % interval of the mean; None for fewer than two values."""
+        return interval(self._all)
+
+    @property
+    def above(self) -> int:
+        """How many values are more than 0."""
+        return sum(value > 0 for value in self._all)
+
+    @property
+    def below(self) -> int:
+        """How many values are less than 0."""
+        return sum(value < 0 for value in self._all)
+
+    @property
+    def _all(self) -> list[float]:
+        return list(self.values.values())
+
+    def minus(self, baseline: Sample) -> Sample:
+        """Return the differences, seed by seed; their interval is the paired t interval.
+
+        Runs of one seed share initial weights and batches, so a difference leaves out what the seed itself brings. The
+        interval assumes that the differences, not the values, are independent from seed to seed and roughly normal.
+
+        Args:
+            baseline: What is subtracted; seeds that only one of the two has are left out.
+        """
+        of = baseline.values
+        return Sample({seed: value - of[seed] for seed, value in self.values.items() if seed in of})
+
+    def mapped(self, function: Callable[[float], float]) -> Sample:
+        """Return the sample with every value replaced."""
+        return Sample({seed: function(value) for seed, value in self.values.items()})

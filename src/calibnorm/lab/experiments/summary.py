@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from calibnorm.lab import data
-from calibnorm.lab.experiments import statistics
+from calibnorm.lab import tasks
 from calibnorm.lab.experiments.grid import Cell, Grid
-from calibnorm.lab.experiments.outcomes import Outcome, outcome
-from calibnorm.lab.experiments.statistics import Interval, Paired
-from calibnorm.report.files import write_whole
+from calibnorm.lab.experiments.outcomes import Outcome
+from calibnorm.lab.experiments.statistics import Sample
+from calibnorm.report.measure import Measure
 
 
 @dataclass(frozen=True)
@@ -25,34 +22,16 @@ class Line:
     Args:
         cell: The cell.
         outcomes: By seed.
-        chance: The accuracy of guessing, in percent.
-        against: The differences from the row's baseline; None for the baseline itself and where there is none.
+        measure: What compares runs.
+        own: The figure after the last epoch of the runs that finished.
+        against: Its differences from the row's baseline; None for the baseline itself and where there is none.
     """
 
     cell: Cell
     outcomes: Mapping[int, Outcome]
-    chance: float
-    against: Paired | None
-
-    @property
-    def accuracies(self) -> dict[int, float]:
-        """Test accuracy after the last epoch in percent, by seed, of the runs that finished."""
-        return accuracies(self.outcomes)
-
-    @property
-    def mean(self) -> float:
-        """Of the accuracies; NaN where none finished."""
-        return statistics.mean(list(self.accuracies.values()))
-
-    @property
-    def std(self) -> float:
-        """Sample standard deviation of the accuracies; NaN for fewer than two."""
-        return statistics.std(list(self.accuracies.values()))
-
-    @property
-    def interval(self) -> Interval | None:
-        """Of the mean accuracy; None for fewer than two."""
-        return statistics.interval(list(self.accuracies.values()))
+    measure: Measure
+    own: Sample
+    against: Sample | None
 
     @property
     def failed(self) -> int:
@@ -66,106 +45,108 @@ class Line:
 
     @property
     def at_chance(self) -> int:
-        """Finished runs that learned next to nothing: at most twice the accuracy of guessing."""
-        return sum(value <= 2 * self.chance for value in self.accuracies.values())
+        """Finished runs that learned next to nothing, as their measure says."""
+        return sum(map(self.measure.at_chance, self.own.values.values()))
+
+    @property
+    def wins(self) -> int:
+        """Seeds in which the cell is better than the baseline."""
+        return self._differences(better=True)
+
+    @property
+    def losses(self) -> int:
+        """Seeds in which the cell is worse than the baseline."""
+        return self._differences(better=False)
+
+    def _differences(self, better: bool) -> int:
+        against = self.against or Sample({})
+        return against.above if better == self.measure.higher_is_better else against.below
 
     @property
     def parameters(self) -> int:
         """Learnable numbers of the network; 0 where no run finished."""
-        return max((o.parameters for o in self.outcomes.values()), default=0)
+        return max((o.result.parameters for o in self.outcomes.values() if o.result), default=0)
+
+    def as_error(self) -> Line:
+        """Return the line with errors in place of its accuracies; the same line where it has none."""
+        if self.measure.error is None:
+            return self
+        against = self.against and self.against.mapped(lambda difference: -difference)
+        return replace(
+            self, measure=self.measure.error, own=self.own.mapped(lambda value: 100 - value), against=against
+        )
 
 
-def accuracies(outcomes: Mapping[int, Outcome]) -> dict[int, float]:
-    """Return the accuracies of the runs that finished, by seed."""
-    return {seed: o.accuracy for seed, o in outcomes.items() if o.finished}
-
-
-def summarize(grid: Grid, failed: Mapping[Path, Outcome]) -> list[Line]:
+def summarize(grid: Grid, outcomes: Mapping[Path, Outcome]) -> list[Line]:
     """Return a line for every cell.
 
     Args:
         grid: The grid.
-        failed: What is known of runs beyond what their folders say.
+        outcomes: Of its runs, by folder.
     """
-
-    def look(cell: Cell, seed: int) -> Outcome:
-        run = grid.run(cell, seed)
-        found = outcome(run)
-        return failed.get(run.folder, found) if found.state == "missing" else found
-
-    outcomes = {(c.row, c.column): {seed: look(c, seed) for seed in grid.seeds} for c in grid.cells}
-    lines = []
+    lines: dict[tuple[str, str], Line] = {}
     for cell in grid.cells:
-        of, baseline = outcomes[cell.row, cell.column], grid.baseline.get(cell.row)
-        against = None
-        if baseline is not None and baseline != cell.column:
-            against = statistics.paired(accuracies(of), accuracies(outcomes[cell.row, baseline]))
-        classes = data.info(cell.recipe.data).classes
-        lines.append(Line(cell, of, 100 / classes if classes else math.nan, against))
-    return lines
+        of = {seed: outcomes[grid.run(cell, seed).folder] for seed in grid.seeds}
+        measure = tasks.of(cell.recipe).headline
+        own = Sample({seed: o.result.figures[measure.name] for seed, o in of.items() if o.result})
+        lines[cell.row, cell.column] = Line(cell, of, measure, own, None)
+    for (row, column), line in lines.items():
+        baseline = grid.baseline.get(row, column)
+        if baseline != column:
+            lines[row, column] = replace(line, against=line.own.minus(lines[row, baseline].own))
+    return list(lines.values())
 
 
-def write_results(path: Path, grid: Grid, lines: Sequence[Line]) -> None:
-    """Write results.csv: every run, as a table shows it."""
-    rows = [
-        {
-            "row": line.cell.row,
-            "column": line.cell.column,
-            "seed": seed,
-            "state": found.state,
-            "test_accuracy": number(found.accuracy),
-            "best_test_accuracy": number(found.best),
-            "test_top5": number(found.top5),
-            "parameters": found.parameters or "",
-            "seconds": number(found.seconds, 1),
-            "folder": grid.run(line.cell, seed).folder.relative_to(grid.root).as_posix(),
-            "message": found.message,
-        }
-        for line in lines
-        for seed, found in line.outcomes.items()
-    ]
-    write_csv(path, rows)
-
-
-def write_summary(path: Path, lines: Iterable[Line], extra: Sequence[Mapping[str, Any]] = ()) -> None:
-    """Write summary.csv: every cell over its seeds; ``extra`` adds columns, one mapping a line."""
+def results(grid: Grid, lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """Return the lines of results.csv: every run, with the figures of its result that are of the test."""
+    task = tasks.of(grid.cells[0].recipe)
+    tested = [measure.name for measure in task.measures if measure.name.startswith("test_") and measure.in_result]
+    shown = dict.fromkeys((task.headline.name, f"best_{task.headline.name}", *tested))
     rows = []
     for line in lines:
-        own, against = line.interval, line.against
-        between = against.interval if against is not None else None
-        rows.append(
-            {
-                "row": line.cell.row,
-                "column": line.cell.column,
-                "finished": len(line.accuracies),
-                "failed": line.failed,
-                "missing": line.missing,
-                "at_chance": line.at_chance,
-                "mean": number(line.mean),
-                "std": number(line.std),
-                "low95": number(own.low) if own else "",
-                "high95": number(own.high) if own else "",
-                "difference": number(against.mean) if against else "",
-                "difference_std": number(against.std) if against else "",
-                "difference_low95": number(between.low) if between else "",
-                "difference_high95": number(between.high) if between else "",
-                "wins": against.wins if against else "",
-                "losses": against.losses if against else "",
-                "parameters": line.parameters or "",
-            }
-        )
-    write_csv(path, [{**row, **more} for row, more in zip(rows, extra or [{}] * len(rows), strict=True)])
+        for seed, found in line.outcomes.items():
+            figures = found.result.figures if found.result else {}
+            rows.append(
+                {
+                    "row": line.cell.row,
+                    "column": line.cell.column,
+                    "seed": seed,
+                    "state": found.state,
+                    **{name: number(figures.get(name, math.nan)) for name in shown},
+                    "parameters": found.result.parameters if found.result else "",
+                    "seconds": number(found.result.seconds, 1) if found.result else "",
+                    "folder": grid.run(line.cell, seed).folder.relative_to(grid.root).as_posix(),
+                    "message": found.message,
+                }
+            )
+    return rows
+
+
+def summary(line: Line) -> dict[str, Any]:
+    """Return a line of summary.csv: a cell over its seeds."""
+    against = line.against
+    return {
+        "row": line.cell.row,
+        "column": line.cell.column,
+        "finished": len(line.own.values),
+        "failed": line.failed,
+        "missing": line.missing,
+        "at_chance": line.at_chance,
+        **moments(("mean", "std", "low95", "high95"), line.own),
+        **moments(("difference", "difference_std", "difference_low95", "difference_high95"), against),
+        "wins": line.wins if against else "",
+        "losses": line.losses if against else "",
+        "parameters": line.parameters or "",
+    }
+
+
+def moments(names: Sequence[str], sample: Sample | None) -> dict[str, str]:
+    """Return a sample's mean, standard deviation and the ends of its interval under four names."""
+    sample = sample or Sample({})
+    ends = (sample.interval.low, sample.interval.high) if sample.interval else (math.nan, math.nan)
+    return dict(zip(names, map(number, (sample.mean, sample.std, *ends)), strict=True))
 
 
 def number(value: float, digits: int = 4) -> str:
     """Return a number as a CSV holds it: nothing for NaN."""
     return "" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write mappings with the same keys, one a line."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(path, text.getvalue().encode())

@@ -55,7 +55,7 @@ def work(pipe: Connection, settings: Settings, gpu: str | None) -> None:
         run.log.parent.mkdir(parents=True, exist_ok=True)
         with output_to(run.log):
             try:
-                answer = train_one(run, settings)
+                answer = train_unless_busy(run, settings)
             except Stopped as stopped:
                 raise SystemExit(128 + stopped.number) from None
         pipe.send(answer)
@@ -69,7 +69,7 @@ def end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def train_one(run: Run, settings: Settings) -> Outcome:
+def train_unless_busy(run: Run, settings: Settings) -> Outcome:
     """Train a run, or finish it, unless another process does.
 
     Raises:

@@ -23,7 +23,7 @@ import torch
 from calibnorm.errors import Stopped
 from calibnorm.lab.experiments.grid import Run
 from calibnorm.lab.experiments.outcomes import Outcome, outcome
-from calibnorm.lab.experiments.worker_process import Settings, train_one, work
+from calibnorm.lab.experiments.worker_process import Settings, train_unless_busy, work
 
 POLL_S = 0.5
 """How often progress is told where nothing else happens."""
@@ -76,6 +76,41 @@ class Worker:
             self.process.terminate()
 
 
+class Queue:
+    """The runs that are still to be trained, in order; those that another command trains come last.
+
+    Args:
+        runs: Those that have ended already are left out.
+        failed: Takes up the runs that fail.
+    """
+
+    def __init__(self, runs: Sequence[Run], failed: dict[Path, Outcome]) -> None:
+        self.waiting = [run for run in runs if outcome(run).state == "missing"]
+        self._failed = failed
+        self._tried: dict[Path, float] = {}  # when a run was last found in another command's hands
+
+    def take(self) -> Run | None:
+        """Take out the next run; None where others train all that is left, and were asked just now.
+
+        Those that others have finished in the meantime are taken out too.
+        """
+        for run in sorted(self.waiting, key=lambda run: self._tried.get(run.folder, 0.0)):
+            if run.folder in self._tried and time.monotonic() - self._tried[run.folder] < RETRY_S:
+                return None
+            self.waiting.remove(run)
+            if outcome(run).state == "missing":
+                return run
+        return None
+
+    def put_back(self, run: Run, answer: Outcome) -> None:
+        """Note how a run ended; one in another command's hands is to be tried again."""
+        if answer.state == "busy":
+            self._tried[run.folder] = time.monotonic()
+            self.waiting.append(run)
+        elif not answer.finished:
+            self._failed[run.folder] = answer
+
+
 def train_all(
     runs: Sequence[Run],
     jobs: int,
@@ -100,42 +135,34 @@ def train_all(
     Raises:
         Stopped: By SIGTERM, or in this process by Ctrl-C too; checkpoints are written.
     """
-    todo = [run for run in runs if outcome(run).state == "missing"]
     failed = {} if failed is None else failed
+    queue = Queue(runs, failed)
     with sigterm_raises():
         if jobs == 0:
-            train_here(todo, settings, on_progress, failed)
+            train_here(queue, settings, on_progress)
         else:
-            train_in_workers(todo, jobs, settings, on_progress, failed)
+            train_in_workers(queue, jobs, settings, on_progress)
     on_progress()
     return failed
 
 
-def train_in_workers(
-    todo: list[Run],
-    jobs: int,
-    settings: Settings,
-    on_progress: Callable[[], object],
-    failed: dict[Path, Outcome],
-) -> None:
+def train_in_workers(queue: Queue, jobs: int, settings: Settings, on_progress: Callable[[], object]) -> None:
     """Train in so many processes, which are ended whatever ends this."""
-    tried: dict[Path, float] = {}  # when a run was last found in another command's hands
     gpus = visible_gpus(settings.accelerator)
     workers: list[Worker] = []
-    jobs = min(jobs, len(todo))
+    jobs = min(jobs, len(queue.waiting))
     settings = replace(settings, sharing=max(1, jobs))
     try:
         workers += [Worker(settings, gpus[i % len(gpus)]) for i in range(jobs)]
-        while todo or any(worker.run for worker in workers):
+        while queue.waiting or any(worker.run for worker in workers):
             for number, worker in enumerate(workers):
                 if worker.run is None:
-                    run = next_run(todo, tried)
-                    if run is not None:
+                    if (run := queue.take()) is not None:
                         worker.start(run)
                 elif (answer := worker.answer()) is not None:
-                    note(worker.run, answer, todo, tried, failed)
+                    queue.put_back(worker.run, answer)
                     worker.run = None
-                    if todo and not worker.process.is_alive():
+                    if queue.waiting and not worker.process.is_alive():
                         worker.pipe.close()
                         workers[number] = Worker(settings, worker.gpu)
             on_progress()
@@ -145,46 +172,20 @@ def train_in_workers(
         stop(workers)
 
 
-def train_here(
-    todo: list[Run], settings: Settings, on_progress: Callable[[], object], failed: dict[Path, Outcome]
-) -> None:
+def train_here(queue: Queue, settings: Settings, on_progress: Callable[[], object]) -> None:
     """Train in this process, one run after the other: for a debugger, and where no process shall be started."""
-    tried: dict[Path, float] = {}
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        while todo:
-            run = next_run(todo, tried)
+        while queue.waiting:
+            run = queue.take()
             if run is None:
                 time.sleep(POLL_S)
             else:
-                note(run, train_one(run, settings), todo, tried, failed)
+                queue.put_back(run, train_unless_busy(run, settings))
             on_progress()
     finally:
         torch.set_num_threads(before)
-
-
-def note(run: Run, answer: Outcome, todo: list[Run], tried: dict[Path, float], failed: dict[Path, Outcome]) -> None:
-    """Put a run where it belongs after an answer: one in another command's hands is to be tried again."""
-    if answer.state == "busy":
-        tried[run.folder] = time.monotonic()
-        todo.append(run)
-    elif not answer.finished:
-        failed[run.folder] = answer
-
-
-def next_run(todo: list[Run], tried: dict[Path, float]) -> Run | None:
-    """Take the next run out of ``todo``; None where others train all that is left, and were asked just now.
-
-    Those that others train come last. Those that others have finished in the meantime are taken out too.
-    """
-    for run in sorted(todo, key=lambda run: tried.get(run.folder, 0.0)):
-        if run.folder in tried and time.monotonic() - tried[run.folder] < RETRY_S:
-            return None
-        todo.remove(run)
-        if outcome(run).state == "missing":
-            return run
-    return None
 
 
 def stop(workers: Sequence[Worker]) -> None:

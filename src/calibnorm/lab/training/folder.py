@@ -143,7 +143,7 @@ def read_recipe(folder: Path) -> Recipe | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, OSError) as error:
-        raise UsageError(f"{path}: is damaged ({error}); choose another ", Setting("folder")) from error
+        raise UsageError(f"{path}: is damaged ({error}); remove {folder}, or choose another folder") from error
 
 
 def check(folder: Path, recipe: Recipe, override: Sequence[str] = ()) -> dict[str, Any] | None:

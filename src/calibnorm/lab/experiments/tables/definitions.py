@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
 
-from calibnorm.lab.experiments import published
-from calibnorm.lab.experiments.published import Measure, Printed
+from calibnorm.lab.experiments.tables.published import Printed, of_paper
 
-Paper = Literal["iebn", "rbn"]
+Figures = dict[str, Any]
+"""What a paper prints, as published.yaml has it."""
 
 
 @dataclass(frozen=True)
@@ -44,108 +45,78 @@ class Table:
     """A table of a paper.
 
     Args:
-        name: As the command takes it.
-        paper: Which paper.
-        place: Where in it.
+        name: As the command takes it; what stands before the hyphen is the paper.
+        place: Where in the paper.
         title: What it is about.
-        measure: Accuracies, or errors.
-        entries: Everything in it, by row.
+        read: From the paper's figures to the entries, row by row.
+        shows: Accuracies, or errors.
         baseline: The column that the others of a row are compared with.
         notes: What the paper does not say and was chosen here; sentences.
         undisturbed: The row that the other rows' losses are counted from, for a table of an attack.
     """
 
     name: str
-    paper: Paper
     place: str
     title: str
-    measure: Measure
-    entries: tuple[Entry, ...]
-    baseline: str
-    notes: tuple[str, ...] = field(default=())
+    read: Callable[[Figures], Iterator[Entry]]
+    shows: Literal["accuracy", "error"] = "accuracy"
+    baseline: str = "bn"
+    notes: tuple[str, ...] = ()
     undisturbed: str | None = None
 
+    @property
+    def paper(self) -> str:
+        """Which paper, "iebn" or "rbn"."""
+        return self.name.partition("-")[0]
 
-def table(name: str) -> Table:
-    """Return a table by its name, one of `TABLES`."""
-    return TABLES[name](name)
-
-
-def make(
-    name: str, title: str, entries: Iterator[Entry], baseline: str, *notes: str, undisturbed: str | None = None
-) -> Table:
-    """Return a table with what published.yaml says of it."""
-    source = published.SOURCES[name]
-    return Table(name, source.paper, source.place, title, source.measure, tuple(entries), baseline, notes, undisturbed)
+    @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """Everything in it, by row."""
+        return tuple(self.read(of_paper(self.paper)))
 
 
-def iebn_1(name: str) -> Table:
-    """Architectures and data sets."""
-
-    def entries() -> Iterator[Entry]:
-        for p in published.table(name):
-            model, data = map(str, p.row)
-            yield Entry(f"{model}, {data}", p.column, p, model, data, p.column)
-
-    return make(name, "BN, SE and IEBN over networks and data sets", entries(), "bn")
-
-
-def iebn_2(name: str) -> Table:
-    """Constant noise."""
-
-    def entries() -> Iterator[Entry]:
-        for p in published.table(name):
-            noise = (float(p.row[0]), float(p.row[1]))
-            clean = noise == (0, 0)
-            row = "no noise" if clean else f"noise {noise[0]:g}, {noise[1]:g}"
-            yield Entry(row, p.column, p, "resnet164", "cifar100", p.column, None if clean else noise)
-
-    note = "The paper does not say whether its noise stays on at test time: here it does."
-    v1 = "The row of noise 0.8, 0.2 is printed in the first version of the paper alone."
-    return make(name, "the constant noise attack", entries(), "bn", note, v1)
-
-
+ABLATED = ("resnet164", "cifar100")
+"""The network and the images of the IEBN paper's attacks and ablations."""
 NOT_MIXED = "not mixed"
 
 
-def iebn_3(name: str) -> Table:
-    """Mixed data sets."""
-
-    def entries() -> Iterator[Entry]:
-        for p in published.table(name):
-            other, k = str(p.row[0]), int(p.row[1])
-            mix = None if other == "none" else (other, k)
-            row = NOT_MIXED if mix is None else f"{120 * k} of {other} a batch"
-            yield Entry(row, p.column, p, "resnet164", "cifar100", p.column, mix=mix)
-
-    return make(
-        name,
-        "the mix-datasets attack: 100 images of the data set and 120 k of another in every batch",
-        entries(),
-        "bn",
-        "The paper does not say how the others are trained on: here their classes follow the data set's own in one "
-        "loss, and accuracy is measured on the data set's test images over all outputs.",
-        "Every mixed row takes a step for 100 images of the data set. At paper scale the row that is not mixed is that "
-        "of the other tables, with 128 a step, so it takes fewer steps; at the other scales it has 100 too.",
-        undisturbed=NOT_MIXED,
-    )
+def architectures_iebn(paper: Figures) -> Iterator[Entry]:
+    """Rows are networks and data sets, columns norms."""
+    for line in paper["table1"]:
+        model, data = line["arch"], line["data"]
+        for norm in ("bn", "se", "iebn"):
+            parameters, accuracy = line[norm]
+            yield Entry(f"{model}, {data}", norm, Printed(accuracy, parameters=parameters), model, data, norm)
 
 
-TWO_GPUS = (
-    'The paper made its ablations "using 2 GPUs" and does not speak of synchronized statistics: they are then those of '
-    "about 64 images a GPU, and ours, of one process, those of the whole batch (128 at paper scale)."
-)
-BN_FROM_TABLE_1 = "The paper has no BN in this table; the figure here is that of its Table 1."
+def noise_attack(paper: Figures) -> Iterator[Entry]:
+    """Rows are the noise (N_a, N_b), where (0, 0) is printed for none; columns are norms."""
+    for line in paper["table2"]:
+        n_a, n_b = line["noise"]
+        noise = None if n_a == n_b == 0 else (n_a, n_b)
+        row = f"noise {n_a:g}, {n_b:g}" if noise else "no noise"
+        for norm in ("bn", "se", "iebn"):
+            yield Entry(row, norm, Printed(*line[norm]), *ABLATED, norm, noise)
 
 
-def of_bn() -> Printed:
-    """Return the IEBN paper's figure for BN, in the network and on the images of its ablations."""
-    (bn,) = (p for p in published.table("iebn-1") if p.row == ("resnet164", "cifar100") and p.column == "bn")
-    return bn
+def mix_attack(paper: Figures) -> Iterator[Entry]:
+    """Rows are the data set that is mixed in and k, columns norms."""
+    for line in paper["table3"]:
+        other, k = line["mix"], line["k"]
+        mix = None if other == "none" else (other, k)
+        row = f"{120 * k} of {other} a batch" if mix else NOT_MIXED
+        for norm in ("bn", "iebn"):
+            yield Entry(row, norm, Printed(line[norm]), *ABLATED, norm, mix=mix)
 
 
-def iebn_4(name: str) -> Table:
-    """The operator and the position of the gate."""
+def bn_of_table_1(paper: Figures, row: str) -> Entry:
+    """Return BN in the network and on the images of the ablations, whose tables have none."""
+    (bn,) = (e for e in architectures_iebn(paper) if (e.model, e.data) == ABLATED and e.column == "bn")
+    return Entry(row, "bn", bn.printed, *ABLATED, "bn")
+
+
+def operators(paper: Figures) -> Iterator[Entry]:
+    """Rows are operator and position of the gate, columns their values."""
     norms = {
         "linear": "iebn",
         "identity": "iebn:operator=identity",
@@ -154,128 +125,167 @@ def iebn_4(name: str) -> Table:
         "beta": "iebn:position=beta",
         "gamma_and_beta": "iebn:position=both",
     }
-
-    def entries() -> Iterator[Entry]:
-        rows: dict[str, list[Printed]] = {}
-        for p in published.table(name):
-            rows.setdefault(str(p.row[0]), []).append(p)
-        for row, figures in rows.items():
-            yield Entry(row, "bn", of_bn(), "resnet164", "cifar100", "bn")
-            for p in figures:
-                yield Entry(row, p.column, p, "resnet164", "cifar100", norms[p.column])
-
-    return make(name, "IEBN's operator, and what its gate multiplies", entries(), "bn", BN_FROM_TABLE_1, TWO_GPUS)
+    for row, columns in paper["table4"].items():
+        yield bn_of_table_1(paper, row)
+        for column, figures in columns.items():
+            yield Entry(row, column, Printed(*figures), *ABLATED, norms[column])
 
 
-def iebn_5(name: str) -> Table:
-    """Initial values."""
-
-    def entries() -> Iterator[Entry]:
-        yield Entry("initial values", "bn", of_bn(), "resnet164", "cifar100", "bn")
-        for p in published.table(name):
-            g_hat, b_hat = p.row[0], p.column
-            yield Entry(
-                "initial values", f"{g_hat}, {b_hat}", p, "resnet164", "cifar100", f"iebn:init=({g_hat},{b_hat})"
-            )
-
-    columns = "The columns are the initial gate_weight and gate_bias (g_hat and b_hat)."
-    return make(name, "initial values of IEBN's gate", entries(), "bn", columns, BN_FROM_TABLE_1, TWO_GPUS)
+def initial_values(paper: Figures) -> Iterator[Entry]:
+    """One row; the columns are the initial g_hat and b_hat."""
+    row = "initial values"
+    yield bn_of_table_1(paper, row)
+    for name, columns in paper["table5"].items():
+        g_hat = name.removeprefix("gamma_hat_")
+        for b_hat, accuracy in columns.items():
+            yield Entry(row, f"{g_hat}, {b_hat}", Printed(accuracy), *ABLATED, f"iebn:init=({g_hat},{b_hat})")
 
 
-def iebn_figure_4(name: str) -> Table:
-    """Activations."""
-    figure = published.content()["iebn"]["figure4"]
-    (sigmoid,) = (p for p in published.table("iebn-4") if p.column == "linear")
-
-    def entries() -> Iterator[Entry]:
-        for activation in figure["activations"]:
-            known = sigmoid if activation == "sigmoid" else None
-            yield Entry("iebn", activation, known, "resnet164", "cifar100", f"iebn:activation={activation}")
-
-    shown = f"The paper shows curves and says: {figure['finding']}."
-    notes = (shown, "The figure of sigmoid is that of Table 4.", TWO_GPUS)
-    return Table(name, "iebn", "Figure 4", "activations of IEBN's gate", "accuracy", tuple(entries()), "sigmoid", notes)
+def activations(paper: Figures) -> Iterator[Entry]:
+    """One row; the columns are activations of the gate."""
+    sigmoid = Printed(*paper["table4"]["operator"]["linear"])
+    for name in paper["figure4"]["activations"]:
+        printed = sigmoid if name == "sigmoid" else None
+        yield Entry("iebn", name, printed, *ABLATED, f"iebn:activation={name}")
 
 
-def rbn_1(name: str) -> Table:
-    """Architectures and norms on ImageNet."""
-
-    def entries() -> Iterator[Entry]:
-        for p in published.table(name):
-            model = IMAGENET.get(str(p.row[0]), str(p.row[0]))
-            norm = "rbn:scale_stat=std" if p.column == "rbn_sigma" else p.column
-            yield Entry(model, p.column, p, model, "imagenet", norm)
-
-    note = "The learning curves of mobilenet_v2 are the counterpart of the paper's Figure 1."
-    cited = "The paper took the figures of other methods from their papers, whose recipes differ."
-    return make(name, "RBN beside other norms, and over networks", entries(), "bn", note, cited)
+def architectures_rbn(paper: Figures) -> Iterator[Entry]:
+    """Rows are networks, columns norms."""
+    for network, columns in paper["table1"].items():
+        model = "resnext50_32x4d" if network == "resnext50" else network
+        for column, (top1, top5) in columns.items():
+            norm = "rbn:scale_stat=std" if column == "rbn_sigma" else column
+            yield Entry(model, column, Printed(top1, top5=top5), model, "imagenet", norm)
 
 
-def rbn_2(name: str) -> Table:
-    """One calibration alone."""
+def calibrations(paper: Figures) -> Iterator[Entry]:
+    """Rows are networks, columns say which of the calibrations there are."""
     norms = {"bn": "bn", "scaling": "rbn:centering=false", "centering": "rbn:scaling=false", "rbn": "rbn"}
-
-    def entries() -> Iterator[Entry]:
-        for p in published.table(name):
-            model = str(p.row[0])
-            yield Entry(model, p.column, p, model, "imagenet", norms[p.column])
-
-    return make(name, "the scaling and the centering calibration alone", entries(), "bn")
+    for model, columns in paper["table2"].items():
+        for column, error in columns.items():
+            yield Entry(model, column, Printed(error), model, "imagenet", norms[column])
 
 
-def rbn_3(name: str) -> Table:
-    """Statistics."""
-    statistic = {"mu_c": "mean", "mu_s": "spatial_mean", "sigma_c": "std", "sigma_s": "spatial_std"}
-
-    def entries() -> Iterator[Entry]:
-        for p in published.table(name):
-            model, norm = str(p.row[0]), "bn"
-            if p.column != "bn":
-                center, scale = (statistic[symbol] for symbol in p.column.split(","))
-                norm = f"rbn:center_stat={center},scale_stat={scale}"
-            yield Entry(model, p.column, p, model, "imagenet", norm)
-
-    return make(
-        name,
-        "which statistics calibrate, of the centering and of the scaling",
-        entries(),
-        "bn",
-        "mu and sigma are mean and standard deviation, c over a channel's pixels, s over the channels at a pixel.",
-    )
+def calibrating_statistics(paper: Figures) -> Iterator[Entry]:
+    """One row; the columns are K_m and K_s, such as "mu_c,sigma_c", or "bn" for neither."""
+    names = {"mu_c": "mean", "mu_s": "spatial_mean", "sigma_c": "std", "sigma_s": "spatial_std"}
+    for cell in paper["table3"]:
+        column, norm = "bn", "bn"
+        if cell["km"] is not None:
+            column = f"{cell['km']},{cell['ks']}"
+            norm = f"rbn:center_stat={names[cell['km']]},scale_stat={names[cell['ks']]}"
+        yield Entry("resnet50", column, Printed(cell["err"]), "resnet50", "imagenet", norm)
 
 
-def rbn_4(name: str) -> Table:
-    """One stage alone."""
+def stages(paper: Figures) -> Iterator[Entry]:
+    """Rows are networks, columns the stage whose BatchNorms are replaced."""
     models = {"resnet50": "resnet50_32", "resnext29": "resnext29_8x64d"}
+    for network, columns in paper["table4"].items():
+        model = models[network]
+        for column, accuracy in columns.items():
+            norm = "bn" if column == "none" else "rbn"
+            where = column if column.startswith("stage") else "all"
+            yield Entry(model, column, Printed(accuracy), model, "cifar100", norm, stages=where)
 
-    def entries() -> Iterator[Entry]:
-        for p in published.table(name):
-            model, norm = models[str(p.row[0])], "bn" if p.column == "none" else "rbn"
-            stages = p.column if p.column.startswith("stage") else "all"
-            yield Entry(model, p.column, p, model, "cifar100", norm, stages=stages)
 
-    return make(
-        name,
-        "RBN in one stage of the network, or in all",
-        entries(),
-        "none",
-        'The paper says "CIFAR" and gives no recipe. Its figures fit CIFAR-100; the ResNeXt-29 is taken to be the one '
-        "of 8 groups of 64, and the recipe is a usual one for these networks (calibnorm.lab.recipes.rbn.cifar).",
+TWO_GPUS = (
+    'The paper made its ablations "using 2 GPUs" and does not speak of synchronized statistics: they are then those of '
+    "about 64 images a GPU, and ours, of one process, those of the whole batch (128 at paper scale)."
+)
+BN_FROM_TABLE_1 = "The paper has no BN in this table; the figure here is that of its Table 1."
+
+TABLES = {
+    table.name: table
+    for table in (
+        Table("iebn-1", "Table 1", "BN, SE and IEBN over networks and data sets", architectures_iebn),
+        Table(
+            "iebn-2",
+            "Table 2",
+            "the constant noise attack",
+            noise_attack,
+            notes=(
+                "The paper does not say whether its noise stays on at test time: here it does.",
+                "The row of noise 0.8, 0.2 is printed in the first version of the paper alone.",
+            ),
+        ),
+        Table(
+            "iebn-3",
+            "Table 3",
+            "the mix-datasets attack: 100 images of the data set and 120 k of another in every batch",
+            mix_attack,
+            notes=(
+                "The paper does not say how the others are trained on: here their classes follow the data set's own in "
+                "one loss, and accuracy is measured on the data set's test images over all outputs.",
+                "Every mixed row takes a step for 100 images of the data set. At paper scale the row that is not mixed "
+                "is that of the other tables, with 128 a step, so it takes fewer steps; at the other scales it has 100 "
+                "too.",
+            ),
+            undisturbed=NOT_MIXED,
+        ),
+        Table(
+            "iebn-4",
+            "Table 4",
+            "IEBN's operator, and what its gate multiplies",
+            operators,
+            notes=(BN_FROM_TABLE_1, TWO_GPUS),
+        ),
+        Table(
+            "iebn-5",
+            "Table 5",
+            "initial values of IEBN's gate",
+            initial_values,
+            notes=(
+                "The columns are the initial gate_weight and gate_bias (g_hat and b_hat).",
+                BN_FROM_TABLE_1,
+                TWO_GPUS,
+            ),
+        ),
+        Table(
+            "iebn-fig4",
+            "Figure 4",
+            "activations of IEBN's gate",
+            activations,
+            baseline="sigmoid",
+            notes=(
+                f"The paper shows curves and says: {of_paper('iebn')['figure4']['finding']}.",
+                "The figure of sigmoid is that of Table 4.",
+                TWO_GPUS,
+            ),
+        ),
+        Table(
+            "rbn-1",
+            "Table 1",
+            "RBN beside other norms, and over networks",
+            architectures_rbn,
+            shows="error",
+            notes=(
+                "The learning curves of mobilenet_v2 are the counterpart of the paper's Figure 1.",
+                "The paper took the figures of other methods from their papers, whose recipes differ.",
+            ),
+        ),
+        Table("rbn-2", "Table 2", "the scaling and the centering calibration alone", calibrations, shows="error"),
+        Table(
+            "rbn-3",
+            "Table 3",
+            "which statistics calibrate, of the centering and of the scaling",
+            calibrating_statistics,
+            shows="error",
+            notes=(
+                "mu and sigma are mean and standard deviation, c over a channel's pixels, s over the channels at a "
+                "pixel.",
+            ),
+        ),
+        Table(
+            "rbn-4",
+            "Table 4",
+            "RBN in one stage of the network, or in all",
+            stages,
+            baseline="none",
+            notes=(
+                'The paper says "CIFAR" and gives no recipe. Its figures fit CIFAR-100; the ResNeXt-29 is taken to be '
+                "the one of 8 groups of 64, and the recipe is a usual one for these networks "
+                "(calibnorm.lab.recipes.rbn.cifar).",
+            ),
+        ),
     )
-
-
-IMAGENET = {"resnext50": "resnext50_32x4d"}
-"""RBN's names of networks that are called otherwise here."""
-
-TABLES: dict[str, Callable[[str], Table]] = {
-    "iebn-1": iebn_1,
-    "iebn-2": iebn_2,
-    "iebn-3": iebn_3,
-    "iebn-4": iebn_4,
-    "iebn-5": iebn_5,
-    "iebn-fig4": iebn_figure_4,
-    "rbn-1": rbn_1,
-    "rbn-2": rbn_2,
-    "rbn-3": rbn_3,
-    "rbn-4": rbn_4,
 }

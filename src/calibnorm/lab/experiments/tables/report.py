@@ -1,150 +1,181 @@
-"""A table of a paper with ours beside it: on the screen, as Markdown, as CSV and as a picture."""
+"""What is said of a table of a paper, with ours beside it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-
-from matplotlib.figure import Figure
-from rich.console import Console
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 from calibnorm.lab.experiments import plots, texts
 from calibnorm.lab.experiments.config import Scale
-from calibnorm.lab.experiments.grid import Grid
-from calibnorm.lab.experiments.origins import made_with
-from calibnorm.lab.experiments.published import PAPERS
-from calibnorm.lab.experiments.summary import Line, number, write_results, write_summary
-from calibnorm.lab.experiments.tables.definitions import Entry, Table
-from calibnorm.lab.experiments.tables.extras import further
-from calibnorm.lab.pictures import save, tidy
+from calibnorm.lab.experiments.report import Report
+from calibnorm.lab.experiments.statistics import Sample
+from calibnorm.lab.experiments.summary import Line, number
+from calibnorm.lab.experiments.tables.definitions import Table
+from calibnorm.lab.experiments.tables.published import PAPERS, Printed
 from calibnorm.lab.recipes import Classification
-from calibnorm.report.files import write_whole
+from calibnorm.report import document, pictures
+from calibnorm.report.document import Bullets, Column, Paragraph, Picture, Section
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NOT_PRINTED = Printed(math.nan)
 
 
-@dataclass(frozen=True)
-class TableReport:
-    """Everything that is said of a table.
+@dataclass(frozen=True, kw_only=True)
+class TableReport(Report):
+    """What is said of a table.
 
     Args:
         table: The table.
         scale: "tiny", "small" or "paper".
-        grid: The runs.
-        lines: A line for every cell of the grid.
         left_out: Why entries are not there, by row.
-        complaints: A sentence for every run that did not finish.
-        seconds: Wall time of this command.
     """
 
     table: Table
     scale: Scale
-    grid: Grid
-    lines: Sequence[Line]
-    left_out: Mapping[str, str]
-    complaints: Sequence[str]
-    seconds: float
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def factor(self) -> int:
-        """-1 where the table has errors: a difference of accuracies with the sign turned."""
-        return -1 if self.table.measure == "error" else 1
+    def title(self) -> str:
+        """The table's name, place and subject."""
+        t = self.table
+        return f"{t.name} at scale {self.scale}: {t.paper.upper()}'s {t.place}, {t.title}"
 
-    @property
-    def entries(self) -> dict[tuple[str, str], Entry]:
-        """The table's entries by row and column."""
-        return {(entry.row, entry.column): entry for entry in self.table.entries}
+    @cached_property
+    def shown(self) -> list[Line]:
+        """The lines as the paper shows them: with errors, where it has errors."""
+        return [line.as_error() if self.table.shows == "error" else line for line in self.lines]
 
-    def entry(self, line: Line) -> Entry:
-        """Return the entry of a line."""
-        return self.entries[line.cell.row, line.cell.column]
+    @cached_property
+    def printed(self) -> dict[tuple[str, str], Printed]:
+        """The paper's numbers by row and column."""
+        return {(entry.row, entry.column): entry.printed or NOT_PRINTED for entry in self.table.entries}
 
-    def printed_difference(self, line: Line) -> float | None:
-        """Return what the paper's numbers say of a column minus the row's baseline."""
-        own, row = self.entry(line).printed, line.cell.row
-        baseline = self.entries.get((row, self.table.baseline))
-        if own is None or baseline is None or baseline.printed is None or line.cell.column == self.table.baseline:
-            return None
-        return own.value - baseline.printed.value
+    def of_paper(self, line: Line) -> Printed:
+        """Return what the paper prints where the line stands."""
+        return self.printed[line.cell.row, line.cell.column]
 
-    def ours(self, line: Line) -> str:
-        """Return our number."""
-        return texts.spread(100 - line.mean if self.factor < 0 else line.mean, line.std)
+    def gap(self, line: Line) -> float:
+        """Return what the paper's numbers say of a column minus the row's baseline; NaN where they say nothing."""
+        if line.cell.column == self.table.baseline:
+            return math.nan
+        return self.of_paper(line).value - self.printed.get((line.cell.row, self.table.baseline), NOT_PRINTED).value
 
-    def header(self) -> list[str]:
-        """Return the table's columns."""
-        return ["", self.table.measure, "ours (%)", "paper (%)", f"minus {self.table.baseline}", "paper", "failed"]
-
-    def cells(self, line: Line, previous: Line | None, least: int) -> list[str]:
-        """Return a line of the table; a row's name stands in its first line alone."""
-        p, gap = self.entry(line).printed, self.printed_difference(line)
-        failed = line.failed + line.at_chance
+    def findings(self) -> list[Section]:
+        """Return what is left out, the table and what else the paper prints."""
+        paper = Paragraph(f"{PAPERS[self.table.paper]}, {self.table.place}.", on="file")
+        absent_rows = Bullets(absent(self.left_out), on="file")
         return [
-            "" if previous is not None and previous.cell.row == line.cell.row else line.cell.row,
-            line.cell.column,
-            self.ours(line),
-            texts.NOTHING if p is None else texts.spread(p.value, p.std),
-            texts.difference(line, self.factor, least),
-            texts.NOTHING if gap is None else f"{gap:+.2f}",
-            f"{failed} of {len(line.outcomes)}" if failed else "0",
+            Section("", [paper, absent_rows, self.main_table(), Paragraph(self.verdict())]),
+            *(Section(title, [table]) for title, table in self.parts()),
         ]
 
-    def rows(self, least: int = 2) -> list[list[str]]:
-        """Return all lines as text; intervals of fewer seeds than ``least`` are left out."""
-        return [self.cells(line, before, least) for line, before in zip(self.lines, [None, *self.lines], strict=False)]
+    def main_table(self) -> document.Table:
+        """Return the table; a row's name stands in its first line alone."""
+        rows: list[list[str]] = []
+        previous = None
+        for line in self.shown:
+            paper, gap = self.of_paper(line), self.gap(line)
+            rows.append(
+                [
+                    "" if line.cell.row == previous else line.cell.row,
+                    line.cell.column,
+                    texts.average(line),
+                    texts.spread(paper.value, paper.std),
+                    texts.difference(line),
+                    texts.difference(line, least=3),
+                    texts.signed(gap),
+                    texts.of_runs(line.failed + line.at_chance, line),
+                ]
+            )
+            previous = line.cell.row
+        minus = f"minus {self.table.baseline}"
+        differences = (Column(minus, on="file"), Column(minus, on="screen"))
+        columns = ["", self.table.shows, "ours (%)", "paper (%)", *differences, "paper", "failed"]
+        return document.Table(columns, rows, left=2)
+
+    def parts(self) -> list[tuple[str, document.Table]]:
+        """Return what else the paper prints, ours beside it: parameters, top-5 errors, losses by an attack."""
+        millions, top5, losses = [], [], []
+        undisturbed = {line.cell.column: line.own for line in self.lines if line.cell.row == self.table.undisturbed}
+        for line in self.lines:
+            row, column, paper = line.cell.row, line.cell.column, self.of_paper(line)
+            if paper.parameters is not None:
+                ours = f"{line.parameters / 1e6:.2f}" if line.parameters else texts.NOTHING
+                millions.append([row, column, line.cell.recipe.model, ours, f"{paper.parameters:.2f}"])
+            if paper.top5 is not None:
+                errors = {s: 100 - o.result.figures["test_top5"] for s, o in line.outcomes.items() if o.result}
+                sample = Sample(errors)
+                top5.append([row, column, texts.spread(sample.mean, sample.std), f"{paper.top5:.2f}"])
+            if column in undisturbed and row != self.table.undisturbed:
+                loss = paper.value - self.printed[str(self.table.undisturbed), column].value
+                losses.append([row, column, texts.signed(line.own.minus(undisturbed[column]).mean), texts.signed(loss)])
+        parts = [
+            ("Parameters, millions", ["", "norm", "our network", "ours", "paper"], millions),
+            ("Top-5 error", ["", "norm", "ours (%)", "paper (%)"], top5),
+            (f"Accuracy minus that of {self.table.undisturbed}", ["", "norm", "ours", "paper"], losses),
+        ]
+        return [(title, document.Table(header, rows, left=2)) for title, header, rows in parts]
 
     def verdict(self) -> str:
         """Return in a sentence how often our differences have the paper's sign."""
-        pairs = [
-            (self.factor * line.against.mean, gap)
-            for line in self.lines
-            if line.against is not None and line.against.differences and (gap := self.printed_difference(line))
-        ]
+        differences = [(line.against, self.gap(line)) for line in self.shown]
+        # A difference of 0 in the paper has no sign.
+        pairs = [(of.mean, gap) for of, gap in differences if of and of.values and gap and not math.isnan(gap)]
         if not pairs:
             return "No difference of the paper has one of ours beside it."
         same = sum(ours * paper > 0 for ours, paper in pairs)
         return f"{same} of {len(pairs)} differences have the sign that they have in the paper."
 
-    def limits(self) -> list[str]:
+    def limits(self) -> Section:
         """Return what the numbers mean and what they leave open."""
-        said = []
+        sentences = []
         if self.scale != "paper":
-            said.append(
+            sentences.append(
                 f"Scale {self.scale}: {self.stand_ins()} The "
                 "numbers cannot be compared with the paper's in their level; what can be looked at beside the paper's "
                 "is the difference from the baseline, and at this scale that too is a hint at most."
             )
-        worse = " Less is better: a negative difference is a gain." if self.factor < 0 else ""
-        said.append(
-            f"Ours: after the last epoch, mean ± sample standard deviation over {len(self.grid.seeds)} "
-            f"seed{'s' if len(self.grid.seeds) != 1 else ''}; differences are paired by seed, with 95 % intervals of "
+        seeds = len(self.grid.seeds)
+        worse = " Less is better: a negative difference is a gain." if self.table.shows == "error" else ""
+        sentences.append(
+            f"Ours: after the last epoch, mean ± sample standard deviation over "
+            f"{seeds} seed{'s' if seeds != 1 else ''}; differences are paired by seed, with 95 % intervals of "
             f"Student's t.{worse} The paper's: as printed, ± the standard deviation where it prints one."
         )
-        said.append(
+        sentences.append(
             '"Failed" counts runs whose loss stopped being finite, that ended with an error, or that finished at '
-            "twice the accuracy of guessing or less."
+            f"{self.lines[0].measure.chance_means} or less."
         )
-        said += self.table.notes
-        shared = self.shared()
-        if shared:
-            said.append(f"At this scale the same runs stand for several rows: {'; '.join(shared)}.")
-        return said
+        sentences += self.table.notes
+        if shared := self.shared():
+            sentences.append(f"At this scale the same runs stand for several rows: {'; '.join(shared)}.")
+        return Section("How to read it", [Bullets(sentences)])
 
     def stand_ins(self) -> str:
         """Return what is trained on and which networks stand for the paper's, as the runs' own recipes have it."""
-        pairs = dict.fromkeys((self.entries[c.row, c.column].model, c.recipe.model) for c in self.grid.cells)
+        models = {(entry.row, entry.column): entry.model for entry in self.table.entries}
+        pairs = dict.fromkeys((models[c.row, c.column], c.recipe.model) for c in self.grid.cells)
         others = [f"{ours} stands for the paper's {paper}" for paper, ours in pairs if ours != paper]
         own = [paper for paper, ours in pairs if ours == paper]
         if own:
             others.append(f"{' and '.join(own)} {'are' if len(own) > 1 else 'is'} as in the paper")
-        recipes = [replace(c.recipe, mix=None) for c in self.grid.cells if isinstance(c.recipe, Classification)]
-        trained = dict.fromkeys(f"{recipe.images_in_words()} for {texts.epochs(recipe.epochs)}" for recipe in recipes)
+        trained: dict[str, None] = {}
+        for recipe in (cell.recipe for cell in self.grid.cells):
+            assert isinstance(recipe, Classification)
+            epochs = f"{recipe.epochs} epoch{'s' if recipe.epochs != 1 else ''}"
+            trained[f"{replace(recipe, mix=None).images_in_words()} for {epochs}"] = None
         return f"trained on {'; on '.join(trained)}. {'; '.join(others)}."
 
     def shared(self) -> list[str]:
         """Return the rows that are made of the same runs."""
         by_runs: dict[tuple[str, ...], list[str]] = {}
         for row in self.grid.rows:
-            key = tuple(str(self.grid.run(c, 0).folder) for c in self.grid.cells if c.row == row)
+            key = tuple(str(self.grid.run(line.cell, 0).folder) for line in self.of(row))
             by_runs.setdefault(key, []).append(row)
         return [" = ".join(rows) for rows in by_runs.values() if len(rows) > 1]
 
@@ -152,131 +183,54 @@ class TableReport:
         """Return how each row is trained: one sentence where all rows are alike."""
         by_setting: dict[str, list[str]] = {}
         for row in self.grid.rows:
-            cell = next(cell for cell in self.grid.cells if cell.row == row)
-            by_setting.setdefault(cell.recipe.in_words(), []).append(row)
+            by_setting.setdefault(self.of(row)[0].cell.recipe.in_words(), []).append(row)
         if len(by_setting) == 1:
             return list(by_setting)
         return [f"{', '.join(rows)}: {setting}" for setting, rows in by_setting.items()]
 
-    def write(self) -> None:
-        """Write the table, its numbers and its pictures into the folder."""
-        root = self.grid.root
-        write_results(root / "results.csv", self.grid, self.lines)
-        write_summary(root / "summary.csv", self.lines, [self.printed_columns(line) for line in self.lines])
-        plots.draw_curves(self.grid, root / "curves.png")
-        plots.draw_finals(self.grid, self.lines, root / "accuracies.png")
-        differences = self.draw_differences(root / "differences.png")
-        write_whole(root / "report.md", self.markdown(differences).encode())
+    def more_sections(self) -> list[Section]:
+        """Return how the runs were trained, and every difference from the baseline, ours beside the paper's."""
+        trained = Section("How it was trained", [Bullets(self.trained())], on="file")
+        lines = [line for line in self.shown if line.against is not None and line.against.values]
+        if not lines:
+            return [trained]
+        dots = Paragraph("Small dots are seeds, large ones their mean, with the 95 % interval from three seeds on.")
+        picture = Picture("differences.png", "Differences, ours beside the paper's", partial(self.draw, lines))
+        return [trained, Section("Differences", [dots, picture], on="file")]
 
-    def printed_columns(self, line: Line) -> dict[str, str]:
+    def draw(self, lines: Sequence[Line]) -> Figure:
+        """Draw the differences of lines from their baselines, ours beside the paper's."""
+        one_row = len(self.grid.rows) == 1
+        differences = {}
+        for line in lines:
+            name = line.cell.column if one_row else f"{line.cell.row}: {line.cell.column}"
+            gap = self.gap(line)
+            differences[name] = plots.seeds(line.against or Sample({}), printed=None if math.isnan(gap) else gap)
+        better = "more is better" if lines[0].measure.higher_is_better else "less is better"
+        return pictures.differences(
+            differences, f"{self.table.shows} minus that of {self.table.baseline}, points ({better})"
+        )
+
+    def more_columns(self, line: Line) -> dict[str, str]:
         """Return what summary.csv says of the paper."""
-        p, gap = self.entry(line).printed, self.printed_difference(line)
+        paper, gap = self.of_paper(line), self.gap(line)
+        numbers = (paper.value, paper.std, paper.top5, paper.parameters)
+        value, std, top5, parameters = ("" if n is None or math.isnan(n) else f"{n:g}" for n in numbers)
         return {
-            "paper": "" if p is None else f"{p.value:g}",
-            "paper_std": "" if p is None or p.std is None else f"{p.std:g}",
-            "paper_difference": "" if gap is None else number(gap, 2),
-            "paper_top5_error": "" if p is None or p.top5 is None else f"{p.top5:g}",
-            "paper_parameters_millions": "" if p is None or p.parameters is None else f"{p.parameters:g}",
-            "measure": self.table.measure,
+            "paper": value,
+            "paper_std": std,
+            "paper_difference": number(gap, 2),
+            "paper_top5_error": top5,
+            "paper_parameters_millions": parameters,
+            "measure": self.table.shows,
             "model": line.cell.recipe.model,
             "data": line.cell.recipe.data,
             "norm": line.cell.recipe.norm,
         }
 
-    def draw_differences(self, path: Path) -> bool:
-        """Draw every difference from the baseline, ours beside the paper's; False where there is none."""
-        lines = [line for line in self.lines if line.against is not None and line.against.differences]
-        if not lines:
-            return False
-        figure = Figure(figsize=(7.2, 1.3 + 0.27 * len(lines)), layout="constrained")
-        axes = figure.subplots()
-        axes.axvline(0, color="#666666", linewidth=1)
-        seen = []
-        for y, line in enumerate(lines):
-            assert line.against is not None
-            gap, interval = self.printed_difference(line), line.against.interval
-            points = [self.factor * value for value in line.against.differences.values()]
-            ours = self.factor * line.against.mean
-            if interval is not None and len(points) > 2:
-                low, high = sorted((self.factor * interval.low, self.factor * interval.high))
-                axes.plot([low, high], [y, y], color="#0072B2", linewidth=1.4)
-            axes.scatter(points, [y] * len(points), s=10, color="#0072B2", alpha=0.45, linewidths=0)
-            axes.scatter([ours], [y], s=34, color="#0072B2", marker="o", label="ours")
-            seen += points
-            if gap is not None:
-                axes.scatter([gap], [y], s=34, color="#D55E00", marker="D", zorder=3, label="paper's")
-                seen.append(gap)
-        margin = 0.08 * (max(seen) - min(*seen, 0)) + 0.1
-        axes.set_xlim(min(*seen, 0) - margin, max(*seen, 0) + margin)
-        one_row = len(self.grid.rows) == 1
-        names = [line.cell.column if one_row else f"{line.cell.row}: {line.cell.column}" for line in lines]
-        axes.set_yticks(range(len(lines)), names, fontsize="small")
-        axes.invert_yaxis()
-        better = "less is better" if self.factor < 0 else "more is better"
-        axes.set_xlabel(f"{self.table.measure} minus that of {self.table.baseline}, points ({better})")
-        tidy(axes)
-        handles = {str(h.get_label()): h for h in axes.collections if not str(h.get_label()).startswith("_")}
-        figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=2, frameon=False)
-        save(figure, path)
-        return True
-
-    def title(self) -> str:
-        """Return the table's name, place and subject."""
-        t = self.table
-        return f"{t.name} at scale {self.scale}: {t.paper.upper()}'s {t.place}, {t.title}"
-
-    def markdown(self, differences: bool) -> str:
-        """Return the report as Markdown, with the pictures that lie beside it."""
-        parts = [
-            f"# {self.title()}",
-            f"{PAPERS[self.table.paper]}, {self.table.place}.",
-        ]
-        if self.left_out:
-            parts.append(texts.bullets(absent(self.left_out)))
-        parts += [texts.markdown(self.header(), self.rows(), left=2), self.verdict()]
-        for part in further(self.table, self.lines):
-            parts += [f"## {part.title}", texts.markdown(part.header, part.rows, left=2)]
-        if self.complaints:
-            parts += ["## Runs that failed or are missing", texts.bullets(self.complaints)]
-        parts += ["## How to read it", texts.bullets(self.limits())]
-        parts += ["## How it was trained", texts.bullets(self.trained())]
-        if differences:
-            parts += [
-                "## Differences",
-                "Small dots are seeds, large ones their mean, with the 95 % interval from three seeds on.",
-                "![Differences, ours beside the paper's](differences.png)",
-            ]
-        parts += [
-            "## Every run",
-            "Dots are runs, thin lines connect those of a seed; beside them the mean and, from three seeds on, its "
-            "95 % interval.",
-            "![Test accuracy of every run](accuracies.png)",
-            "## Learning curves",
-            "Lines are means over seeds, bands reach from the least to the greatest.",
-            "![Test error and training loss over epochs](curves.png)",
-            "## Made with",
-            made_with(self.command_line(), self.seconds, self.grid),
-        ]
-        return "\n\n".join(parts) + "\n"
-
     def command_line(self) -> str:
         """Return a command that makes this table."""
         return f"calibnorm table {self.table.name} --scale {self.scale} --seeds {len(self.grid.seeds)}"
-
-    def show(self, console: Console) -> None:
-        """Print the table, what it means, and where the rest is."""
-        console.print()
-        texts.show(console, self.title(), self.header(), self.rows(least=3), left=2)
-        for part in further(self.table, self.lines):
-            texts.show(console, part.title, part.header, part.rows, left=2)
-        console.print(self.verdict(), highlight=False)
-        for sentence in self.limits():
-            console.print(f"- {sentence}", highlight=False)
-        for complaint in self.complaints:
-            console.print(complaint, style="red", highlight=False)
-        console.print(
-            f"\nReport and pictures: {self.grid.root / 'report.md'}   ({self.seconds:.0f} s)", highlight=False
-        )
 
 
 def absent(left_out: Mapping[str, str]) -> list[str]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from calibnorm.errors import UsageError
 from calibnorm.lab import data
+from calibnorm.lab.experiments.checks import check
 from calibnorm.lab.experiments.config import TableConfig
+from calibnorm.lab.experiments.experiment import carry_out
 from calibnorm.lab.experiments.grid import Cell, Grid, check_folder, read_note
-from calibnorm.lab.experiments.running import carry_out
-from calibnorm.lab.experiments.summary import Line
-from calibnorm.lab.experiments.tables import definitions, scales
-from calibnorm.lab.experiments.tables.definitions import Table
+from calibnorm.lab.experiments.tables import scales
+from calibnorm.lab.experiments.tables.definitions import TABLES, Table
 from calibnorm.lab.experiments.tables.report import TableReport, absent
 from calibnorm.lab.naming import slug
 
@@ -34,14 +34,15 @@ def run(config: TableConfig, console: Console | None = None) -> int:
     Raises:
         UsageError: Data are missing, or the folder cannot be used; nothing has been trained then.
     """
-    table = definitions.table(config.table)
-    grid, left_out = plan(table, config)
+    table, console = TABLES[config.table], console or Console()
+    with data.remembered():
+        grid, left_out = plan(table, config)
+        check((cell.recipe for cell in grid.cells), config.data_root, config.accelerator)
+    for sentence in absent(left_out):
+        console.print(sentence, style="yellow", highlight=False)
     note = {"command": COMMAND, "table": table.name, "scale": config.scale}
-
-    def report(lines: Sequence[Line], complaints: Sequence[str], seconds: float) -> TableReport:
-        return TableReport(table, config.scale, grid, lines, left_out, complaints, seconds)
-
-    return carry_out(grid, config, note, report, console, warnings=absent(left_out))
+    tell = partial(TableReport, grid, table=table, scale=config.scale, left_out=left_out)
+    return carry_out(grid, config, note, tell, console)
 
 
 def plan(table: Table, config: TableConfig) -> tuple[Grid, dict[str, str]]:
@@ -56,18 +57,15 @@ def plan(table: Table, config: TableConfig) -> tuple[Grid, dict[str, str]]:
     Raises:
         UsageError: The folder holds something else, or runs of other settings.
     """
-    cells: list[Cell] = []
-    left_out: dict[str, str] = {}
-    reasons: dict[str, str] = {}
-    for entry in table.entries:
-        recipe = scales.recipe(table, entry, config.scale)
-        if config.scale != "paper" and recipe.mix is not None:
-            if recipe.mix not in reasons:
-                reasons[recipe.mix] = missing(recipe.mix, config.data_root)
-            if reasons[recipe.mix]:
-                left_out[entry.row] = reasons[recipe.mix]
-                continue
-        cells.append(Cell(entry.row, entry.column, recipe, Path(slug(entry.row), slug(entry.column))))
+    recipes = [(entry, scales.recipe(table, entry, config.scale)) for entry in table.entries]
+    mixed = {recipe.mix for _, recipe in recipes if recipe.mix and config.scale != "paper"}
+    reasons = {name: why for name in sorted(mixed) if (why := missing(name, config.data_root))}
+    left_out = {entry.row: reasons[recipe.mix] for entry, recipe in recipes if recipe.mix in reasons}
+    cells = [
+        Cell(entry.row, entry.column, recipe, Path(slug(entry.row), slug(entry.column)))
+        for entry, recipe in recipes
+        if entry.row not in left_out
+    ]
     seeds = config.seeds or (scales.PAPER_SEEDS if config.scale == "paper" else scales.SCALES[config.scale].seeds)
     rows = {cell.row for cell in cells if cell.column == table.baseline}
     grid = Grid(config.out / f"{table.name}-{config.scale}", cells, range(seeds), dict.fromkeys(rows, table.baseline))

@@ -11,7 +11,7 @@ from typing import Any
 
 from calibnorm.lab import models, recipes
 from calibnorm.lab.experiments.config import Scale
-from calibnorm.lab.experiments.tables.definitions import Entry, Paper, Table
+from calibnorm.lab.experiments.tables.definitions import Entry, Table
 from calibnorm.lab.recipes import Classification
 
 MIX_MAIN, MIX_UNIT = 100, 120
@@ -111,7 +111,7 @@ def recipe(table: Table, entry: Entry, scale: Scale) -> Classification:
     return replace(base, **what)
 
 
-def of_paper(paper: Paper, entry: Entry) -> Classification:
+def of_paper(paper: str, entry: Entry) -> Classification:
     """Return the recipe that the paper gives for a network (IEBN's Tables 6 and 7; RBN, Section 4.1)."""
     named = recipes.recipe(f"{paper}-{entry.model}-{entry.data}")
     assert isinstance(named, Classification)

@@ -1,0 +1,125 @@
+"""What is said of a grid's runs: on the screen, as Markdown, as CSV and in pictures."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from rich.console import Console
+
+from calibnorm.lab.experiments import plots
+from calibnorm.lab.experiments.grid import Grid
+from calibnorm.lab.experiments.origins import made_with
+from calibnorm.lab.experiments.summary import Line, results, summary
+from calibnorm.report import markdown, pictures, screen
+from calibnorm.report.document import Bullets, Document, Paragraph, Picture, Section
+from calibnorm.report.files import write_csv
+from calibnorm.report.measure import Measure
+
+SEEDS = "from three seeds on, its 95 % interval"
+
+
+@dataclass(frozen=True)
+class Report(ABC):
+    """What every report says; what is compared, and what came out, a command's own report adds.
+
+    Args:
+        grid: The runs.
+        lines: A line for every cell of the grid.
+        complaints: A sentence for every run that did not finish.
+        seconds: Wall time of this command.
+    """
+
+    grid: Grid
+    lines: Sequence[Line]
+    complaints: Sequence[str]
+    seconds: float
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """What is compared."""
+
+    @abstractmethod
+    def findings(self) -> list[Section]:
+        """Return what came out."""
+
+    @abstractmethod
+    def limits(self) -> Section:
+        """Return what the numbers mean and what they leave open."""
+
+    @abstractmethod
+    def command_line(self) -> str:
+        """Return a command that makes these runs."""
+
+    def more_sections(self) -> list[Section]:
+        """Return sections that stand before the pictures of the runs."""
+        return []
+
+    def more_columns(self, line: Line) -> dict[str, str]:
+        """Return what summary.csv says of a cell beside its runs."""
+        return {}
+
+    @property
+    def measure(self) -> Measure:
+        """What compares the runs."""
+        return self.lines[0].measure
+
+    def of(self, row: str) -> list[Line]:
+        """Return the lines of a row."""
+        return [line for line in self.lines if line.cell.row == row]
+
+    def document(self) -> Document:
+        """Return the report."""
+        measure, path = self.measure, self.grid.root / "report.md"
+        drawn = [
+            Section(
+                "Every run",
+                [
+                    Paragraph(f"Dots are runs, thin lines connect those of a seed; beside them the mean and, {SEEDS}."),
+                    Picture(
+                        f"{measure.plural.replace(' ', '_')}.png",
+                        f"{measure.label.capitalize()} of every run",
+                        partial(plots.finals, self.grid, self.lines),
+                    ),
+                ],
+                on="file",
+            ),
+        ]
+        if curves := plots.curves(self.grid):
+            labels = " and ".join(dict.fromkeys(label.partition(" (")[0] for of in curves.values() for label in of))
+            drawn.append(
+                Section(
+                    "Learning curves",
+                    [
+                        Paragraph("Lines are means over seeds, bands reach from the least to the greatest."),
+                        Picture("curves.png", f"{labels.capitalize()} over epochs", partial(pictures.curves, curves)),
+                    ],
+                    on="file",
+                )
+            )
+        return Document(
+            self.title,
+            [
+                *self.findings(),
+                Section("Runs that failed or are missing", [Bullets(self.complaints, wrong=True)]),
+                self.limits(),
+                *self.more_sections(),
+                *drawn,
+                Section("Made with", made_with(self.command_line(), self.seconds, self.grid), on="file"),
+                Section("", [Paragraph(f"Report and pictures: {path}   ({self.seconds:.0f} s)")], on="screen"),
+            ],
+        )
+
+    def write(self) -> None:
+        """Write tables, pictures and the report into the grid's folder."""
+        root = self.grid.root
+        write_csv(root / "results.csv", results(self.grid, self.lines))
+        write_csv(root / "summary.csv", [summary(line) | self.more_columns(line) for line in self.lines])
+        markdown.write(self.document(), root / "report.md")
+
+    def show(self, console: Console) -> None:
+        """Print what came out, and where the rest is."""
+        screen.show(self.document(), console)

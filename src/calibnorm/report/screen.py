@@ -1,0 +1,79 @@
+"""The writer for the screen: with rich where it is installed, else as plain text."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal
+
+from calibnorm.report.document import Bullets, Document, Paragraph, Table
+from calibnorm.report.markdown import table_lines, texts
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+NUMBER = 13
+"""Columns of numbers and other short texts, up to so many characters, are never broken into lines."""
+
+
+def show(document: Document, console: Console | None = None) -> None:
+    """Print a document.
+
+    Args:
+        document: The document; its pictures are left out.
+        console: Where to print; standard output by default.
+    """
+    if find_spec("rich") is None:
+        print("\n" + "\n\n".join(texts(document, "screen")), flush=True)
+        return
+    if console is None:
+        from rich.console import Console
+
+        console = Console()
+    console.print(f"\n[bold]{escaped(document.title)}[/bold]\n", highlight=False)
+    for section in document.at("screen"):
+        if section.title:
+            console.print(f"[bold]{escaped(section.title)}[/bold]", highlight=False)
+        for block in section.blocks:
+            if isinstance(block, Paragraph):
+                console.print(block.text, "", highlight=False, markup=False, sep="\n")
+            elif isinstance(block, Bullets):
+                for item in block.items:
+                    style = "red" if block.wrong else None
+                    console.print(f"- {item}", style=style, highlight=False, markup=False)
+                console.print()
+            elif isinstance(block, Table):
+                for part in block.parts():
+                    show_table(part, console)
+
+
+def escaped(text: str) -> str:
+    """Return a text that rich prints as it is."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def show_table(table: Table, console: Console) -> None:
+    """Print a table: long texts are broken into lines where it is too wide, and where that is not enough it stays wide.
+
+    A terminal breaks the lines of a table that stays wide; a file or a pipe keeps them.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table as Drawn
+    from rich.text import Text
+
+    drawn = Drawn(
+        title=table.title or None, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
+    )
+    for number, name in enumerate(table.names):
+        short = max(len(row[number]) for row in table.rows) <= NUMBER
+        justify: Literal["left", "right"] = "left" if number < table.left else "right"
+        drawn.add_column(Text(name), justify=justify, no_wrap=short and number >= table.left, overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*map(Text, row))
+    unbounded = console.options.update(width=100_000)
+    if console.measure(drawn, options=unbounded).minimum <= console.width:
+        console.print(drawn, "")
+    else:
+        title = [table.title, ""] if table.title else []
+        console.print(*title, *table_lines(table), "", sep="\n", soft_wrap=True, highlight=False, markup=False)
