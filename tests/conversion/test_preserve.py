@@ -199,7 +199,7 @@ def test_beta_of_a_batchnorm_without_bias():
     plain, x = small(bias=False), randn(4, 3, 5, 5, seed=5)
     converted = convert(copy.deepcopy(plain), "iebn", preserve=True, position="both")
     assert relative(converted(x), plain(x)) <= 1e-5
-    with pytest.raises(ValueError, match="bn1: position='beta' gates beta, which this layer does not have"):
+    with pytest.raises(ValueError, match=r"bn1: iebn\(position='beta'\) gates beta, which this layer does not have"):
         cn.convert(plain, "iebn", position="beta")
 
 

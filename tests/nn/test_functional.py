@@ -48,7 +48,12 @@ OWN = [
         r"fc1_weight has shape \(1, 4\); expected \(2, 4\)",
     ),
     (cn.iebn, {**IEBN, "operator": "conv"}, ValueError, "operator='conv' is not known; choose one of 'linear'"),
-    (cn.iebn, {**IEBN, "position": "beta"}, ValueError, "position='beta' gates beta, and there is none: bias is None"),
+    (
+        cn.iebn,
+        {**IEBN, "position": "beta"},
+        ValueError,
+        r"iebn\(position='beta'\) gates beta, and there is none: bias is None; use position='gamma'",
+    ),
     (cn.rbn, {"scale_weight": C}, ValueError, "scale_weight and scale_bias must be given together"),
     (cn.rbn, {**RBN, "restrict": "relu"}, ValueError, "restrict='relu' is not known; choose one of 'sigmoid'"),
     (cn.rbn, {**RBN, "center_weight": BAD}, ValueError, r"center_weight has shape \(3,\); expected \(4,\)"),

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+from dataclasses import fields
 
 import pytest
 import torch
@@ -62,6 +64,36 @@ def test_layers_show_their_arguments(layer):
     arguments = inspect.signature(layer).parameters
     assert list(arguments)[:3] == ["num_features", "eps", "momentum"]
     assert list(arguments)[-3:] == ["noise", "noise_in", "act"]
+    # The options, their defaults and their types stand at the layer for readers and type checkers: those of the method.
+    options = {name: (a.default, a.annotation) for name, a in list(arguments.items())[7:-3] if name != "over"}
+    assert options == {option.name: (option.default, option.type) for option in fields(layer.method_type)}
+
+
+@pytest.mark.parametrize("layer", LAYERS.values())
+def test_layers_describe_all_arguments_for_their_rank(layer):
+    """The text stands once a method, and `help` of each rank has it whole."""
+    text = inspect.getdoc(layer)
+    described = re.findall(r"^    (\w+):", text.partition("Args:")[2].partition("Raises:")[0], re.MULTILINE)
+    assert described == list(inspect.signature(layer).parameters)
+    assert re.search(rf"cn\.{layer.__name__}\(", text)
+    assert {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}[layer.dims] in text
+    assert not {f"{stem}{dims}d" for stem in ("BN", "Norm") for dims in {1, 2, 3} - {layer.dims}} & set(text.split())
+    assert "float32 or wider" in text
+    assert ("neither used nor moved" in text) is not layer.method_type().batch_statistics
+
+
+def test_a_class_of_one_s_own_keeps_its_constructor_and_its_text():
+    class Mine(cn.IEBN2d):
+        """Mine."""
+
+        def __init__(self, channels):
+            super().__init__(channels, operator="identity")
+
+    assert list(inspect.signature(Mine).parameters) == ["channels"]
+    assert inspect.getdoc(Mine) == "Mine."
+    assert Mine(4).options() == {"operator": "identity"}
+    with pytest.raises(TypeError, match=r"^Other: 'operatr' is not an option of 'iebn', which takes operator, .*over"):
+        type("Other", (cn.IEBN2d,), {})(4, operatr="fc")
 
 
 def test_looking_for_errors_draws_no_random_numbers():

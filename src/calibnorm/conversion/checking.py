@@ -16,7 +16,7 @@ from calibnorm.methods import methods, not_an_option
 from calibnorm.networks import finding
 from calibnorm.networks.finding import Found
 from calibnorm.nn import CalibratedNorm, layer_type
-from calibnorm.nn.options import layer_options
+from calibnorm.nn.arguments import layer_options
 
 
 def check(model: nn.Module, found: list[Found], plan: Plan) -> None:
@@ -111,7 +111,7 @@ def _check_layer(entry: Found, layer: LayerPlan, shared: set[int]) -> None:
             f"{name}: act={new.act!r} was given, but this {type(module).__name__} has an activation; {leave}"
         )
     if new.method.gated == ("bias",) and child.bias is None:
-        raise ValueError(f"{name}: position='beta' gates beta, which this layer does not have; {leave}")
+        raise ValueError(f"{name}: {new.method} gates beta, which this layer does not have; {leave}")
     if new.method.initial_weight != 1.0 and (why := sources.locked(child, "weight", shared)):
         raise ValueError(f"{name}: gamma_init multiplies gamma, and this layer {why}; {leave}")
     if not new.method.normalizes:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from calibnorm.methods import BN
 from calibnorm.nn import CalibratedNorm
 from calibnorm.nn.apply import apply
-from calibnorm.nn.following import is_identity, is_relu, watched
+from calibnorm.nn.plain_modules import has_hooks, is_identity, is_relu
 from calibnorm.ops import dispatch
+from calibnorm.ops.inputs import transformed
 
 PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 SMALLEST = 64
@@ -56,7 +57,7 @@ def norm_relu(
 
 def _at_once(norm: Any, x: Tensor, residual: Tensor | None) -> Tensor | None:
     """Return the result of one call, or None where the calls are better or must be made one by one."""
-    if watched(norm) or (residual is not None and not _alike(residual, x)):
+    if has_hooks(norm) or (residual is not None and not _alike(residual, x)):
         return None
     if isinstance(norm, CalibratedNorm):
         if not takes_relu(norm):
@@ -88,7 +89,7 @@ def batchnorm_relu(bn: Any, x: Tensor, residual: Tensor | None = None) -> Tensor
     That is in eval mode, where there is no statistic to fuse with, for inputs that no fused kernel takes, and for
     everything that torch's BatchNorm refuses, so that its own message comes.
     """
-    if not bn.training or bn.momentum is None or dispatch.transformed(x):
+    if not bn.training or bn.momentum is None or transformed(x):
         return None
     if not x.is_floating_point() or x.ndim < 2 or x.shape[1] != bn.num_features or x.numel() <= x.shape[1]:
         return None

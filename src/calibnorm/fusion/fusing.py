@@ -12,7 +12,7 @@ from calibnorm.networks import finding, reporting
 from calibnorm.networks.reporting import Report
 from calibnorm.nn import CalibratedNorm
 from calibnorm.nn import child as children
-from calibnorm.nn.following import is_relu, watched
+from calibnorm.nn.plain_modules import has_hooks, is_relu
 
 TIMMS = "timm.layers.norm_act.BatchNormAct2d"
 
@@ -161,7 +161,7 @@ def _callers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _unfusable(norm: nn.Module) -> str:
     """Return why a norm cannot take over what follows it, or ""."""
-    if watched(norm):
+    if has_hooks(norm):
         return "has hooks, which would see another output"
     if isinstance(norm, CalibratedNorm):
         return "" if calls.takes_relu(norm) else "has an activation or dropout of its own"

@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from calibnorm.fusion.calls import norm_relu
 from calibnorm.networks import finding
-from calibnorm.nn.following import is_identity, is_relu
+from calibnorm.nn.plain_modules import is_identity, is_relu
 
 # What a node may call, function or method, and the name that calls.norm_relu has for it.
 _RELUS: dict[Any, str] = {F.relu: "relu", torch.relu: "relu", F.relu_: "relu_", torch.relu_: "relu_"} | {

@@ -14,7 +14,7 @@ from torch import fx, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from calibnorm.fusion.tracing import Trace
-from calibnorm.nn.following import is_identity
+from calibnorm.nn.plain_modules import is_identity
 
 _SIMPLE = (bool, int, float, str, type(None))
 _PICKLING = ("__reduce_ex__", "__reduce__", "__getstate__", "__setstate__")

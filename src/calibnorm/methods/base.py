@@ -130,9 +130,24 @@ class Method(ABC):
         return reparameterize(a, b, p.get("weight"), bias)
 
     @property
-    def spatial(self) -> bool:
-        """Whether a statistic over channels at a pixel enters, which no per-channel coefficient can express."""
-        return False
+    def spatial(self) -> tuple[str, ...]:
+        """Return the tensors that meet a statistic over channels at a pixel, which no coefficient can express.
+
+        :meth:`before_steps` and :meth:`after_steps` use them; the steps are those of :meth:`without_spatial`.
+        """
+        return ()
+
+    def without_spatial(self) -> Method:
+        """Return the method without what uses spatial statistics."""
+        return self
+
+    def before_steps(self, x: Tensor, p: Params) -> Tensor:
+        """Return what the steps are to normalize; x is (N, C, *spatial), and the tensors of p broadcast to it."""
+        return x
+
+    def after_steps(self, y: Tensor, p: Params) -> Tensor:
+        """Return the output from what the steps made of the input."""
+        return y
 
     @property
     def normalizes(self) -> bool:
@@ -198,6 +213,11 @@ class Method(ABC):
     def gated(self) -> tuple[str, ...]:
         """Which of ``weight`` and ``bias`` the gate multiplies."""
         return ()
+
+    @property
+    def without_beta(self) -> str | None:
+        """Return the option, as messages show it, with which the gate leaves beta alone, where there is one."""
+        return None
 
     def constant_gate(self, p: Params) -> Tensor | None:
         """Return the (C,) gate with which plain BatchNorm computes the same for every input, or None: by default."""

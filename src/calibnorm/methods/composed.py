@@ -37,7 +37,7 @@ class Composed(Method):
                 "make it the base"
             )
         if "bias" in self.base.gated:
-            remedy = "; use position='gamma'" if "position" in self.base.options() else ", and cannot be one"
+            remedy = f"; use {self.base.without_beta}" if self.base.without_beta else ", and cannot be one"
             raise ValueError(f"base={self.base} gates beta, which a base does not have{remedy}")
         for method in (self.outer, self.base):
             if method.spatial:

@@ -85,6 +85,11 @@ class IEBN(Method):
         """Which of ``weight`` and ``bias`` the gate multiplies."""
         return POSITIONS[self.position]
 
+    @property
+    def without_beta(self) -> str:
+        """Return the position that the paper proposes."""
+        return "position='gamma'"
+
     def constant_gate(self, p: Params) -> Tensor | None:
         """Return activation(b_hat) where every g_hat is 0."""
         if self.operator != "linear" or bool(p["gate_weight"].detach().any()):

@@ -64,11 +64,27 @@ class RBN(Method):
         return self.scaling and self.scale_stat.startswith("spatial")
 
     @property
-    def spatial(self) -> bool:
-        """Whether K_m or K_s is a statistic over channels."""
-        return self.spatial_center or self.spatial_scale
+    def spatial(self) -> tuple[str, ...]:
+        """Return w_m where K_m, and all that follows the standardization where K_s is a statistic over channels."""
+        center = ("center_weight",) if self.spatial_center else ()
+        return (*center, "scale_weight", "scale_bias", "weight", "bias") if self.spatial_scale else center
 
-    def per_channel(self) -> RBN:
+    def before_steps(self, x: Tensor, p: Params) -> Tensor:
+        """Return X_cm where K_m is a statistic over channels."""
+        return x + p["center_weight"] * _over_channels(x, self.center_stat) if self.spatial_center else x
+
+    def after_steps(self, y: Tensor, p: Params) -> Tensor:
+        """Return gamma * X_cs + beta where K_s is a statistic over channels."""
+        if self.spatial_scale:
+            k_s = _over_channels(y, self.scale_stat)
+            y = y * self.gate(k_s, p)
+            if "weight" in p:
+                y = y * p["weight"]
+            if "bias" in p:
+                y = y + p["bias"]
+        return y
+
+    def without_spatial(self) -> RBN:
         """Return the method without the calibrations that use spatial statistics."""
         return replace(
             self,
@@ -142,3 +158,11 @@ class RBN(Method):
             factor = 1.0 + p["center_weight"]
             running_mean = torch.where(factor == 0, running_mean, running_mean / factor)
         return gate, running_mean
+
+
+def _over_channels(x: Tensor, statistic: str) -> Tensor:
+    """Return the mean or the biased standard deviation over channels at every pixel, (N, 1, *spatial)."""
+    mean = x.mean(1, keepdim=True)
+    if statistic == "spatial_mean":
+        return mean
+    return safe_sqrt(torch.square(x - mean).mean(1, keepdim=True))

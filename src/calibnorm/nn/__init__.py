@@ -8,119 +8,19 @@ from typing import Any
 
 from calibnorm import _checks
 from calibnorm.methods import METHODS
-from calibnorm.nn.an import AN1d, AN2d, AN3d
-from calibnorm.nn.bcn import BCN1d, BCN2d, BCN3d
-from calibnorm.nn.bn import BN1d, BN2d, BN3d
-from calibnorm.nn.brn import BRN1d, BRN2d, BRN3d
-from calibnorm.nn.frn import TLU, FRN1d, FRN2d, FRN3d
-from calibnorm.nn.ghost import GhostBN1d, GhostBN2d, GhostBN3d
-from calibnorm.nn.group import GN1d, GN2d, GN3d, IN1d, IN2d, IN3d, LN1d, LN2d, LN3d
-from calibnorm.nn.iebn import IEBN1d, IEBN2d, IEBN3d
-from calibnorm.nn.ilm import ILM1d, ILM2d, ILM3d
+from calibnorm.nn import built_in
+from calibnorm.nn.built_in import *
+from calibnorm.nn.built_in import __all__
 from calibnorm.nn.layer import CalibratedNorm
-from calibnorm.nn.rbn import RBN1d, RBN2d, RBN3d
-from calibnorm.nn.registering import Given, Starts, register
-from calibnorm.nn.se import SE1d, SE2d, SE3d
-from calibnorm.nn.sn import SN1d, SN2d, SN3d
+from calibnorm.nn.registering import Definition, InitialValues, register
 
-BUILT_IN: tuple[type[CalibratedNorm], ...] = (
-    AN1d,
-    AN2d,
-    AN3d,
-    BCN1d,
-    BCN2d,
-    BCN3d,
-    BN1d,
-    BN2d,
-    BN3d,
-    BRN1d,
-    BRN2d,
-    BRN3d,
-    FRN1d,
-    FRN2d,
-    FRN3d,
-    GhostBN1d,
-    GhostBN2d,
-    GhostBN3d,
-    GN1d,
-    GN2d,
-    GN3d,
-    IN1d,
-    IN2d,
-    IN3d,
-    LN1d,
-    LN2d,
-    LN3d,
-    IEBN1d,
-    IEBN2d,
-    IEBN3d,
-    ILM1d,
-    ILM2d,
-    ILM3d,
-    RBN1d,
-    RBN2d,
-    RBN3d,
-    SE1d,
-    SE2d,
-    SE3d,
-    SN1d,
-    SN2d,
-    SN3d,
-)
 LAYERS: dict[tuple[str, int], type[CalibratedNorm]] = {
-    (layer.method_type.name, layer.dims): layer for layer in BUILT_IN
+    (layer.method_type.name, layer.dims): layer
+    for layer in map(vars(built_in).__getitem__, built_in.__all__)
+    if issubclass(layer, CalibratedNorm)
 }
 
-__all__ = [
-    "LAYERS",
-    "TLU",
-    "AN1d",
-    "AN2d",
-    "AN3d",
-    "BCN1d",
-    "BCN2d",
-    "BCN3d",
-    "BN1d",
-    "BN2d",
-    "BN3d",
-    "BRN1d",
-    "BRN2d",
-    "BRN3d",
-    "CalibratedNorm",
-    "FRN1d",
-    "FRN2d",
-    "FRN3d",
-    "GN1d",
-    "GN2d",
-    "GN3d",
-    "GhostBN1d",
-    "GhostBN2d",
-    "GhostBN3d",
-    "IEBN1d",
-    "IEBN2d",
-    "IEBN3d",
-    "ILM1d",
-    "ILM2d",
-    "ILM3d",
-    "IN1d",
-    "IN2d",
-    "IN3d",
-    "LN1d",
-    "LN2d",
-    "LN3d",
-    "RBN1d",
-    "RBN2d",
-    "RBN3d",
-    "SE1d",
-    "SE2d",
-    "SE3d",
-    "SN1d",
-    "SN2d",
-    "SN3d",
-    "layer_type",
-    "norm_layer",
-    "register_method",
-]
+__all__ += ("LAYERS", "CalibratedNorm", "layer_type", "norm_layer", "register_method")
 
 
 def layer_type(name: str, dims: int = 2) -> type[CalibratedNorm]:
@@ -155,8 +55,8 @@ def norm_layer(name: str, *, dims: int = 2, **options: Any) -> partial[Calibrate
 
 
 def register_method(
-    name: str, parameters: Starts | None = None, *, batch_statistics: bool = True, replace: bool = False
-) -> Callable[[Given], Given]:
+    name: str, parameters: InitialValues | None = None, *, batch_statistics: bool = True, replace: bool = False
+) -> Callable[[Definition], Definition]:
     """Register a normalization, written as one function, under a name; a decorator.
 
     The function takes (x, batch, p) and returns scale and shift of ``y = scale * (x - m) + shift``, broadcastable to

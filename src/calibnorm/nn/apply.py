@@ -12,8 +12,8 @@ from torch.nn.functional import batch_norm
 
 from calibnorm import _checks
 from calibnorm._checks import Noise
-from calibnorm.methods import RBN, Method
-from calibnorm.nn import moving, spatial
+from calibnorm.methods import Method
+from calibnorm.nn import running_statistics, spatial
 from calibnorm.ops import Call, Statistics, Step, normalize, update_running
 from calibnorm.ops.reference import accumulation_dtype
 from calibnorm.ops.synchronized import Synchronized
@@ -66,12 +66,13 @@ def apply(
     """
     tensors = {name: tensor for name, tensor in params.items() if tensor is not None}
     if method.gated == ("bias",) and "bias" not in tensors:
-        raise ValueError(f"{where}: position='beta' gates beta, and there is none: bias is None; use position='gamma'")
+        remedy = f"; use {method.without_beta}" if method.without_beta else ""
+        raise ValueError(f"{where}: {method} gates beta, and there is none: bias is None{remedy}")
     synchronized: Synchronized | None = None
     if group is not None and use_batch and method.batch_statistics:
         synchronized = _synchronized(x, method, group, where)
     elif _checks.sizes_known() and x.numel() == 0:
-        return _finished(_empty(x, tensors), residual, relu)
+        return _add_and_rectify(_empty(x, tensors), residual, relu)
     # Planes of several pixels and batches of several instances, at once: the whole question takes 1 us.
     if synchronized is None and _checks.sizes_known() and (x.ndim == 2 or x.shape[-1] == 1 or x.shape[0] == 1):
         _refuse_single_values(x, method, use_batch, where)
@@ -81,26 +82,27 @@ def apply(
     elif not use_batch:
         if running_mean is None or running_var is None:
             raise ValueError(f"{where}: running_mean and running_var must be given when training is False")
-        fixed = moving.join((running_mean, running_var), extra) if extra else (running_mean, running_var)
+        fixed = (running_mean, running_var)
+        if extra:
+            fixed = running_statistics.with_extra(fixed, extra)
         if method.plain_in_eval and _batch_norm_takes(x, fixed, tensors):
-            return _finished(_batch_norm_eval(x, fixed, tensors, eps, noise), residual, relu)
+            return _add_and_rectify(_batch_norm_eval(x, fixed, tensors, eps, noise), residual, relu)
     elif method.reads_running:
-        tensors |= moving.copies(running_mean, running_var, num_batches_tracked)
+        tensors |= running_statistics.named_copies(running_mean, running_var, num_batches_tracked)
     if method.spatial:
-        assert isinstance(method, RBN)  # the only one that the slower path knows
         y, (mean, var) = spatial.normalize(x, method, tensors, fixed, eps, noise, synchronized)
-        y = _finished(y, residual, relu)
+        y = _add_and_rectify(y, residual, relu)
     else:
         step = Step(method, tuple(tensors), eps, noise, synchronized)
         y, (mean, var) = normalize(x, Call(step, fixed, tuple(tensors.values()), residual, relu))
     if synchronized is not None and not torch.compiler.is_compiling():
-        _refuse_one_value(x, method, synchronized, where)
+        _refuse_single_values_of_all(x, method, synchronized, where)
     if update and use_batch:
         assert running_mean is not None
         assert running_var is not None
         if extra or method.ghost_size is not None:
             running = (running_mean, running_var)
-            moving.move(method, x, (mean, var), running, extra, momentum, num_batches_tracked, synchronized)
+            running_statistics.move(method, x, (mean, var), running, extra, momentum, num_batches_tracked, synchronized)
         else:
             count: int | Tensor = x.numel() // x.shape[1]
             if synchronized is not None:
@@ -149,7 +151,7 @@ def _synchronized(x: Tensor, method: Method, group: ProcessGroup, where: str) ->
     return Synchronized(group, x.shape[1], pixels)
 
 
-def _refuse_one_value(x: Tensor, method: Method, synchronized: Synchronized, where: str) -> None:
+def _refuse_single_values_of_all(x: Tensor, method: Method, synchronized: Synchronized, where: str) -> None:
     """Refuse a batch of one value a channel, or of one instance where its variance enters, over all processes."""
     n, extra = x.shape[0], method.extra_statistics(x.shape[1])
     # Who has more than one needs not ask, and asking waits for a GPU.
@@ -165,7 +167,7 @@ def _refuse_one_value(x: Tensor, method: Method, synchronized: Synchronized, whe
         )
 
 
-def _finished(y: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
+def _add_and_rectify(y: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
     """Add the residual and rectify, where asked: what the passes do on the way where they run."""
     if residual is not None:
         y = y + residual

@@ -171,7 +171,7 @@ def _group(child: nn.SyncBatchNorm) -> dist.ProcessGroup | None:
     return group if group is not None and dist.get_world_size(group) > 1 else None
 
 
-def factor(state: ChildState) -> float | Tensor:
+def weight_of_batch(state: ChildState) -> float | Tensor:
     """Return the weight of this batch in the running statistics; ``momentum=None`` is a cumulative average."""
     if state.momentum is not None:
         return state.momentum

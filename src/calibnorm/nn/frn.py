@@ -2,74 +2,46 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from calibnorm import _checks
 from calibnorm.methods.frn import FRN
+from calibnorm.nn.arguments import LayerArguments, takes
 from calibnorm.nn.layer import CalibratedNorm
 
 
 class _FRN(CalibratedNorm):
     method_type = FRN
 
+    @takes(LayerArguments)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        r"""Filter Response Normalization (Singh and Krishnan, CVPR 2020, Eq. 1), without its TLU.
 
-class FRN1d(_FRN):
-    """:class:`FRN2d` for input (N, C, L).
+        :math:`y = \gamma x / \sqrt{\nu^2 + \epsilon} + \beta`, :math:`\nu^2` the mean square of every plane of the
+        input. The same in training and in eval, and for any batch. The paper follows it with a :class:`TLU` instead of
+        a ReLU, and uses ``eps=1e-6``; the default is 1e-5, as every layer's here, and ``cn.convert`` keeps the eps of
+        the network.
 
-    >>> import torch, calibnorm as cn
-    >>> cn.FRN1d(8, 1e-6)(torch.randn(4, 8, 5)).shape
-    torch.Size([4, 8, 5])
-    """
-
-    dims: ClassVar[int] = 1
-
-
-class FRN2d(_FRN):
-    r"""Filter Response Normalization (Singh and Krishnan, CVPR 2020, Eq. 1), without its TLU.
-
-    :math:`y = \gamma x / \sqrt{\nu^2 + \epsilon} + \beta`, :math:`\nu^2` the mean square of every plane of the input.
-    The same in training and in eval, and for any batch. The paper follows it with a :class:`TLU` instead of a ReLU, and
-    uses ``eps=1e-6``; the default is 1e-5, as every layer's here, and ``cn.convert`` keeps the eps of the network.
-
-    The child ``bn`` owns gamma and beta. Its running statistics are neither used nor moved; they are there so that
-    checkpoints keep the shape of BatchNorm's, and ``track_running_stats=False`` leaves them out.
-
-    Args:
-        num_features: Channels C of the input (N, C, H, W).
-        eps: Added to the variance.
-        momentum: Of the running statistics, which are not used.
-        affine: Learn gamma and beta.
-        track_running_stats: Keep running statistics, which are not used.
-        device: Where the parameters live.
-        dtype: Dtype of the parameters.
-        noise: The constant noise attack of the IEBN paper (N_a, N_b) on the standardized feature.
-        noise_in: ``"always"``, or ``"train"`` for training mode alone.
-        act: ``"relu"`` applies a ReLU to the output (after the residual, if forward gets one).
-
-    Raises:
-        TypeError: An argument has the wrong type.
-        ValueError: An argument is out of its range.
-
-    >>> import torch, calibnorm as cn
-    >>> cn.FRN2d(16, eps=1e-6)(torch.randn(8, 16, 4, 4)).shape
-    torch.Size([8, 16, 4, 4])
-    """
-
-    dims: ClassVar[int] = 2
+        >>> import torch, calibnorm as cn
+        >>> cn.FRN2d(16, eps=1e-6)(torch.randn(8, 16, 4, 4)).shape
+        torch.Size([8, 16, 4, 4])
+        """
+        super().__init__(*args, **options)
 
 
-class FRN3d(_FRN):
-    """:class:`FRN2d` for input (N, C, D, H, W).
+class FRN1d(_FRN, dims=1):
+    """Filter Response Normalization of (N, C, L)."""
 
-    >>> import torch, calibnorm as cn
-    >>> cn.FRN3d(8, 1e-6)(torch.randn(2, 8, 3, 4, 5)).shape
-    torch.Size([2, 8, 3, 4, 5])
-    """
 
-    dims: ClassVar[int] = 3
+class FRN2d(_FRN, dims=2):
+    """Filter Response Normalization of (N, C, H, W)."""
+
+
+class FRN3d(_FRN, dims=3):
+    """Filter Response Normalization of (N, C, D, H, W)."""
 
 
 class TLU(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, ClassVar, NoReturn, Self
@@ -11,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from calibnorm import _checks
-from calibnorm._checks import Noise
 from calibnorm.methods import Method, build, not_an_option
 from calibnorm.nn import child as children
 from calibnorm.nn import loading
 from calibnorm.nn.apply import apply
-from calibnorm.nn.following import is_identity, is_relu
-from calibnorm.nn.options import signature
-from calibnorm.nn.owner import BatchNormOwner
+from calibnorm.nn.arguments import SHARED, LayerArguments, arguments_of, can_stand_over, description, takes
+from calibnorm.nn.batchnorm_owner import BatchNormOwner
+from calibnorm.nn.plain_modules import is_identity, is_relu
 from calibnorm.ops import Statistics
 
 BATCHNORMS: dict[int, type[nn.BatchNorm1d] | type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {
@@ -26,7 +24,6 @@ BATCHNORMS: dict[int, type[nn.BatchNorm1d] | type[nn.BatchNorm2d] | type[nn.Batc
     2: nn.BatchNorm2d,
     3: nn.BatchNorm3d,
 }
-ACTS = (None, "relu")
 
 
 class CalibratedNorm(BatchNormOwner):
@@ -43,66 +40,55 @@ class CalibratedNorm(BatchNormOwner):
     dims: ClassVar[int]
     method_type: ClassVar[type[Method]]
 
-    __signature__: ClassVar[inspect.Signature | None]
-
     act: nn.Module | str | None
     drop: nn.Module | None
 
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        noise: Noise | None = None,
-        noise_in: str = "always",
-        act: str | None = None,
-        **options: Any,
-    ) -> None:
-        num_features = _checks.num_features(num_features)
-        eps = _checks.eps(eps)
-        momentum = _checks.momentum(momentum)
-        _checks.flag("affine", affine)
-        _checks.flag("track_running_stats", track_running_stats)
-        noise = _checks.noise(noise, noise_in)
-        if act not in ACTS:
-            raise ValueError(f"act={act!r} is not known; choose 'relu' or None, or put the activation after the layer")
-        self._check_options(options)
-        method = build(self.method_type, **options)
-        if num_features % method.divisor:
+    def __init__(self, num_features: int, *of_batchnorm: Any, **options: Any) -> None:
+        own = {name: value for name, value in options.items() if name not in SHARED}
+        given = LayerArguments(num_features, *of_batchnorm, **{k: v for k, v in options.items() if k in SHARED})
+        method = self._method(own)
+        channels, affine, track = given.num_features, given.affine, given.track_running_stats
+        if channels % method.divisor:
             raise ValueError(
-                f"{num_features} channels are no multiple of {method.divisor}, which {method} needs; choose a divisor "
-                f"of {num_features}, or leave the option out"
+                f"{channels} channels are no multiple of {method.divisor}, which {method} needs; choose a divisor "
+                f"of {channels}, or leave the option out"
             )
         if not method.normalizes:
-            if noise is not None:
-                raise ValueError(f"noise={noise} attacks a standardized feature, and {method} standardizes nothing")
-            affine = track_running_stats = False
+            if given.noise is not None:
+                raise ValueError(
+                    f"noise={given.noise} attacks a standardized feature, and {method} standardizes nothing"
+                )
+            affine = track = False
         if not affine and method.gated == ("bias",):
-            raise ValueError("position='beta' gates beta, which affine=False does not have; use affine=True")
+            raise ValueError(f"{method} gates beta, which affine=False does not have; use affine=True")
+        if not affine and method.initial_weight != 1.0:
+            raise ValueError(f"{method} needs gamma, which affine=False does not have; use affine=True")
         super().__init__()
         self.method = method
-        self.noise = noise
-        self.noise_in = noise_in
-        self.act = act
+        self.noise, self.noise_in, self.act = given.noise, given.noise_in, given.act
         self.drop = None
         self.frozen = False
         self.compensated = False
-        self.bn = BATCHNORMS[self.dims](
-            num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype
-        )
-        self._create_gates(num_features, device, dtype)
+        place: dict[str, Any] = {"device": given.device, "dtype": given.dtype}
+        self.bn = BATCHNORMS[self.dims](channels, given.eps, given.momentum, affine, track, **place)
+        self._start_gamma()
+        self._create_gates(channels, **place)
 
-    def _check_options(self, options: Mapping[str, Any]) -> None:
-        own = [field.name for field in fields(self.method_type)]
+    def _method(self, options: Mapping[str, Any]) -> Method:
+        """Return the method with its options; refuse one that the method does not have."""
+        kind = self.method_type
+        own = [*(option.name for option in fields(kind)), *["over"] * can_stand_over(kind)]
         for name in options:
-            if name not in own and name != "over":
+            if name not in own:
+                if name == "over":
+                    build(kind, **options)  # says why the two do not compose, where they do not
                 known = [*own, "noise", "noise_in", "act"]
-                raise TypeError(f"{type(self).__name__}: {not_an_option(name, self.method_type.name, known)}")
+                raise TypeError(f"{type(self).__name__}: {not_an_option(name, kind.name, known)}")
+        return build(kind, **options)
+
+    def _start_gamma(self) -> None:
+        if self.weight is not None and self.method.initial_weight != 1.0:
+            nn.init.constant_(self.weight, self.method.initial_weight)
 
     def _create_gates(self, channels: int, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
         specs = self.method.parameters(channels)
@@ -116,11 +102,19 @@ class CalibratedNorm(BatchNormOwner):
             self.register_buffer(f"{name}_mean", torch.zeros(size, device=device, dtype=dtype))
             self.register_buffer(f"{name}_var", torch.ones(size, device=device, dtype=dtype))
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Show the method's options in the signature of a layer that adds no ``__init__`` of its own."""
+    def __init_subclass__(cls, dims: int | None = None, **kwargs: Any) -> None:
+        """Complete a class: its arguments, where it declares none, and, where it says its rank, its description."""
         super().__init_subclass__(**kwargs)
-        generic = cls.__init__ is CalibratedNorm.__init__ and hasattr(cls, "method_type")
-        cls.__signature__ = signature(CalibratedNorm.__init__, cls.method_type) if generic else None
+        if cls.__init__ is CalibratedNorm.__init__ and hasattr(cls, "method_type"):
+
+            def init(self: CalibratedNorm, *args: Any, **options: Any) -> None:
+                CalibratedNorm.__init__(self, *args, **options)
+
+            cls.__init__ = takes(arguments_of(cls.method_type))(init)  # type: ignore[assignment]
+        if dims is not None:
+            cls.dims = dims
+            if cls.__doc__ and (text := getattr(cls.__init__, "text", None)):  # python -OO leaves none
+                cls.__doc__ = description(text, cls.__doc__, dims, cls.method_type().batch_statistics)
 
     @classmethod
     def fewest_channels(cls, options: Mapping[str, Any]) -> int:
@@ -179,6 +173,7 @@ class CalibratedNorm(BatchNormOwner):
         A layer that was converted with ``preserve=True`` stays so: gamma and beta again take back the initial gate.
         """
         self.bn.reset_parameters()  # type: ignore[operator]
+        self._start_gamma()
         self._reset_extra()
         specs = self.method.parameters(self.num_features)
         for name, gate in self.gates().items():
@@ -207,7 +202,7 @@ class CalibratedNorm(BatchNormOwner):
                 layer has another shape, or training sees one value per channel.
         """
         if isinstance(input, torch.fx.Proxy):  # type: ignore[unreachable]
-            return self._leaf(input, residual, relu)  # type: ignore[unreachable]
+            return self._as_one_node(input, residual, relu)  # type: ignore[unreachable]
         where = type(self).__name__
         child = self._modules["bn"]  # as everywhere here: nn.Module's own way to a child takes 0.7 us
         states = [children.read(part, where) for part in children.parts(child)]
@@ -228,7 +223,7 @@ class CalibratedNorm(BatchNormOwner):
                 )
             shares = torch.split(input, input.shape[0] // len(states))
             y = torch.cat([self._normalize(x, s, where) for x, s in zip(shares, states, strict=True)])
-        y = self._finish(y, residual)
+        y = self._drop_and_act(y, residual)
         return torch.relu(y) if relu else y
 
     def _normalize(
@@ -250,7 +245,7 @@ class CalibratedNorm(BatchNormOwner):
             running_var=state.running_var,
             use_batch=use_batch,
             update=update,
-            momentum=children.factor(state) if update else 0.0,
+            momentum=children.weight_of_batch(state) if update else 0.0,
             eps=state.eps,
             noise=self.noise if self.noise_in == "always" or self.training else None,
             where=where,
@@ -269,7 +264,7 @@ class CalibratedNorm(BatchNormOwner):
             mean.zero_()
             var.fill_(1.0)
 
-    def _finish(self, y: Tensor, residual: Tensor | None) -> Tensor:
+    def _drop_and_act(self, y: Tensor, residual: Tensor | None) -> Tensor:
         if residual is not None:
             y = y + residual
         if self.drop is not None:
@@ -282,7 +277,7 @@ class CalibratedNorm(BatchNormOwner):
     def _ranks(self) -> tuple[int, ...]:
         return (2, 3) if self.dims == 1 else (self.dims + 2,)
 
-    def _leaf(self, input: torch.fx.Proxy, residual: Any, relu: bool) -> Any:
+    def _as_one_node(self, input: torch.fx.Proxy, residual: Any, relu: bool) -> Any:
         """Stay one node in a torch.fx graph, as torch's own layers do, so that fusers see a layer they do not know."""
         args = (input,) if residual is None else (input, residual)
         options = {"relu": True} if relu else {}

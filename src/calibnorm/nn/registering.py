@@ -13,27 +13,28 @@ from torch import Tensor
 from calibnorm import _checks
 from calibnorm.methods import METHODS, Batch, Instance, Method, Parameter, Params
 from calibnorm.nn import registered
+from calibnorm.nn.arguments import SHARED
 from calibnorm.nn.layer import CalibratedNorm
 
 Coefficients = Callable[..., tuple[Tensor, Tensor]]
-Starts = Mapping[str, float | Parameter] | Callable[[int], Mapping[str, Parameter]]
-Given = TypeVar("Given", Coefficients, type[Method])
+InitialValues = Mapping[str, float | Parameter] | Callable[[int], Mapping[str, Parameter]]
+Definition = TypeVar("Definition", Coefficients, type[Method])
 
 _BUILT_IN = frozenset(METHODS)
-_TAKEN = frozenset({"weight", "bias", "bn", "act", "drop", "method", "noise", "noise_in", "frozen", "compensated"})
+_OF_LAYERS = frozenset({"weight", "bias", "bn", "act", "drop", "method", "noise", "noise_in", "frozen", "compensated"})
 """What layers have beside the attributes of their class."""
-_TRIED = 96
+_TRIAL_CHANNELS = 96
 """Channels of the trial: many numbers of groups divide it."""
 
 
 def register(
     layers: dict[tuple[str, int], type[CalibratedNorm]],
     name: str,
-    parameters: Starts | None = None,
+    parameters: InitialValues | None = None,
     *,
     batch_statistics: bool = True,
     replace: bool = False,
-) -> Callable[[Given], Given]:
+) -> Callable[[Definition], Definition]:
     """Return the decorator of :func:`calibnorm.register_method`, which puts its layers into ``layers``."""
     if not isinstance(name, str):
         raise TypeError(f"name={name!r} must be a string, as in @cn.register_method('my_norm')")
@@ -46,9 +47,9 @@ def register(
 
     _checks.flag("batch_statistics", batch_statistics)
     _checks.flag("replace", replace)
-    _check_starts(name, parameters)
+    _check_initial_values(name, parameters)
 
-    def decorate(given: Given) -> Given:
+    def decorate(given: Definition) -> Definition:
         if not callable(given):
             raise TypeError(f"{name!r}: the decorator takes a function or a subclass of Method, not {given!r}")
         stem = "".join(word.capitalize() for word in name.split("_"))
@@ -60,7 +61,7 @@ def register(
         else:
             kind = _method(stem, name, given, parameters or {}, batch_statistics)
         _check_names(kind)
-        _try(kind)
+        _call_once(kind)
         METHODS[name] = kind
         for dims in (1, 2, 3):
             layer = type(
@@ -74,7 +75,9 @@ def register(
     return decorate
 
 
-def _method(stem: str, name: str, function: Coefficients, starts: Starts, batch_statistics: bool) -> type[Method]:
+def _method(
+    stem: str, name: str, function: Coefficients, starts: InitialValues, batch_statistics: bool
+) -> type[Method]:
     """Return a method class with the function's keyword-only arguments for options."""
     arguments = list(inspect.signature(function).parameters.values())
     options = [argument for argument in arguments if argument.kind is argument.KEYWORD_ONLY]
@@ -91,7 +94,9 @@ def _method(stem: str, name: str, function: Coefficients, starts: Starts, batch_
     def parameters(self: Any, num_features: int) -> dict[str, Parameter]:
         specs = starts(num_features) if callable(starts) else starts
         return {
-            key: value if isinstance(value, Parameter) else Parameter((num_features,), fill=_start(name, key, value))
+            key: value
+            if isinstance(value, Parameter)
+            else Parameter((num_features,), fill=_initial_value(name, key, value))
             for key, value in specs.items()
         }
 
@@ -118,14 +123,14 @@ def _method(stem: str, name: str, function: Coefficients, starts: Starts, batch_
     return kind
 
 
-def _check_starts(name: str, starts: object) -> None:
+def _check_initial_values(name: str, starts: object) -> None:
     """Refuse what is neither a mapping nor a function of C; a coefficient function belongs below the decorator."""
     if starts is None or isinstance(starts, Mapping):
         return
     if not callable(starts):
         raise TypeError(f"{name!r}: parameters={starts!r} must map names to initial values, such as {{'mix': 0.0}}")
     try:
-        inspect.signature(starts).bind(_TRIED)
+        inspect.signature(starts).bind(_TRIAL_CHANNELS)
     except TypeError:
         raise TypeError(
             f"{name!r}: parameters={starts!r} must be a function of the number of channels alone; the method's own "
@@ -133,7 +138,7 @@ def _check_starts(name: str, starts: object) -> None:
         ) from None
 
 
-def _start(name: str, key: str, value: object) -> float:
+def _initial_value(name: str, key: str, value: object) -> float:
     """Return an initial value; refuse what is no number."""
     try:
         return _checks.real(f"parameters[{key!r}]", value)
@@ -143,22 +148,21 @@ def _start(name: str, key: str, value: object) -> float:
 
 def _check_names(kind: type[Method]) -> None:
     """Refuse names of parameters and options that a layer has already."""
-    arguments = set(inspect.signature(CalibratedNorm.__init__).parameters) | {"over"}
     for option in (each.name for each in fields(kind)):
-        if option in arguments:
+        if option in SHARED | {"self", "over"}:
             raise ValueError(f"{kind.name!r}: an option cannot be called {option!r}, as every layer has that argument")
-    for key in kind().parameters(_TRIED):
-        if not key.isidentifier() or key in _TAKEN or hasattr(CalibratedNorm, key):
+    for key in kind().parameters(_TRIAL_CHANNELS):
+        if not key.isidentifier() or key in _OF_LAYERS or hasattr(CalibratedNorm, key):
             raise ValueError(f"{kind.name!r}: a parameter cannot be called {key!r}, a name that layers use themselves")
 
 
-def _try(kind: type[Method]) -> None:
+def _call_once(kind: type[Method]) -> None:
     """Call the coefficients once on small numbers, with gamma and beta and without, and check what comes back."""
-    method, shape = kind(), (2, _TRIED)
-    m, v = (torch.linspace(low, 2.0, 2 * _TRIED, dtype=torch.float64).view(shape) for low in (-1.0, 0.5))
-    specs = method.parameters(_TRIED)
+    method, shape = kind(), (2, _TRIAL_CHANNELS)
+    m, v = (torch.linspace(low, 2.0, 2 * _TRIAL_CHANNELS, dtype=torch.float64).view(shape) for low in (-1.0, 0.5))
+    specs = method.parameters(_TRIAL_CHANNELS)
     gates = {key: torch.full(spec.shape, 0.5, dtype=torch.float64) for key, spec in specs.items()}
-    one = torch.ones(_TRIED, dtype=torch.float64)
+    one = torch.ones(_TRIAL_CHANNELS, dtype=torch.float64)
     for affine in ({"weight": one, "bias": one}, {}):
         p = {**affine, **gates}
         try:

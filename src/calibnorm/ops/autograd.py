@@ -20,14 +20,14 @@ from torch import Tensor
 
 from calibnorm.ops import dispatch, reference
 from calibnorm.ops.coefficients import Call
-from calibnorm.ops.inputs import in_two_layouts
+from calibnorm.ops.inputs import in_two_layouts, transformed
 from calibnorm.ops.statistics import Statistics
 from calibnorm.ops.three_steps import Gradients, Normalized, Wanted, without_autocast
 
 
 def normalize(x: Tensor, call: Call) -> tuple[Tensor, Statistics]:
     """Normalize x, (N, C, *spatial); add the residual and rectify, where asked. Return y and the statistics used."""
-    if dispatch.transformed(x) or (call.residual is not None and dispatch.transformed(call.residual)):
+    if transformed(x) or (call.residual is not None and transformed(call.residual)):
         with without_autocast(x):
             return differentiable(x, call)
     x = in_two_layouts(x)
@@ -84,7 +84,7 @@ class _Normalize(torch.autograd.Function):
                 found = _replay(dy, x, call._replace(found=None), wanted)
         else:
             # Batched gradients (is_grads_batched) bring a transformed dy to a plain forward.
-            backend = dispatch.BACKENDS[-1] if dispatch.transformed(dy) else ctx.backend
+            backend = dispatch.BACKENDS[-1] if transformed(dy) else ctx.backend
             found = backend.three_steps(ctx.step).backward(dy, x, moments, call, wanted)
         return (found.x, found.residual, None, None, None, *found.tensors)
 

@@ -15,9 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from calibnorm.ops import reference
 from calibnorm.ops.coefficients import Step
@@ -161,19 +159,3 @@ def backends() -> dict[str, BackendStatus]:
         backend.name: BackendStatus(why is None, backend.runs_with() if why is None else why)
         for backend, why in ((backend, backend.unavailable()) for backend in BACKENDS)
     }
-
-
-def transformed(x: Tensor) -> bool:
-    """Whether x is being traced, compiled or transformed, so that only differentiable torch operations may touch it.
-
-    True under torch.compile, torch.export, torch.jit.trace, ONNX export, torch.func and forward-mode AD, and for
-    tensor subclasses.
-    """
-    return (
-        torch.compiler.is_compiling()
-        or type(x) not in (Tensor, torch.nn.Parameter)
-        or forward_ad._current_level >= 0
-        or torch._C._get_tracing_state() is not None
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._functorch.is_legacy_batchedtensor(x)  # what is_grads_batched=True still uses
-    )

@@ -1,4 +1,4 @@
-"""What kernels take: plain dense tensors of four dtypes, contiguous or with their channels innermost."""
+"""Which tensors kernels take: plain and dense, of four dtypes, contiguous or with their channels innermost."""
 
 from __future__ import annotations
 
@@ -6,10 +6,27 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _TensorOrNone = TypeVar("_TensorOrNone", Tensor, Tensor | None)
+
+
+def transformed(x: Tensor) -> bool:
+    """Whether x is being traced, compiled or transformed, so that only differentiable torch operations may touch it.
+
+    True under torch.compile, torch.export, torch.jit.trace, ONNX export, torch.func and forward-mode AD, and for
+    tensor subclasses.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or type(x) not in (Tensor, torch.nn.Parameter)
+        or forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._functorch.is_legacy_batchedtensor(x)  # what is_grads_batched=True still uses
+    )
 
 
 def refuses(x: Tensor, here: bool, device: str) -> str | None:

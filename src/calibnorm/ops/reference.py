@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+
+from calibnorm.ops.inputs import transformed
 
 
 class Rectified(NamedTuple):
@@ -144,18 +145,7 @@ def _unwatched(*tensors: Tensor | None) -> bool:
 
     Batched gradients (is_grads_batched) for one bring a dy with a dimension more than the tensor it would go into.
     """
-    return not (
-        torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
-        or forward_ad._current_level >= 0
-        or torch._C._get_tracing_state() is not None
-        or torch._C._are_functorch_transforms_active()
-        or any(
-            type(t) not in (Tensor, torch.nn.Parameter) or torch._C._functorch.is_legacy_batchedtensor(t)
-            for t in tensors
-            if t is not None
-        )
-    )
+    return not (torch.is_grad_enabled() or any(transformed(t) for t in tensors if t is not None))
 
 
 def _centred(x: Tensor, centre: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from calibnorm.ops import dispatch, reference
+from calibnorm.ops.inputs import transformed
 
 
 def update_running(
@@ -30,7 +31,7 @@ def update_running(
     buffers: tuple[Tensor, ...] = (running_mean, running_var)
     if num_batches_tracked is not None:
         buffers = (*buffers, num_batches_tracked)
-    if isinstance(momentum, float) and isinstance(count, int) and not dispatch.transformed(mean):
+    if isinstance(momentum, float) and isinstance(count, int) and not transformed(mean):
         dispatch.update_running(buffers, mean, var, momentum, count / (count - 1))
         return
     if isinstance(count, Tensor):  # never read: on a GPU that would wait for the exchange

@@ -12,7 +12,7 @@ import calibnorm as cn
 from calibnorm.errors import Setting, UsageError
 from calibnorm.methods import not_an_option
 from calibnorm.nn import layer_type
-from calibnorm.nn.options import layer_options
+from calibnorm.nn.arguments import layer_options
 
 SKIP: dict[str, str | None] = {"shortcut": "shortcut", "none": None}
 """What ``skip`` may be, by its text."""

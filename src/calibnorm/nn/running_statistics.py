@@ -14,13 +14,13 @@ from calibnorm.ops.statistics import reduction_of
 from calibnorm.ops.synchronized import Synchronized
 
 
-def join(running: Statistics, extra: Sequence[Statistics]) -> Statistics:
+def with_extra(running: Statistics, extra: Sequence[Statistics]) -> Statistics:
     """Return mean and variance of the channels and, behind them, of the extra statistics."""
     means, variances = zip(running, *extra, strict=True)
     return torch.cat(means), torch.cat(variances)
 
 
-def copies(mean: Tensor | None, var: Tensor | None, batches: Tensor | None) -> dict[str, Tensor]:
+def named_copies(mean: Tensor | None, var: Tensor | None, batches: Tensor | None) -> dict[str, Tensor]:
     """Return the buffers that are there by their names, as a backward may read them after they have moved."""
     named = {"running_mean": mean, "running_var": var, "num_batches_tracked": batches}
     return {name: buffer.clone() for name, buffer in named.items() if buffer is not None}
