@@ -4,7 +4,7 @@
 #   make demo      BN, IEBN and RBN trained side by side on real digits; results in runs/demo
 #   make test      everything that must pass: lint, and pytest with branch coverage
 #   make lint      ruff, mypy and clang-format only
-#   make bench     layer times against nn.BatchNorm2d, a minute, into benchmarks/results
+#   make bench     layer times against nn.BatchNorm2d, a minute; results in runs/bench
 #   make sanitize  the CPU kernels under AddressSanitizer
 #   make wheel     sdist and wheel for this Linux into dist, checked; docs/wheels.md has the other systems
 #   make nightly   the tests that take minutes

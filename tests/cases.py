@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import calibnorm as cn
+from drawn import generator, randn
 from tolerances import error
 
 LAYERS_2D = [cn.BN2d, cn.IEBN2d, cn.RBN2d]
@@ -23,18 +24,6 @@ each_layout = pytest.mark.parametrize(
     "layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"]
 )
 each_mode = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    """A generator of its own, so that no test depends on the tests before it."""
-    return torch.Generator().manual_seed(seed)
-
-
-def randn(
-    *shape: int, seed: int = 0, dtype: torch.dtype = torch.float32, mean: float = 0.0, std: float = 1.0
-) -> Tensor:
-    """Normal values, drawn in float64."""
-    return (mean + std * torch.randn(shape, generator=generator(seed), dtype=torch.float64)).to(dtype)
 
 
 def image(dtype: torch.dtype = torch.float32, seed: int = 0, layout: Any = torch.contiguous_format) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from calibnorm.methods import Method
 from calibnorm.ops import Call, Step
 from calibnorm.ops.three_steps import ThreeSteps, Wanted
-from cases import randn
+from drawn import randn
 from pass_checks import laid
 
 
@@ -22,7 +22,7 @@ def call_of(method: Method, channels: int, given: bool, end: str, shape: tuple[i
     return Call(Step(method, names, 1e-3, (0.8, 0.5)), statistics if given else None, tensors, residual, "relu" in end)
 
 
-def moved(call: Call, device: str, dtype: torch.dtype | None = None, layout: str = "contiguous") -> Call:
+def moved(call: Call, device: torch.device | str, dtype: torch.dtype | None = None, layout: str = "contiguous") -> Call:
     """The same call on a device, with a residual of the dtype and the layout."""
     residual = None if call.residual is None else laid(call.residual.to(dtype), layout).to(device)
     given = None if call.statistics is None else (call.statistics[0].to(device), call.statistics[1].to(device))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from calibnorm.ops import reference
 from calibnorm.ops.three_steps import Passes
-from cases import randn
+from drawn import randn
 
 
 def laid(x: Tensor, layout: str) -> Tensor:

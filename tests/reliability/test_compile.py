@@ -10,7 +10,7 @@ import torch
 from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
 
 import calibnorm as cn
-from calibnorm.lab.models.resnet import ResNet
+from calibnorm.bench.networks import ResNet
 from cases import each_layer, each_mode, randn, randomize
 from tolerances import COMPILED, error
 

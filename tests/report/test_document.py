@@ -111,7 +111,7 @@ def test_a_narrow_screen_breaks_names_and_lists_and_no_numbers() -> None:
 def test_without_rich_and_matplotlib_it_is_plain_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(screen, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "rich.console", None)
     screen.show(DOCUMENT)
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == ["", "# A study: [bn], iebn"]

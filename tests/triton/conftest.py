@@ -22,7 +22,7 @@ if passes.unavailable() is not None:
         "test_triton_passes.py",
         "test_triton_layers.py",
         "test_triton_offsets.py",
-        "test_gpu_rehearsal.py",
+        "test_kernel_checks.py",
     ]
 if passes.interpreted() or passes.unavailable() == "triton is not installed":
     collect_ignore += ["test_compiled.py", "test_launched.py"]

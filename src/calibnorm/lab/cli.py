@@ -14,8 +14,6 @@ import tyro
 
 from calibnorm.errors import UsageError, as_option
 from calibnorm.lab.arguments import READERS, parsed
-from calibnorm.lab.bench.config import LayerConfig, ModelConfig
-from calibnorm.lab.bench.start import BENCHES
 from calibnorm.lab.demo.config import DemoConfig
 from calibnorm.lab.experiments.config import CompareConfig, TableConfig
 
@@ -56,20 +54,15 @@ def demo(config: Annotated[DemoConfig, tyro.conf.arg(name="")]) -> None:
 
 
 @when_read
-def bench(
-    what: Annotated[LayerConfig, tyro.conf.subcommand("layer")] | Annotated[ModelConfig, tyro.conf.subcommand("model")],
-) -> int:
+def bench() -> None:
     """Time layers or whole training steps against nn.BatchNorm2d.
 
     Times of one layer (`calibnorm bench layer`) or of a network's training step (`calibnorm bench model`). Writes a
     CSV, the environment, a summary and pictures. On a machine with torch alone:
-    `python -m calibnorm.lab.bench`.
+    `python -m calibnorm.bench`.
     """
-    from calibnorm.lab.bench.run import run
-    from calibnorm.lab.bench.start import pin_allocator
-
-    pin_allocator()
-    return run(what)
+    # As with `train`: the bench reads its own words, also where tyro is not installed.
+    raise AssertionError("calibnorm bench is bench.command.main's")
 
 
 @when_read
@@ -155,6 +148,10 @@ def read(words: Sequence[str]) -> Callable[[], Status]:
         from calibnorm.lab.training.command import main as train_main
 
         return partial(train_main, rest)
+    if name == "bench":
+        from calibnorm.bench.command import main as bench_main
+
+        return partial(bench_main, rest)
     if set(HELP) & set(words):
         with READERS:
             asked: Callable[[], Status] = tyro.extras.subcommand_cli_from_dict(
@@ -162,13 +159,7 @@ def read(words: Sequence[str]) -> Callable[[], Status]:
             )
             return asked
     check_word("", name, COMMANDS)
-    if name != "bench":
-        return parsed(COMMANDS[name], rest, prog=f"calibnorm {name}", config=MARKERS)
-    which, *rest = rest or [""]
-    check_word("bench ", which, BENCHES)
-    kind: Callable[..., LayerConfig | ModelConfig] = BENCHES[which]
-    config: LayerConfig | ModelConfig = parsed(kind, rest, prog=f"calibnorm bench {which}", config=MARKERS)
-    return bench(config)
+    return parsed(COMMANDS[name], rest, prog=f"calibnorm {name}", config=MARKERS)
 
 
 def check_word(before: str, word: str, known: Collection[str]) -> None:

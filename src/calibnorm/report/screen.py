@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 from calibnorm.report.document import Bullets, Document, Paragraph, Table
@@ -22,13 +21,12 @@ def show(document: Document, console: Console | None = None) -> None:
         document: The document; its pictures are left out.
         console: Where to print; standard output by default.
     """
-    if find_spec("rich") is None:
+    try:
+        from rich.console import Console
+    except ImportError:
         print("\n" + "\n\n".join(texts(document, "screen")), flush=True)
         return
-    if console is None:
-        from rich.console import Console
-
-        console = Console()
+    console = console or Console()
     console.print(f"\n[bold]{escaped(document.title)}[/bold]\n", highlight=False)
     for section in document.at("screen"):
         if section.title:

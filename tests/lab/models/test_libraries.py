@@ -20,7 +20,7 @@ for name in ("torchvision", "timm", "tyro", "numpy", "yaml", "lightning", "matpl
     sys.modules[name] = None  # an import of it fails
 import torch
 from calibnorm.lab import models
-from calibnorm.lab.bench.networks import NETWORKS
+from calibnorm.bench.networks import NETWORKS
 for name in ("resnet11", "preresnet11", "densenet10_k4", "resnext11_2x8d"):
     model = models.build(name, num_classes=3, norm="iebn")
     assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 3)

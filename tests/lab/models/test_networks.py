@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import calibnorm as cn
+from calibnorm.bench.networks import ResNet
 from calibnorm.lab import models
 from calibnorm.lab.models.densenet import DenseNet
-from calibnorm.lab.models.resnet import ResNet
 from tolerances import ORACLE, error
 
 SMALL = ("resnet11", "preresnet11", "densenet10_k4", "resnext11_2x8d")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from calibnorm.lab.models.resnet import initialize
+from calibnorm.bench.networks import initialize
 
 BOTTLENECK = 4
 """Channels between a layer's two convolutions, in units of what the layer adds."""

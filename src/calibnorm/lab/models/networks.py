@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import nn
 
+from calibnorm.bench.networks import ResNet
 from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.models.densenet import DenseNet
 from calibnorm.lab.models.preresnet import PreResNet
-from calibnorm.lab.models.resnet import ResNet
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from calibnorm.lab.models.resnet import EXPANSION, initialize
+from calibnorm.bench.networks import EXPANSION, initialize
 
 
 class PreActivation(nn.Module):

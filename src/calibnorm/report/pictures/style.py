@@ -140,8 +140,9 @@ def legend(
     """Draw a legend outside the panels; names in the order of ``order``, those that it lacks at the end."""
     names = [name for name in order if name in handles] + [name for name in handles if name not in order]
     if names:
-        shown = [handles[name] for name in names]
-        figure.legend(shown, names, loc=place, ncols=min(6, len(names)), frameon=False)
+        widths, width = [0.45 + 0.085 * len(name) for name in names], figure.get_figwidth()  # in inches, about
+        across = len(names) if sum(widths) < width else max(1, int(width / max(widths)))
+        figure.legend([handles[name] for name in names], names, loc=place, ncols=across, frameon=False)
 
 
 def tidy(axes: Axes, grid: Literal["x", "y"] = "y") -> None:

@@ -11,9 +11,12 @@ from torch import Tensor
 
 import calibnorm as cn
 from calibnorm.methods import BN, IEBN, RBN, Method
-from calibnorm.ops import Call, Step, reference
-from calibnorm.ops.three_steps import Normalized, Passes, StepByStep, Wanted
+from calibnorm.ops import Call, reference
+from calibnorm.ops.three_steps import StepByStep, ThreeSteps
 from calibnorm.ops.triton import fused, passes
+from drawn import randn
+from layer_checks import both_ways, call_of, moved
+from pass_checks import laid
 
 METHODS: dict[str, Method] = {
     "bn": BN(),
@@ -39,6 +42,7 @@ TINY = ((5, 6), (3, 4, 1, 1), (3, 5, 4, 6), (1, 2, 9, 11))
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 HUGE = (1, 40, 7400, 7400)
 """More than 2^31 elements."""
+REFERENCE = StepByStep(reference)  # type: ignore[arg-type]
 
 
 class Case(NamedTuple):
@@ -52,11 +56,14 @@ class Case(NamedTuple):
     end: str
     mean: float = 0.5
 
+    @property
+    def layout(self) -> str:
+        return "channels_last" if self.rows else "contiguous"
+
     def __str__(self) -> str:
-        layout = "channels_last" if self.rows else "contiguous"
         statistics = "running statistics" if self.given else "batch statistics"
         size = "x".join(map(str, self.shape))
-        return f"{self.method} {size} {self.dtype} {layout} {statistics} mean {self.mean} {self.end}".rstrip()
+        return f"{self.method} {size} {self.dtype} {self.layout} {statistics} mean {self.mean} {self.end}".rstrip()
 
 
 def cases(shapes: tuple[tuple[int, ...], ...]) -> Iterator[Case]:
@@ -71,28 +78,23 @@ def cases(shapes: tuple[tuple[int, ...], ...]) -> Iterator[Case]:
 
 def check(case: Case, device: torch.device) -> str | None:
     """Return what a layer gets wrong, or None."""
-    x, dy, residual, call = inputs(case, device)
-    found = both_ways(x, dy, call)
-    again = both_ways(x, dy, call)
+    draws = ((1, case.mean), (2, 0.0))
+    x, dy = (laid(randn(*case.shape, seed=i, mean=m, dtype=case.dtype), case.layout).to(device) for i, m in draws)
+    call = call_of(METHODS[case.method], case.shape[1], case.given, case.end, case.shape, torch.float32)
+    call = moved(call, device, case.dtype, case.layout)
+    found, again = (everything(fused, x, dy, call) for _ in range(2))
     if not all(torch.equal(a, b) for a, b in zip(found.values(), again.values(), strict=True)):
         return "two runs differ"
-    wide = call._replace(residual=None if residual is None else residual.double())
-    how = StepByStep(reference_passes())
-    expected = {"y": how.forward(x.double(), wide).y}
+    wide = moved(call, device, torch.float64, case.layout)
     # The mask is where the output was rounded: a half output may be 0 where the wide one is not.
     masked = dy.double() * (found["y"] > 0) if call.relu else dy.double()
-    plain = call._replace(residual=None, relu=False)
-    moments = how.forward(x.double(), plain).moments
-    gradients = how.backward(masked, x.double(), moments, plain, Wanted(True, False, (True,) * len(call.tensors)))
-    assert gradients.x is not None
-    expected["dx"] = gradients.x
-    expected |= {name: g for name, g in zip(call.step.names, gradients.tensors, strict=True) if g is not None}
-    if residual is not None:
-        expected["d_residual"] = masked
-    for name, value in expected.items():
+    expected = everything(REFERENCE, x.double(), masked, wide._replace(residual=None, relu=False))
+    expected |= {"y": REFERENCE.forward(x.double(), wide).y, "d_residual": masked}
+    for name, actual in found.items():
         of_pixels = name in ("y", "dx", "d_residual")
-        allowed = bound(case, found[name].dtype if of_pixels else torch.float32)
-        error = (found[name].double() - value).abs().max() / value.abs().max().clamp_min(1e-3)
+        allowed = bound(case, actual.dtype if of_pixels else torch.float32)
+        value = expected[name]
+        error = (actual.double() - value).abs().max() / value.abs().max().clamp_min(1e-3)
         if not error.item() <= allowed:  # NaN is wrong
             return f"{name} is off by {error.item():.1e} of its largest value where {allowed:.1e} is allowed"
     return None
@@ -108,40 +110,11 @@ def bound(case: Case, dtype: torch.dtype) -> float:
     return 2 * torch.finfo(dtype).eps + share * (1 + case.mean / 50 * (case.mean > 1))
 
 
-def reference_passes() -> Passes:
-    """Return the passes that are the specification."""
-    return reference
-
-
-def inputs(case: Case, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None, Call]:
-    """Return x, dy, the residual and the call, of random numbers."""
-    generator = torch.Generator(device).manual_seed(1)
-
-    def draw(*shape: int, mean: float = 0.0) -> Tensor:
-        return mean + torch.randn(shape, generator=generator, device=device)
-
-    def pixels(mean: float = 0.0) -> Tensor:
-        t = draw(*case.shape, mean=mean).to(case.dtype)
-        return t.movedim(1, -1).contiguous().movedim(-1, 1) if case.rows else t
-
-    channels, method = case.shape[1], METHODS[case.method]
-    names = ("weight", "bias", *method.parameters(channels))
-    tensors = tuple(draw(channels, mean=0.3) for _ in names)
-    given = (draw(channels, mean=case.mean), draw(channels).abs() + 0.5) if case.given else None
-    residual = pixels() if "residual" in case.end else None
-    call = Call(Step(method, names, 1e-3, (0.8, 0.5)), given, tensors, residual, "relu" in case.end)
-    return pixels(case.mean), pixels(), residual, call
-
-
-def both_ways(x: Tensor, dy: Tensor, call: Call) -> dict[str, Tensor]:
-    """Return all that the kernels find, forward and back."""
-    done: Normalized = fused.forward(x, call)
-    kept = call if call.relu else call._replace(residual=None)  # as autograd keeps it
-    wanted = Wanted(True, call.residual is not None, (True,) * len(call.tensors))
-    back = fused.backward(dy, x, done.moments, kept, wanted)
-    found = {"y": done.y, "dx": back.x, "d_residual": back.residual}
-    found |= dict(zip(call.step.names, back.tensors, strict=True))
-    return {name: t for name, t in found.items() if t is not None}
+def everything(how: ThreeSteps, x: Tensor, dy: Tensor, call: Call) -> dict[str, Tensor]:
+    """Return by name all that the three steps find, forward and back."""
+    residual = ["d_residual"] if call.residual is not None else []
+    names = ["y", "mean", "var", "dx", *residual, *call.step.names]
+    return dict(zip(names, both_ways(how, x, dy, call), strict=True))
 
 
 def check_huge(device: torch.device) -> str | None:
@@ -178,7 +151,7 @@ def check_graph(device: torch.device) -> str | None:  # pragma: no cover  (needs
         (found,) = torch.autograd.grad(y.square().sum(), x)
         return found
 
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
         expected = [step() for _ in range(3)][-1].clone()

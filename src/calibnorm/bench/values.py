@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import calibnorm as cn
-from calibnorm.lab.bench.authors import AuthorsIEBN, AuthorsRBN
-from calibnorm.lab.bench.impls import Call, followed, seeded, set_values
+from calibnorm.bench.authors import AuthorsIEBN, AuthorsRBN
+from calibnorm.bench.impls import Call, followed, seeded, set_values
 
 REFERENCES: dict[str, type[nn.Module]] = {"bn": nn.BatchNorm2d, "iebn": AuthorsIEBN, "rbn": AuthorsRBN}
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from calibnorm.lab.bench import config, run, start
-from lab.bench.helpers import CPU, read
+from bench.helpers import CPU, read
+from calibnorm.bench import command, config, layer
 from lab.calling import main
 
 
@@ -18,11 +18,11 @@ from lab.calling import main
 def test_a_process_pins_its_allocator_and_needs_no_other_package_of_the_lab(tmp_path: Path) -> None:
     for name in ("sklearn", "tyro", "rich"):
         (tmp_path / f"{name}.py").write_text("raise ImportError(__name__)")
-    command = [sys.executable, "-m", "calibnorm.lab.bench", "layer", "--shapes", "2x4x2x2", "--dtypes", "float16"]
-    command += ["--layouts", "NCHW", "--ops", "norm", "--modes", "forward", "--impls", "cn.BN2d", *CPU]
-    clean = {name: value for name, value in os.environ.items() if name not in start.ALLOCATOR}
+    line = [sys.executable, "-m", "calibnorm.bench", "layer", "--shapes", "2x4x2x2", "--dtypes", "float16"]
+    line += ["--layouts", "NCHW", "--ops", "norm", "--modes", "forward", "--impls", "cn.BN2d", *CPU]
+    clean = {name: value for name, value in os.environ.items() if name not in command.ALLOCATOR}
     clean["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *filter(None, [clean.get("PYTHONPATH")])])
-    done = subprocess.run([*command, "--out", str(tmp_path)], env=clean, capture_output=True, text=True, check=False)
+    done = subprocess.run([*line, "--out", str(tmp_path)], env=clean, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert [row["impl"] for row in read(tmp_path / "layer.csv")] == ["nn.BatchNorm2d", "cn.BN2d", "copy"]
     assert (tmp_path / "layer.png").read_bytes().startswith(b"\x89PNG")
@@ -32,15 +32,15 @@ def test_pinning_runs_the_command_again_once(monkeypatch: pytest.MonkeyPatch) ->
     calls: list[tuple[str, list[str], dict[str, str]]] = []
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(os, "execve", lambda *call: calls.append(call))
-    for name in start.ALLOCATOR:
+    for name in command.ALLOCATOR:
         monkeypatch.delenv(name, raising=False)
-    start.pin_allocator()
+    command.pin_allocator()
     ((path, args, environment),) = calls
     assert (path, args) == (sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    assert start.ALLOCATOR.items() <= environment.items()
-    for name, value in start.ALLOCATOR.items():
+    assert command.ALLOCATOR.items() <= environment.items()
+    for name, value in command.ALLOCATOR.items():
         monkeypatch.setenv(name, value)
-    start.pin_allocator()
+    command.pin_allocator()
     assert len(calls) == 1
 
 
@@ -76,8 +76,8 @@ def test_pinning_runs_the_command_again_once(monkeypatch: pytest.MonkeyPatch) ->
 def test_wrong_input_is_named_before_timing(
     args: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for command in (main, lambda rest: start.main(rest[1:])):
-        assert command(["bench", *args, "--out", str(tmp_path)]) == 2
+    for call in (main, lambda rest: command.main(rest[1:])):
+        assert call(["bench", *args, "--out", str(tmp_path)]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"calibnorm: {named}: ")
     assert list(tmp_path.iterdir()) == []
@@ -90,7 +90,7 @@ def test_folders_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFi
     for out in (file, file / "below"):
         assert main(["bench", "layer", "--out", str(out)]) == 2
         assert "--out" in capsys.readouterr().err
-    with pytest.raises(config.UsageError, match="--layouts: name at least one"):
+    with pytest.raises(config.UsageError, match=r"^layouts: name at least one"):
         config.ModelConfig(layouts=())
 
 
@@ -99,14 +99,17 @@ def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "copy_bandwidth", interrupt)
-    assert start.main(["layer", "--out", str(tmp_path)]) == 130
+    monkeypatch.setattr(layer, "copy_bandwidth", interrupt)
+    assert command.main(["layer", "--out", str(tmp_path)]) == 130
     assert "nothing was written" in capsys.readouterr().err
 
 
-def test_both_parsers_agree() -> None:
+def test_words_become_settings() -> None:
     args = ["layer", "--shapes", "tiny", "2x4x5x5", "--repeats", "30", "--threads", "1", "--out", "here", *CPU]
     chosen = config.LayerConfig(shapes=("tiny", "2x4x5x5"), repeats=30, threads=1, out=Path("here"), device="cpu")
-    assert start.parse(args) == chosen
-    assert start.parse(["model"]) == config.ModelConfig()
-    assert config.LayerConfig().out == config.ModelConfig().out == Path("benchmarks/results")
+    assert command.parse(args) == chosen
+    assert command.parse(["model"]) == config.ModelConfig()
+    more = ["--image_size=64", "--threads", "none", "--impls", "cn.BN2d", "fused:cn.RBN2d"]
+    impls = ("cn.BN2d", "fused:cn.RBN2d")
+    assert command.parse(["model", *more]) == config.ModelConfig(image_size=64, impls=impls)
+    assert config.LayerConfig().out == config.ModelConfig().out == Path("runs/bench")

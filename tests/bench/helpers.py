@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from calibnorm.lab.bench.table import Row
+from calibnorm.bench.timings import Timing
 
-# The list of shared/PERFORMANCE.md, "How to measure".
 COLUMNS = [
     *("op", "impl", "mode", "shape", "dtype", "layout", "p20_ms", "p50_ms", "p80_ms", "gb_per_s", "ratio_to_bn"),
     *("peak_mib", "device", "torch", "triton", "threads", "commit", "date"),
@@ -20,8 +19,8 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def made(impl: str, mode: str, shape: str, ms: float, **of: str) -> Row:
+def made(impl: str, mode: str, shape: str, ms: float, **of: str) -> Timing:
     place = {"device": "x", "torch": "2", "triton": "", "threads": 2, "commit": "", "date": ""}
     what = {"op": "norm", "dtype": "float32", "layout": "NCHW", **of}
     times = {"p20_ms": ms, "p50_ms": ms, "p80_ms": ms, "gb_per_s": None, "ratio_to_bn": ms / 4, "peak_mib": None}
-    return Row(impl=impl, mode=mode, shape=shape, **what, **times, **place)
+    return Timing(impl=impl, mode=mode, shape=shape, **what, **times, **place)

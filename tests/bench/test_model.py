@@ -11,8 +11,8 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 import calibnorm as cn
-from calibnorm.lab.bench import cases, config, model, networks, table
-from lab.bench.helpers import COLUMNS, CPU, read
+from bench.helpers import COLUMNS, CPU, read
+from calibnorm.bench import cases, config, model, networks, timings
 from lab.calling import main
 
 
@@ -46,10 +46,10 @@ def test_a_model_that_differs_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> N
         return found
 
     settings = config.ModelConfig(network="resnet18", batch_size=2, image_size=8, impls=("cn.RBN2d",), device="cpu")
-    place = table.Place.here(torch.device("cpu"))
+    place = timings.Place.here(torch.device("cpu"))
     for broken, timed in (("cn.RBN2d", ["nn.BatchNorm2d"]), ("nn.BatchNorm2d", [])):
         monkeypatch.setattr(model, "networks", lambda *_, broken=broken: networks(broken))
-        rows, wrong = model.run_case(settings, place, "float32", "NCHW")
+        rows, wrong, _ = model.run_case(settings, place, "float32", "NCHW")
         assert [row.impl for row in rows] == timed
         assert wrong[0].startswith(f"{broken}, resnet18 float32 NCHW: the first loss is ")
 
@@ -118,7 +118,7 @@ def test_compiled_networks_without_a_compiler(
 ) -> None:
     monkeypatch.setattr(model, "compile_problem", lambda: "no compiler")
     settings = config.ModelConfig(network="test_resnet", modes=("compiled",), device="cpu")
-    assert model.run_model(settings, table.Place.here(torch.device("cpu")), print) == ([], [])
+    assert model.run_model(settings, timings.Place.here(torch.device("cpu")), print) == ([], [], {})
     assert "skipped, compiled networks: no compiler" in capsys.readouterr().out
 
 
@@ -129,7 +129,8 @@ def test_compiled_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nn.Module, "compile", lambda self, **kwargs: compile_(self, backend=counter, **kwargs))
     monkeypatch.setitem(networks.NETWORKS, "resnet164", lambda: networks.ResNet((1,), 4, 10))
     settings = config.ModelConfig("resnet164", 2, 8, impls=("fused:cn.RBN2d",), modes=("compiled",), device="cpu")
-    rows, wrong = model.run_case(settings, table.Place.here(torch.device("cpu")), "float32", "NCHW", "compiled")
+    place = timings.Place.here(torch.device("cpu"))
+    rows, wrong, _ = model.run_case(settings, place, "float32", "NCHW", "compiled")
     torch.compiler.reset()
     assert wrong == []
     assert [(row.impl, row.mode) for row in rows] == [

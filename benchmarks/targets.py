@@ -1,14 +1,26 @@
-"""The project's targets for layer times: what shared/PERFORMANCE.md says, as data, and what was reached."""
+"""The project's targets for layer times, and what was reached of them.
+
+    PYTHONPATH=src python benchmarks/targets.py [benchmarks/results/layer.csv]
+
+The limits are those of docs/performance.md; a floor is what moving the least bytes would take at the speed of copying.
+"""
 
 from __future__ import annotations
 
+import csv
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from statistics import geometric_mean
+from typing import Any
 
-from calibnorm.lab.bench.cases import PASSES, PLANES, planes
-from calibnorm.lab.bench.impls import BASELINE, COPY, OURS
-from calibnorm.lab.bench.table import Row
+from calibnorm.bench.cases import PLANES, planes
+from calibnorm.bench.impls import BASELINE, OURS
+from calibnorm.bench.summary import FLOOR, floors, ratios
+from calibnorm.bench.timings import Timing
+from calibnorm.report.document import Table
+from calibnorm.report.markdown import table_lines
 
 BOTH = ("forward", "forward+backward")
 
@@ -28,16 +40,16 @@ class Target:
 
     label: str
     device: str
-    takes: Callable[[Row], bool]
+    takes: Callable[[Timing], bool]
     limits: dict[str, float]
     methods: tuple[str, ...] = ("iebn", "rbn")
     against_authors: bool = False
 
 
-def norm(dtype: str, layout: str | None = None, plane: str | None = None, op: str = "norm") -> Callable[[Row], bool]:
+def norm(dtype: str, layout: str | None = None, plane: str | None = None, op: str = "norm") -> Callable[[Timing], bool]:
     """Return what takes the rows of an operation, a dtype, and perhaps a layout and a class of planes."""
 
-    def takes(row: Row) -> bool:
+    def takes(row: Timing) -> bool:
         return (
             (row.op, row.dtype) == (op, dtype) and layout in (None, row.layout) and plane in (None, planes(row.shape))
         )
@@ -45,7 +57,7 @@ def norm(dtype: str, layout: str | None = None, plane: str | None = None, op: st
     return takes
 
 
-def fused(op: str) -> Callable[[Row], bool]:
+def fused(op: str) -> Callable[[Timing], bool]:
     """Return what takes an operation in any dtype and layout."""
     return lambda row: row.op == op
 
@@ -93,29 +105,7 @@ class Outcome:
         return self.reached <= self.limit
 
 
-def case_of(row: Row) -> tuple[str, ...]:
-    """Return what all implementations of a case share."""
-    return row.op, row.mode, row.shape, row.dtype, row.layout
-
-
-def ratios(rows: Sequence[Row], impl: str, baseline: str) -> list[float]:
-    """Return the ratios of medians over the cases that both were measured in."""
-    of = {case_of(row): row.p50_ms for row in rows if row.impl == baseline}
-    return [row.p50_ms / of[case_of(row)] for row in rows if row.impl == impl and case_of(row) in of]
-
-
-def floors(rows: Sequence[Row], baseline: str = BASELINE) -> list[float]:
-    """Return, for every case with a copy, what the least traffic takes at its speed, over the baseline's time.
-
-    A copy reads and writes x once. Where the floor is above a target, memory alone forbids it, for the baseline moves
-    hardly more; where a layer is far above the floor, it computes or waits.
-    """
-    of = {case_of(row): row.p50_ms for row in rows if row.impl == baseline}
-    copies = [row for row in rows if row.impl == COPY and case_of(row) in of]
-    return [PASSES[row.op, row.mode] / 2 * row.p50_ms / of[case_of(row)] for row in copies]
-
-
-def judge(rows: Sequence[Row], device_type: str) -> Iterator[Outcome]:
+def judge(rows: Sequence[Timing], device_type: str) -> Iterator[Outcome]:
     """Yield what was reached of every target for the device that the rows say something about."""
     for target in TARGETS:
         if target.device != device_type:
@@ -129,3 +119,46 @@ def judge(rows: Sequence[Row], device_type: str) -> Iterator[Outcome]:
                 if found:
                     floor = geometric_mean(least) if least else None
                     yield Outcome(target, impl, mode, limit, geometric_mean(found), len(found), floor)
+
+
+def target_table(timings: Sequence[Timing], device_type: str) -> Table:
+    """Return every target that the timings say something about, and whether it was reached."""
+    rows = [
+        [
+            outcome.target.label,
+            outcome.mode,
+            outcome.impl,
+            f"{outcome.limit:.2f}",
+            f"{outcome.reached:.3f}",
+            "passed" if outcome.passed else "missed",
+            f"{outcome.floor:.3f}" if outcome.floor else "-",
+            str(outcome.cases),
+        ]
+        for outcome in judge(timings, device_type)
+    ]
+    return Table(["target", "mode", "layer", "at most", "reached", "", FLOOR, "cases"], rows, left=3)
+
+
+def read(path: Path) -> list[Timing]:
+    """Return the timings of a layer.csv."""
+    readers: dict[str, Callable[[str], Any]] = {
+        "float": float,
+        "float | None": lambda text: float(text) if text else None,
+        "int": int,
+        "str": str,
+    }
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    return [Timing(**{f.name: readers[str(f.type)](line[f.name]) for f in fields(Timing)}) for line in lines]
+
+
+def main() -> None:
+    """Print the targets and what a layer.csv reached of them."""
+    path = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "results" / "layer.csv"
+    timings = read(path)
+    device = "cuda" if "nvidia" in timings[0].device.lower() else "cpu"
+    print(*table_lines(target_table(timings, device)), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

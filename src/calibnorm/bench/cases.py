@@ -8,7 +8,7 @@ from math import prod
 
 import torch
 
-from calibnorm.errors import UsageError
+from calibnorm.errors import Setting, UsageError
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -89,10 +89,10 @@ def parse_shape(text: str) -> tuple[int, int, int, int]:
     """
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){3}", text):
         groups = ", ".join(SHAPE_GROUPS)
-        raise UsageError(f"--shapes {text}: must be NxCxHxW, such as 32x64x56x56, or one of {groups}")
+        raise UsageError(Setting("shapes", text), f"must be NxCxHxW, such as 32x64x56x56, or one of {groups}")
     n, c, h, w = map(int, text.split("x"))
     if n * h * w == 1:
-        raise UsageError(f"--shapes {text}: one value a channel has no variance; take a larger batch")
+        raise UsageError(Setting("shapes", text), "one value a channel has no variance; take a larger batch")
     return n, c, h, w
 
 

@@ -8,10 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import targets
 
-from calibnorm.lab.bench import plots, summary, table, targets
-from calibnorm.lab.bench.clock import Times
-from lab.bench.helpers import made
+from bench.helpers import made
+from calibnorm.bench import summary, timings
+from calibnorm.bench.clock import Times
+from calibnorm.report import markdown
+from calibnorm.report.markdown import table_lines
 
 
 def test_targets_are_judged_by_geometric_means(tmp_path: Path) -> None:
@@ -26,7 +29,7 @@ def test_targets_are_judged_by_geometric_means(tmp_path: Path) -> None:
     assert outcomes["float32 NCHW, planes 7x7 and 8x8"].reached == 1
     assert outcomes["float32, of the authors' RBN"].reached == pytest.approx((1 / 8 * 2 / 8 * 4 / 8) ** (1 / 3))
     assert [outcome.target.device for outcome in targets.judge(rows, "cuda")] == []
-    text = summary.ratio_table(rows)
+    text = table_lines(summary.ratio_table(rows))
     assert len({len(line) for line in text}) == 1
     assert "0.35" in text[2]
     assert large.floor is None
@@ -34,13 +37,16 @@ def test_targets_are_judged_by_geometric_means(tmp_path: Path) -> None:
     (large, *_) = targets.judge(copied, "cpu")
     assert large.floor == pytest.approx(3 / 2 * math.sqrt(0.25 * 1.0))  # forward moves x three times, a copy twice
     assert "copy" not in summary.impls_of(copied)
-    assert "0.75" in summary.ratio_table(copied)[2]
-    assert "0.750" in summary.target_table(copied, "cpu")[2]
-    assert [path.name for path in plots.draw(rows, "cpu", tmp_path, "layer")] == ["layer.png"]
+    assert "0.75" in table_lines(summary.ratio_table(copied))[2]
+    assert "0.750" in table_lines(targets.target_table(copied, "cpu"))[2]
+    files = markdown.write(summary.layer_report(timings.Measured(rows, [], {})), tmp_path / "layer.md")
+    assert [path.name for path in files] == ["layer.md", "layer.png"]
+    timings.write_timings(tmp_path / "layer.csv", copied)
+    assert targets.read(tmp_path / "layer.csv") == copied
 
 
 def test_quantiles_and_unsteady_rows() -> None:
     assert Times([float(n) for n in range(11)]).quantiles == (2, 5, 8)
     assert Times([float(n) for n in range(11)]).quantiles[1] == statistics.median(range(11))
     steady = made("cn.RBN2d", "forward", "8x4x8x8", 1.0)
-    assert table.unsteady([steady, replace(steady, p80_ms=1.6)]) == 1
+    assert timings.unsteady([steady, replace(steady, p80_ms=1.6)]) == 1

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import calibnorm as cn
-from calibnorm.errors import UsageError
-from calibnorm.lab.bench.authors import AuthorsIEBN, AuthorsRBN
+from calibnorm.bench.authors import AuthorsIEBN, AuthorsRBN
+from calibnorm.errors import Setting, UsageError
 from calibnorm.nn import layer_type
 
 Call = Callable[[Tensor, Tensor | None], Tensor]
@@ -146,7 +146,7 @@ def load(sources: Iterable[str]) -> None:
                 open(source, "rb").close()  # here, as the file's own code may not find some file, too
             except OSError as error:
                 reason = f"cannot be read ({error.strerror}); name a Python file or a module that is here"
-                raise UsageError(f"--load {source}: {reason}") from None
+                raise UsageError(Setting("load", source), reason) from None
         try:
             if file:
                 runpy.run_path(source)
@@ -154,7 +154,7 @@ def load(sources: Iterable[str]) -> None:
                 importlib.import_module(source)
         except ModuleNotFoundError as error:
             advice = "install it, or name a file that ends in .py"
-            raise UsageError(f"--load {source}: {error}; {advice}") from None
+            raise UsageError(Setting("load", source), f"{error}; {advice}") from None
 
 
 @functools.cache

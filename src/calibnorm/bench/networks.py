@@ -1,4 +1,4 @@
-"""ResNets and ResNeXts of bottleneck blocks, for images of 32x32 and of 224x224 pixels.
+"""ResNets and ResNeXts of bottleneck blocks, for images of 32x32 and of 224x224 pixels, of torch alone.
 
 ResNet (He et al., CVPR 2016, arXiv 1512.03385) with 164 layers is the network of the IEBN paper's CIFAR tables; ResNeXt
 is Xie et al., CVPR 2017, arXiv 1611.05431. With ImageNet's stem and depths they are torchvision's, names included.
@@ -6,7 +6,7 @@ is Xie et al., CVPR 2017, arXiv 1611.05431. With ImageNet's stem and depths they
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
 
@@ -112,3 +112,19 @@ def initialize(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def resnet50() -> ResNet:
+    """Return ResNet-50 for ImageNet: torchvision's, version 1.5."""
+    return ResNet((3, 4, 6, 3), 64, 1000, large=True)
+
+
+def resnet164() -> ResNet:
+    """Return ResNet-164 for CIFAR-10: 9 * 18 + 2 layers, 1.70 million parameters."""
+    return ResNet((18, 18, 18), 16, 10)
+
+
+NETWORKS: dict[str, Callable[[], ResNet]] = {"resnet50": resnet50, "resnet164": resnet164}
+"""The networks of the bench that need torch alone: a GPU is not always beside torchvision."""
+IMAGE_SIZES = {"resnet164": 32}
+"""Where it is not 224."""

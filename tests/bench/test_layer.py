@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 import calibnorm as cn
-from calibnorm.lab.bench import authors, cases, clock, config, impls, layer, run, table
-from calibnorm.lab.bench.values import expected, mismatch
+from bench.helpers import COLUMNS, CPU, read
+from calibnorm.bench import authors, cases, clock, config, impls, layer, run, timings
+from calibnorm.bench.values import expected, mismatch
 from calibnorm.methods import METHODS
 from calibnorm.nn import LAYERS
-from lab.bench.helpers import COLUMNS, CPU, read
 from lab.calling import main
 
 
@@ -206,7 +206,7 @@ def test_compiled_implementations_without_a_compiler(monkeypatch: pytest.MonkeyP
             "skipped, compiled implementations: torch.compile does not run here: no C++ compiler"
         ]
         case = settings.plan()[0]
-        found = layer.measure_case(case, settings.names(case), settings, table.Place.here(torch.device("cpu")))
-        assert [row.impl for row in found.rows] == ["nn.BatchNorm2d", "copy"]
+        found = layer.measure_case(case, settings.names(case), settings, timings.Place.here(torch.device("cpu")))
+        assert [row.impl for row in found.timings] == ["nn.BatchNorm2d", "copy"]
     finally:
         impls.compile_problem.cache_clear()

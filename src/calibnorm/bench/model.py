@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import product
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import calibnorm as cn
-from calibnorm.errors import UsageError
-from calibnorm.lab.bench.cases import DTYPES, LAYOUTS, shape_name
-from calibnorm.lab.bench.clock import WARMUP, Prepare, Run, clock_for, measure
-from calibnorm.lab.bench.config import FUSED, NETWORK_NORMS, STEPS, ModelConfig
-from calibnorm.lab.bench.impls import BASELINE, compile_problem
-from calibnorm.lab.bench.networks import NETWORKS
-from calibnorm.lab.bench.table import Place, Row, rows_of
+from calibnorm.bench.cases import DTYPES, LAYOUTS, shape_name
+from calibnorm.bench.clock import WARMUP, Prepare, Run, clock_for, measure
+from calibnorm.bench.config import FUSED, NETWORK_NORMS, STEPS, ModelConfig
+from calibnorm.bench.impls import BASELINE, compile_problem
+from calibnorm.bench.networks import NETWORKS
+from calibnorm.bench.timings import Measured, Place, Timing, timings_of
+from calibnorm.errors import Setting, UsageError
 
 
 def build(name: str) -> nn.Module:
@@ -31,16 +32,16 @@ def build(name: str) -> nn.Module:
     libraries = [library for library in ("torchvision", "timm") if find_spec(library)]
     if not libraries:
         ours = " and ".join(NETWORKS)
-        raise UsageError(f"--network {name}: needs torchvision or timm, which are not installed; {ours} do not")
+        raise UsageError(Setting("network", name), f"needs torchvision or timm, which are not installed; {ours} do not")
     network: nn.Module
     if "torchvision" in libraries and name in import_module("torchvision.models").list_models():
         network = import_module("torchvision.models").get_model(name)
     elif "timm" in libraries and name in import_module("timm").list_models():
         network = import_module("timm").create_model(name)
     else:
-        raise UsageError(f"--network {name}: no model of {' or '.join(libraries)} has this name; try resnet18")
+        raise UsageError(Setting("network", name), f"no model of {' or '.join(libraries)} has this name; try resnet18")
     if not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
-        raise UsageError(f"--network {name}: has no BatchNorm, so there is nothing to compare; try resnet18")
+        raise UsageError(Setting("network", name), "has no BatchNorm, so there is nothing to compare; try resnet18")
     return network
 
 
@@ -56,7 +57,7 @@ def check(config: ModelConfig, say: Callable[[str], None]) -> None:
         texts: list[str] = []
         cn.fuse(network, report=texts.append)
         if ", fused: " not in texts[0]:
-            raise UsageError(f"--impls {fused[0]}: cn.fuse finds nothing in {config.network}; leave it out")
+            raise UsageError(Setting("impls", fused[0]), f"cn.fuse finds nothing in {config.network}; leave it out")
         say(f"cn.fuse, {config.network}: {texts[0].splitlines()[0]}")
 
 
@@ -74,34 +75,26 @@ def networks(config: ModelConfig, names: Sequence[str]) -> dict[str, nn.Module]:
     return found
 
 
-def run_model(config: ModelConfig, place: Place, say: Callable[[str], None]) -> tuple[list[Row], list[str]]:
-    """Time the training steps.
-
-    Returns:
-        The rows, and what was wrong where networks that should be one function were not.
-    """
+def run_model(config: ModelConfig, place: Place, say: Callable[[str], None]) -> Measured:
+    """Time the training steps; wrong is where networks that should be one function were not."""
     check(config, say)  # before anything is timed: the name may be wrong
-    rows, wrong = [], []
+    timings, wrong = list[Timing](), list[str]()
     for mode in config.modes:
         if mode == "compiled" and (why := compile_problem()) is not None:
             say(f"skipped, compiled networks: {why}")
             continue
-        for dtype in config.dtypes:
-            for layout in config.layouts:
-                found, problems = run_case(config, place, dtype, layout, mode)
-                rows += found
-                wrong += problems
-                for row in found:
-                    times = f"{row.p50_ms:.1f} ms, {row.ratio_to_bn:.3f} of BN"
-                    say(f"{row.op} {row.mode} {dtype} {layout} {row.impl}: {times}")
-                for line in problems:
-                    say(f"WRONG VALUES: {line}")
-    return rows, wrong
+        for dtype, layout in product(config.dtypes, config.layouts):
+            found = run_case(config, place, dtype, layout, mode)
+            timings += found.timings
+            wrong += found.wrong
+            for t in found.timings:
+                say(f"{t.op} {t.mode} {dtype} {layout} {t.impl}: {t.p50_ms:.1f} ms, {t.ratio_to_bn:.3f} of BN")
+            for line in found.wrong:
+                say(f"WRONG VALUES: {line}")
+    return Measured(timings, wrong, {})
 
 
-def run_case(
-    config: ModelConfig, place: Place, dtype: str, layout: str, mode: str = "eager"
-) -> tuple[list[Row], list[str]]:
+def run_case(config: ModelConfig, place: Place, dtype: str, layout: str, mode: str = "eager") -> Measured:
     """Time one dtype and layout in one mode."""
     device = config.torch_device
     shape = (config.batch_size, 3, config.pixels, config.pixels)
@@ -128,12 +121,13 @@ def run_case(
     wrong = [f"{name}, {what}: {problem}; not timed" for name, problem in problems.items() if problem]
     kept = {name: variant for name, variant in variants.items() if not problems[name]}
     if BASELINE not in kept:  # nothing to compare with
-        return [], wrong
+        return Measured([], wrong, {})
     times = measure(kept, clock_for(device), config.repeats)
     if mode == "graph":
         for of in times.values():
             of.peak_mib = None  # a graph's memory is taken when it is captured, and none in a replay
-    return rows_of(times, place, (config.network, STEPS[mode], shape_name(shape), dtype, layout), {}), wrong
+    case = (config.network, STEPS[mode], shape_name(shape), dtype, layout)
+    return Measured(timings_of(times, place, case, {}), wrong, {})
 
 
 def unlike(name: str, losses: dict[str, float], limit: float) -> str:

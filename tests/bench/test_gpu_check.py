@@ -14,13 +14,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import gpu_check as gpu
 import pytest
 import torch
 
-from calibnorm.lab.bench import gpu, impls, kernel_checks, layer, networks
-from calibnorm.lab.bench.cases import Case
-from calibnorm.lab.bench.config import LayerConfig, ModelConfig
-from calibnorm.lab.bench.table import Place
+import kernel_checks
+from calibnorm.bench import impls, layer, networks
+from calibnorm.bench.cases import Case
+from calibnorm.bench.config import LayerConfig, ModelConfig
+from calibnorm.bench.timings import Place
 from calibnorm.ops.triton import passes
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from calibnorm.lab.bench.cases import DTYPES, LAYOUTS, Case, shape_name
-from calibnorm.lab.bench.clock import Prepare, Run, batch_norm_kernel, clock_for, measure
-from calibnorm.lab.bench.config import LayerConfig
-from calibnorm.lab.bench.impls import (
+from calibnorm.bench.cases import DTYPES, LAYOUTS, Case, shape_name
+from calibnorm.bench.clock import Prepare, Run, batch_norm_kernel, clock_for, copy_bandwidth, measure
+from calibnorm.bench.config import LayerConfig
+from calibnorm.bench.impls import (
     BASELINE,
     COMPILED,
     COPY,
@@ -22,22 +21,15 @@ from calibnorm.lab.bench.impls import (
     random_values,
     set_values,
 )
-from calibnorm.lab.bench.table import Place, Row, rows_of
-from calibnorm.lab.bench.values import expected, mismatch, outcome
+from calibnorm.bench.timings import Measured, Place, Timing, timings_of
+from calibnorm.bench.values import expected, mismatch, outcome
 from calibnorm.ops.dispatch import choose
 
 AT_LEAST_S = 0.3
 """A case goes on so long at least: on a busy machine 20 calls of 50 us all fall into one disturbance."""
 
 
-class Result(NamedTuple):
-    """What a case gave: rows, and what was wrong with values that were then not timed."""
-
-    rows: list[Row]
-    wrong: list[str]
-
-
-def measure_case(case: Case, names: list[str], config: LayerConfig, place: Place) -> Result:
+def measure_case(case: Case, names: list[str], config: LayerConfig, place: Place) -> Measured:
     """Check the values of the implementations and time those that are right."""
     device, dtype = config.torch_device, DTYPES[case.dtype]
     x, residual, dy = inputs(case, device)
@@ -66,12 +58,12 @@ def measure_case(case: Case, names: list[str], config: LayerConfig, place: Place
             wrong.append(f"{name}, {case}: {problem}; not timed")
     references.clear()
     if BASELINE not in variants:
-        return Result([], wrong)
+        return Measured([], wrong, {})
     variants[COPY] = partial(just_written, x), x.clone
     times = measure(variants, clock_for(device), config.repeats, AT_LEAST_S)
     what = (case.op, case.mode, shape_name(case.shape), case.dtype, case.layout)
     moved = {name: 2 * x.nbytes / 1e9 if name == COPY else case.gigabytes for name in times}
-    return Result(rows_of(times, place, what, moved), wrong)
+    return Measured(timings_of(times, place, what, moved), wrong, {})
 
 
 def inputs(case: Case, device: torch.device) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -131,33 +123,35 @@ def kernels(case: Case, device: torch.device) -> tuple[str, str]:
     return batch_norm_kernel(layer, x, case.mode != "eval"), choose(x).name
 
 
-def run_cases(config: LayerConfig, place: Place, say: Callable[[str], None]) -> tuple[Result, dict[str, list[str]]]:
+def run_layer(config: LayerConfig, place: Place, say: Callable[[str], None]) -> Measured:
     """Measure all cases.
 
-    Returns:
-        Rows and failures, and which kernels ran: for "baseline" and "calibnorm", a line for each name and where.
+    Details are the bandwidth of a copy, what was skipped, and which kernels ran: for "baseline" and "calibnorm", a line
+    for each name and where.
     """
-    plan = config.plan()
+    plan, device = config.plan(), config.torch_device
+    bandwidth = copy_bandwidth(device)
+    say(f"copying a large tensor: {bandwidth:.1f} GB/s read and written")
     for line in config.skipped():
         say(line)
-    result, ran = Result([], []), {"baseline": set[str](), "calibnorm": set[str]()}
-    started = partial(progress, len(plan))
+    timings, wrong, ran = list[Timing](), list[str](), {"baseline": set[str](), "calibnorm": set[str]()}
     for number, case in enumerate(plan, 1):
         found = measure_case(case, config.names(case), config, place)
-        result.rows.extend(found.rows)
-        result.wrong.extend(found.wrong)
-        baseline, ours = kernels(case, config.torch_device)
+        timings += found.timings
+        wrong += found.wrong
+        baseline, ours = kernels(case, device)
         ran["baseline"].add(f"{baseline}: {case.dtype} {case.layout} {case.mode}")
         ran["calibnorm"].add(f"{ours}: {case.dtype} {case.layout}")
-        say(started(number, case, found.rows))
+        say(progress(len(plan), number, case, found.timings))
         for line in found.wrong:
             say(f"WRONG VALUES: {line}")
-    return result, {key: sorted(lines) for key, lines in ran.items()}
+    kernels_ran = {key: sorted(lines) for key, lines in ran.items()}
+    details = {"copy_gb_per_s": round(bandwidth, 2), "kernels": kernels_ran, "skipped": config.skipped()}
+    return Measured(timings, wrong, details)
 
 
-def progress(total: int, number: int, case: Case, rows: list[Row]) -> str:
+def progress(total: int, number: int, case: Case, timings: list[Timing]) -> str:
     """Return a line about a case that is done."""
-    device = [row for row in rows if row.mode == case.mode]
-    times = "".join(f"  {row.impl} {row.ratio_to_bn:.2f}" for row in device if row.impl != BASELINE)
-    baseline = "".join(f"  {row.p50_ms:.3f} ms" for row in device if row.impl == BASELINE)
+    times = "".join(f"  {t.impl} {t.ratio_to_bn:.2f}" for t in timings if t.impl != BASELINE)
+    baseline = "".join(f"  {t.p50_ms:.3f} ms" for t in timings if t.impl == BASELINE)
     return f"[{number}/{total}] {case}{baseline}{times}"

@@ -1,0 +1,134 @@
+"""From timings to what is read: ratios by group, times of training steps, and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from statistics import geometric_mean
+from typing import TYPE_CHECKING
+
+from calibnorm.bench.cases import PASSES, PLANES, planes
+from calibnorm.bench.impls import BASELINE, COPY, OURS
+from calibnorm.bench.timings import Measured, Timing, unsteady
+from calibnorm.report.document import Block, Bullets, Document, Paragraph, Picture, Section, Table
+from calibnorm.report.pictures import ratios as draw_ratios
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Group = tuple[str, str, str, str, str]
+FLOOR = "at copy speed"
+"""The column that says what moving the least bytes would take, as fast as a tensor of the size is copied."""
+
+
+def layer_report(measured: Measured) -> Document:
+    """Return the report of a layer bench."""
+    explained = Paragraph("Geometric means over shapes of time over that of nn.BatchNorm2d:")
+    return report("layer", measured, [explained, ratio_table(measured.timings)], pictures(measured.timings, "layer"))
+
+
+def model_report(measured: Measured) -> Document:
+    """Return the report of a model bench."""
+    return report("model", measured, [model_table(measured.timings)])
+
+
+def report(bench: str, measured: Measured, table: Sequence[Block], drawn: Sequence[Picture] = ()) -> Document:
+    """Return a table, what is doubtful in it, and pictures."""
+    timings, count = measured.timings, unsteady(measured.timings)
+    busy = f"{count} of {len(timings)} rows have p80 over 1.5 times p20: the machine was busy, do not quote these."
+    wrong = Bullets([f"WRONG VALUES: {line}" for line in measured.wrong], wrong=True)
+    return Document(
+        f"calibnorm bench {bench}", [Section("", [*table, Paragraph(busy if count else ""), wrong, *drawn])]
+    )
+
+
+def ratios(timings: Sequence[Timing], impl: str, baseline: str) -> list[float]:
+    """Return the ratios of medians over the cases that both were measured in."""
+    of = {timing.case: timing.p50_ms for timing in timings if timing.impl == baseline}
+    return [t.p50_ms / of[t.case] for t in timings if t.impl == impl and t.case in of]
+
+
+def floors(timings: Sequence[Timing], baseline: str = BASELINE) -> list[float]:
+    """Return, for every case with a copy, what the least traffic takes at its speed, over the baseline's time.
+
+    A copy reads and writes x once. Where the floor is above a target, memory alone forbids it, for the baseline moves
+    hardly more; where a layer is far above the floor, it computes or waits.
+    """
+    of = {timing.case: timing.p50_ms for timing in timings if timing.impl == baseline}
+    copies = [timing for timing in timings if timing.impl == COPY and timing.case in of]
+    return [PASSES[copy.op, copy.mode] / 2 * copy.p50_ms / of[copy.case] for copy in copies]
+
+
+def groups(timings: Sequence[Timing]) -> dict[Group, list[Timing]]:
+    """Return the timings by operation, mode, dtype, layout and class of planes.
+
+    In the order of the plan, larger planes first.
+    """
+    found: dict[Group, list[Timing]] = {}
+    for t in timings:
+        found.setdefault((t.op, t.mode, t.dtype, t.layout, planes(t.shape)), []).append(t)
+    order = {group: number for number, group in enumerate(dict.fromkeys(group[:4] for group in found))}
+    return dict(sorted(found.items(), key=lambda item: (order[item[0][:4]], PLANES.index(item[0][4]))))
+
+
+def impls_of(timings: Sequence[Timing]) -> list[str]:
+    """Return the implementations beside the baseline, in their order."""
+    return [name for name in dict.fromkeys(timing.impl for timing in timings) if name not in (BASELINE, COPY)]
+
+
+def mean_text(values: Sequence[float]) -> str:
+    """Return a geometric mean, or a dash."""
+    return f"{geometric_mean(values):.2f}" if values else "-"
+
+
+def ratio_table(timings: Sequence[Timing]) -> Table:
+    """Return geometric means by group: each implementation over nn.BatchNorm2d, and ours over the authors'."""
+    names = impls_of(timings)
+    pairs = [pair for pair in OURS.values() if set(pair) <= set(names)]
+    header = ["op", "mode", "dtype", "layout", "planes", "shapes", *names]
+    header += [f"{ours.removeprefix('cn.')} / authors'" for ours, _ in pairs] + [FLOOR]
+    lines = []
+    for group, members in groups(timings).items():
+        shapes = len({timing.shape for timing in members})
+        cells = [mean_text(ratios(members, name, BASELINE)) for name in names]
+        cells += [mean_text(ratios(members, ours, authors)) for ours, authors in pairs]
+        lines.append([*group, str(shapes), *cells, mean_text(floors(members))])
+    return Table(header, lines, left=5)
+
+
+def model_table(timings: Sequence[Timing]) -> Table:
+    """Return the times of training steps."""
+    lines = [
+        [
+            *(t.op, t.mode, t.shape, t.dtype, t.layout, t.impl),
+            *(f"{ms:.1f}" for ms in (t.p20_ms, t.p50_ms, t.p80_ms)),
+            f"{t.ratio_to_bn:.3f}",
+            "-" if t.peak_mib is None else f"{t.peak_mib:.0f}",
+        ]
+        for t in timings
+    ]
+    header = ["network", "what", "input", "dtype", "layout", "norm", "p20 ms", "p50 ms", "p80 ms", "of BN", "peak MiB"]
+    return Table(header, lines, left=6)
+
+
+def pictures(timings: Sequence[Timing], stem: str) -> list[Picture]:
+    """Return a picture for every operation, the first one's under the stem alone."""
+    found: list[Picture] = []
+    for op in dict.fromkeys(timing.op for timing in timings):
+        file = f"{stem}-{op.replace('+', '-')}.png" if found else f"{stem}.png"
+        found.append(Picture(file, f"Times of {op} over those of {BASELINE}", partial(draw, timings, op)))
+    return found
+
+
+def draw(timings: Sequence[Timing], op: str) -> Figure:
+    """Draw an operation: modes below and dtypes and layouts beside each other."""
+    of = [timing for timing in timings if timing.op == op]
+    panels: dict[str, dict[str, dict[str, dict[str, list[float]]]]] = {}
+    for (_, mode, dtype, layout, plane), members in groups(of).items():
+        column = panels.setdefault(mode, {}).setdefault(f"{dtype}, {layout}", {})
+        # Shorter lines below the axis.
+        short = plane.replace(" and ", "\nand ").replace(" than ", "\nthan ").replace(" to ", "\nto ")
+        column[short] = {name: found for name in impls_of(of) if (found := ratios(members, name, BASELINE))}
+    t = of[0]
+    title = f"{op}: {t.device}, {t.threads} threads, torch {t.torch}, {t.date}"
+    return draw_ratios(panels, f"time over {BASELINE}", title)
