@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,8 +67,11 @@ def test_the_check_itself_sees_other_modules():
     assert "calibnorm imported timm" in done.stderr
 
 
-def imported(path: Path) -> set[str]:
-    """Parts of calibnorm that a file imports anywhere, also inside functions; type-checking imports count."""
+def imported(path: Path, inside: str = "calibnorm") -> set[str]:
+    """Parts of a package that a file imports anywhere, also inside functions; type-checking imports count.
+
+    What the package itself gives has its name.
+    """
     parts = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -78,10 +82,10 @@ def imported(path: Path) -> set[str]:
         else:
             continue
         for name in names:
-            top, *rest = name.split(".")
-            if top == "calibnorm":
-                known = rest and ((ROOT / rest[0]).exists() or (ROOT / f"{rest[0]}.py").exists())
-                parts.add(rest[0] if known else "calibnorm")
+            if name == inside or name.startswith(f"{inside}."):
+                part = name.removeprefix(inside).split(".")[1:2]
+                place = ROOT.joinpath(*inside.split(".")[1:], *part)
+                parts.add(part[0] if part and (place.exists() or place.with_suffix(".py").exists()) else inside)
     return parts
 
 
@@ -95,6 +99,29 @@ def test_dependencies_point_one_way(path):
         assert "lab" not in imported(path)
         return
     assert imported(path) <= LAYERS[part] | {part}
+
+
+LAB = {
+    **{part: set() for part in ("naming", "locks", "pictures", "recipes", "data", "models")},
+    "arguments": {"recipes"},
+    "tasks": {"recipes", "data", "models"},
+    "training": {"tasks", "recipes", "data", "models", "naming", "locks", "arguments"},
+    "experiments": {"training", "tasks", "recipes", "data", "models", "naming", "locks", "arguments", "pictures"},
+}
+"""What each part of the lab may import of it, besides itself; commands may import all."""
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "lab").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_dependencies_in_the_lab_point_one_way(path):
+    part = path.relative_to(ROOT / "lab").parts[0].removesuffix(".py")
+    if part in LAB:
+        assert imported(path, "calibnorm.lab") <= LAB[part] | {part}
+
+
+def test_training_does_not_say_what_is_learned():
+    words = re.compile(r"accurac|top-?5|\bclasses\b|\blabels\b", re.IGNORECASE)
+    found = {p.name: words.findall(p.read_text(encoding="utf-8")) for p in (ROOT / "lab" / "training").glob("*.py")}
+    assert {name: hits for name, hits in found.items() if hits} == {}
 
 
 def test_every_part_is_seen():

@@ -63,8 +63,8 @@ class Measure:
     def plural(self) -> str:
         """The name in words for several of them, again without the test.
 
-        >>> Measure("test_accuracy").plural, Measure("test_angle_error").plural, Measure("test_loss").plural
-        ('accuracies', 'angle errors', 'losses')
+        >>> Measure("test_accuracy").plural, Measure("test_word_error").plural, Measure("test_loss").plural
+        ('accuracies', 'word errors', 'losses')
         """
         word = self.label.removeprefix("test ")
         return f"{word[:-1]}ies" if word.endswith("y") else f"{word}{'es' if word.endswith('s') else 's'}"

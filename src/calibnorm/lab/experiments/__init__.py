@@ -1,5 +1,5 @@
 """`calibnorm compare` and `calibnorm table`: many runs, their statistics, and the papers' figures beside ours.
 
-Read in this order: config, grid, outcomes, checks, worker_process, workers, progress; statistics, summary, texts,
-plots, origins, compare; then published and tables. average_gates is a command of its own.
+Read in this order: config, grid, outcomes, checks, worker_process, workers; statistics, summary, texts, plots, origins,
+report; then experiment, compare and tables. average_gates is a command of its own.
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,10 @@ def run(config: CompareConfig, console: Console | None = None, report: type[Comp
     Raises:
         UsageError: A setting cannot be used, or the folder holds other runs; nothing has been trained then.
     """
-    recipe = replace(recipes.recipe(config.recipe), **config.override)
+    recipe = recipes.recipe(config.recipe)
+    if others := config.override.keys() - {field.name for field in fields(recipe)}:
+        raise UsageError(Setting(min(others)), f"is no setting of {config.recipe}")
+    recipe = replace(recipe, **config.override)
     with called(norm="norms"):
         grid = plan(config, recipe)
         with data.remembered():
@@ -127,7 +130,7 @@ class Comparison(Report):
                 line.cell.row,
                 line.cell.column,
                 texts.average(line),
-                texts.between(line.own.interval, digits=digits),
+                texts.between(line.own.interval(), digits=digits),
                 texts.difference(line),
                 texts.difference(line, least=3),
                 texts.wins(line),
@@ -144,7 +147,7 @@ class Comparison(Report):
 
     def verdict(self, row: str) -> str:
         """Return in a sentence which differences are larger than what the seeds leave open."""
-        intervals = [(line, line.against.interval) for line in self.of(row) if line.against is not None]
+        intervals = [(line, line.against.interval()) for line in self.of(row) if line.against is not None]
         if not intervals:
             return f"{row}: one norm alone, so nothing is compared."
         if all(interval is None for _, interval in intervals):
@@ -152,7 +155,7 @@ class Comparison(Report):
         clear = [
             f"{line.cell.column} {texts.difference(line)}"
             for line, interval in intervals
-            if interval is not None and 0 not in interval
+            if interval is not None and not interval.holds(0)
         ]
         if clear:
             return f"{row}: minus {self.baseline}, with an interval that leaves out 0: {'; '.join(clear)}."

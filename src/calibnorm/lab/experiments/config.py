@@ -65,7 +65,7 @@ def overrides(kind: type[Recipe]) -> Any:
 
 def for_recipe(settings: type[Settings], kind: type[Recipe]) -> type[Settings]:
     """Return the settings of a comparison with an option for every setting of a kind of recipe."""
-    given: Any = Annotated[overrides(kind), tyro.conf.arg(name="")]  # type: ignore[valid-type]  # made just now
+    given: Any = Annotated[overrides(kind), tyro.conf.arg(name="")]
     override: Any = field(default_factory=dict)
     return make_dataclass(settings.__name__, [("override", given, override)], bases=(settings,), frozen=True)
 

@@ -62,5 +62,4 @@ def finals(grid: Grid, lines: Sequence[Line]) -> Figure:
 
 def seeds(sample: Sample, failed: int = 0, printed: float | None = None) -> Seeds:
     """Return a sample as pictures take it."""
-    interval = sample.interval
-    return Seeds(sample.values, (interval.low, interval.high) if interval else None, failed, printed)
+    return Seeds(sample.values, sample.interval(), failed, printed)

@@ -7,64 +7,22 @@ normal. That fails where some runs train and others stay at chance; the tables s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from scipy.special import stdtrit  # scipy.stats takes seconds to import, and all of it that is needed is this
 
-CONFIDENCE = 0.95
 
-
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """A confidence interval."""
 
     low: float
     high: float
 
-    def __contains__(self, value: float) -> bool:
+    def holds(self, value: float) -> bool:
+        """Return whether a value is in it; its ends are."""
         return self.low <= value <= self.high
-
-
-def mean(values: Sequence[float]) -> float:
-    """Return the arithmetic mean, NaN for no values.
-
-    >>> mean([1.0, 2.0, 6.0])
-    3.0
-    """
-    return math.fsum(values) / len(values) if values else math.nan
-
-
-def std(values: Sequence[float]) -> float:
-    """Return the sample standard deviation, ``sqrt(sum (x - mean)^2 / (n - 1))``; NaN for fewer than two values.
-
-    >>> std([1.0, 2.0, 3.0])
-    1.0
-    """
-    if len(values) < 2:
-        return math.nan
-    middle = mean(values)
-    return math.sqrt(math.fsum((value - middle) ** 2 for value in values) / (len(values) - 1))
-
-
-def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval | None:
-    """Return Student's confidence interval of the mean, ``mean ± t(n - 1) * std / sqrt(n)``.
-
-    Args:
-        values: One a seed.
-        confidence: Between 0 and 1.
-
-    Returns:
-        None for fewer than two values, which say nothing about their spread. Two values give an interval, with t = 12.7
-        at 95 % a very wide one.
-
-    >>> interval([1.0, 2.0, 3.0])  # t(2) = 4.303
-    Interval(low=-0.484..., high=4.484...)
-    """
-    if len(values) < 2:
-        return None
-    half = float(stdtrit(len(values) - 1, (1 + confidence) / 2)) * std(values) / math.sqrt(len(values))
-    return Interval(mean(values) - half, mean(values) + half)
 
 
 @dataclass(frozen=True)
@@ -73,6 +31,10 @@ class Sample:
 
     Args:
         values: By seed.
+
+    >>> sample = Sample({0: 1.0, 1: 2.0, 2: 3.0})
+    >>> sample.mean, sample.std, sample.interval()  # t(2) = 4.303
+    (2.0, 1.0, Interval(low=-0.484..., high=4.484...))
     """
 
     values: Mapping[int, float]
@@ -80,31 +42,31 @@ class Sample:
     @property
     def mean(self) -> float:
         """The arithmetic mean; NaN for no values."""
-        return mean(self._all)
+        return math.fsum(self.values.values()) / len(self.values) if self.values else math.nan
 
     @property
     def std(self) -> float:
-        """The sample standard deviation; NaN for fewer than two values."""
-        return std(self._all)
+        """The sample standard deviation, ``sqrt(sum (x - mean)^2 / (n - 1))``; NaN for fewer than two values."""
+        if len(self.values) < 2:
+            return math.nan
+        mean = self.mean
+        return math.sqrt(math.fsum((value - mean) ** 2 for value in self.values.values()) / (len(self.values) - 1))
 
-    @property
-    def interval(self) -> Interval | None:
-        """The 95 % interval of the mean; None for fewer than two values."""
-        return interval(self._all)
+    def interval(self, confidence: float = 0.95) -> Interval | None:
+        """Return Student's confidence interval of the mean, ``mean ± t(n - 1) * std / sqrt(n)``.
 
-    @property
-    def above(self) -> int:
-        """How many values are more than 0."""
-        return sum(value > 0 for value in self._all)
+        Args:
+            confidence: Between 0 and 1.
 
-    @property
-    def below(self) -> int:
-        """How many values are less than 0."""
-        return sum(value < 0 for value in self._all)
-
-    @property
-    def _all(self) -> list[float]:
-        return list(self.values.values())
+        Returns:
+            None for fewer than two values, which say nothing about their spread. Two values give an interval, with
+            t = 12.7 at 95 % a very wide one.
+        """
+        count = len(self.values)
+        if count < 2:
+            return None
+        half = float(stdtrit(count - 1, (1 + confidence) / 2)) * self.std / math.sqrt(count)
+        return Interval(self.mean - half, self.mean + half)
 
     def minus(self, baseline: Sample) -> Sample:
         """Return the differences, seed by seed; their interval is the paired t interval.
@@ -121,3 +83,7 @@ class Sample:
     def mapped(self, function: Callable[[float], float]) -> Sample:
         """Return the sample with every value replaced."""
         return Sample({seed: function(value) for seed, value in self.values.items()})
+
+    def count(self, holds: Callable[[float], bool]) -> int:
+        """Return for how many values something holds."""
+        return sum(map(holds, self.values.values()))

@@ -46,21 +46,17 @@ class Line:
     @property
     def at_chance(self) -> int:
         """Finished runs that learned next to nothing, as their measure says."""
-        return sum(map(self.measure.at_chance, self.own.values.values()))
+        return self.own.count(self.measure.at_chance)
 
     @property
     def wins(self) -> int:
         """Seeds in which the cell is better than the baseline."""
-        return self._differences(better=True)
+        return self.against.count(lambda difference: self.measure.better(difference, 0)) if self.against else 0
 
     @property
     def losses(self) -> int:
         """Seeds in which the cell is worse than the baseline."""
-        return self._differences(better=False)
-
-    def _differences(self, better: bool) -> int:
-        against = self.against or Sample({})
-        return against.above if better == self.measure.higher_is_better else against.below
+        return self.against.count(lambda difference: self.measure.better(0, difference)) if self.against else 0
 
     @property
     def parameters(self) -> int:
@@ -112,9 +108,9 @@ def results(grid: Grid, lines: Sequence[Line]) -> list[dict[str, Any]]:
                     "column": line.cell.column,
                     "seed": seed,
                     "state": found.state,
-                    **{name: number(figures.get(name, math.nan)) for name in shown},
+                    **{name: number(figures.get(name, math.nan), line.measure) for name in shown},
                     "parameters": found.result.parameters if found.result else "",
-                    "seconds": number(found.result.seconds, 1) if found.result else "",
+                    "seconds": f"{found.result.seconds:.1f}" if found.result else "",
                     "folder": grid.run(line.cell, seed).folder.relative_to(grid.root).as_posix(),
                     "message": found.message,
                 }
@@ -132,21 +128,24 @@ def summary(line: Line) -> dict[str, Any]:
         "failed": line.failed,
         "missing": line.missing,
         "at_chance": line.at_chance,
-        **moments(("mean", "std", "low95", "high95"), line.own),
-        **moments(("difference", "difference_std", "difference_low95", "difference_high95"), against),
+        **moments(("mean", "std", "low95", "high95"), line.own, line.measure),
+        **moments(
+            ("difference", "difference_std", "difference_low95", "difference_high95"),
+            against or Sample({}),
+            line.measure,
+        ),
         "wins": line.wins if against else "",
         "losses": line.losses if against else "",
         "parameters": line.parameters or "",
     }
 
 
-def moments(names: Sequence[str], sample: Sample | None) -> dict[str, str]:
+def moments(names: Sequence[str], sample: Sample, measure: Measure) -> dict[str, str]:
     """Return a sample's mean, standard deviation and the ends of its interval under four names."""
-    sample = sample or Sample({})
-    ends = (sample.interval.low, sample.interval.high) if sample.interval else (math.nan, math.nan)
-    return dict(zip(names, map(number, (sample.mean, sample.std, *ends)), strict=True))
+    values = (sample.mean, sample.std, *(sample.interval() or (math.nan, math.nan)))
+    return {name: number(value, measure) for name, value in zip(names, values, strict=True)}
 
 
-def number(value: float, digits: int = 4) -> str:
-    """Return a number as a CSV holds it: nothing for NaN."""
-    return "" if math.isnan(value) else f"{value:.{digits}f}"
+def number(value: float, measure: Measure) -> str:
+    """Return a number as a CSV holds it: two digits more than tables show, at least four; nothing for NaN."""
+    return "" if math.isnan(value) else f"{value:.{max(4, measure.digits + 2)}f}"

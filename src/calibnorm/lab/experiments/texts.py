@@ -49,7 +49,7 @@ def difference(line: Line, least: int = 2) -> str:
     of, digits = line.against or Sample({}), line.measure.digits
     if not of.values:
         return NOTHING
-    interval = f" {between(of.interval, '+', digits)}" if len(of.values) >= max(2, least) else ""
+    interval = f" {between(of.interval(), '+', digits)}" if len(of.values) >= max(2, least) else ""
     return f"{of.mean:+.{digits}f}{interval}"
 
 

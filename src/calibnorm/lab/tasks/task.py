@@ -19,7 +19,7 @@ Batch = TypeVar("Batch")
 Taken = TypeVar("Taken", contravariant=True)
 Network = Callable[..., Any]
 """A network as it is trained or tested: it is called, and nothing else of it is used, since processes, precision or a
-compiler may stand around it."""
+compiler may stand around it. What it returns may be in half precision; a loss is better computed in float32."""
 
 
 class Place(TypedDict):

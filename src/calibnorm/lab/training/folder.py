@@ -39,9 +39,9 @@ class Result:
     """What a finished run came to.
 
     Args:
-        figures: Those of the last epoch that its task wants here, by the names of their measures, such as
-            "test_accuracy"; and the best of all epochs, such as "best_test_accuracy", which flatters: it was chosen on
-            the test images. They can be read as attributes, too.
+        figures: Those of the last epoch that its task wants here, by the names of their measures; and the best headline
+            of all epochs, with "best_" before its name, which flatters: it was chosen on the test images. They can be
+            read as attributes, too.
         best_epoch: The epoch of the best, from 1; 0 where no epoch had finite figures.
         parameters: Learnable numbers of the network.
         epochs: Passes over the training images.
@@ -143,7 +143,7 @@ def read_recipe(folder: Path) -> Recipe | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, OSError) as error:
-        raise UsageError(f"{path}: is damaged ({error}); choose another ", Setting("folder")) from error
+        raise UsageError(f"{path}: is damaged ({error}); remove {folder}, or choose another folder") from error
 
 
 def check(folder: Path, recipe: Recipe, override: Sequence[str] = ()) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
 """`calibnorm table`: the papers' tables of classification, run again, with what was printed beside.
 
-Read in this order: definitions, scales, extras, report, run.
+Read in this order: published, definitions, scales, report, run.
 """

@@ -12,7 +12,7 @@ from calibnorm.lab.experiments import plots, texts
 from calibnorm.lab.experiments.config import Scale
 from calibnorm.lab.experiments.report import Report
 from calibnorm.lab.experiments.statistics import Sample
-from calibnorm.lab.experiments.summary import Line, number
+from calibnorm.lab.experiments.summary import Line
 from calibnorm.lab.experiments.tables.definitions import Table
 from calibnorm.lab.experiments.tables.published import PAPERS, Printed
 from calibnorm.lab.recipes import Classification
@@ -219,7 +219,7 @@ class TableReport(Report):
         return {
             "paper": value,
             "paper_std": std,
-            "paper_difference": number(gap, 2),
+            "paper_difference": "" if math.isnan(gap) else f"{gap:.2f}",
             "paper_top5_error": top5,
             "paper_parameters_millions": parameters,
             "measure": self.table.shows,
