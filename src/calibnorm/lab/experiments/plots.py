@@ -25,7 +25,7 @@ Curves = dict[str, dict[str, dict[str, list[list[tuple[float, float]]]]]]
 def curves(grid: Grid) -> Curves:
     """Return the runs' headline and training loss; nothing where no run has done an epoch.
 
-    Of an accuracy, the error is shown: its differences are seen on a logarithmic axis.
+    What has an error, as a percentage of hits has, is shown by it: small ones differ visibly on a logarithmic axis.
     """
     task = tasks.of(grid.cells[0].recipe)
     measures = [task.headline, *(measure for measure in task.measures if measure.name.startswith("train_"))][:2]

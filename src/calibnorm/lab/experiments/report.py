@@ -89,13 +89,13 @@ class Report(ABC):
             ),
         ]
         if curves := plots.curves(self.grid):
-            labels = " and ".join(dict.fromkeys(label.partition(" (")[0] for of in curves.values() for label in of))
+            shown = " and ".join(dict.fromkeys(axis.partition(" (")[0] for of in curves.values() for axis in of))
             drawn.append(
                 Section(
                     "Learning curves",
                     [
                         Paragraph("Lines are means over seeds, bands reach from the least to the greatest."),
-                        Picture("curves.png", f"{labels.capitalize()} over epochs", partial(pictures.curves, curves)),
+                        Picture("curves.png", f"{shown.capitalize()} over epochs", partial(pictures.curves, curves)),
                     ],
                     on="file",
                 )

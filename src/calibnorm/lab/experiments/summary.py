@@ -64,7 +64,7 @@ class Line:
         return max((o.result.parameters for o in self.outcomes.values() if o.result), default=0)
 
     def as_error(self) -> Line:
-        """Return the line with errors in place of its accuracies; the same line where it has none."""
+        """Return the line with errors, 100 % minus the figure, where its measure has them; else the same line."""
         if self.measure.error is None:
             return self
         against = self.against and self.against.mapped(lambda difference: -difference)
