@@ -9,14 +9,14 @@ import subprocess
 import sys
 import time
 import tomllib
-from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from calibnorm.lab import entry
-from calibnorm.lab.demo import run
+from calibnorm.errors import RunFailed, Setting, Stopped, UsageError
+from calibnorm.lab import cli, entry
+from calibnorm.lab.experiments import experiment
 from lab.calling import main
 from lab.processes import is_there
 
@@ -28,7 +28,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def train(*args: object) -> None:
         raise AssertionError("training started")
 
-    monkeypatch.setattr(run, "train", train)
+    monkeypatch.setattr(experiment, "train_grid", train)
 
 
 @pytest.mark.usefixtures("no_training")
@@ -38,15 +38,18 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
         (["demo", "--epcohs", "3"], "--epcohs"),
         (["demo", "--epochs", "many"], "--epochs"),
         (["demo", "--epochs", "0"], "--epochs 0"),
-        (["demo", "--workers", "-1"], "--workers -1"),
-        (["demo", "--batch-size", "1000"], "--batch-size 1000"),
+        (["demo", "--jobs", "-1"], "--jobs -1"),
+        (["demo", "--batch-size", "2000"], "--batch-size 2000"),
         (["demo", "--learning-rate", "nan"], "--learning-rate nan"),
         (["demo", "--weight-decay", "-0.1"], "--weight-decay -0.1"),
-        (["demo", "--noise", "0", "0.5"], "--noise 0.0 0.5"),
+        (["demo", "--noise", "0,0.5"], "--noise 0,0.5"),
         (["demo", "--norms", "bn", "bn"], "--norms bn bn"),
-        (["demo", "--norms", "layer"], "--norms"),
-        (["demo", "--quick", "--epochs", "9"], "--quick fixes --epochs"),
+        (["demo", "--norms", "layer"], "--norms layer"),
         (["train"], "train"),
+        (["compare", "nope"], "recipe nope: is not known"),
+        (["table", "iebn-9"], "table iebn-9: is not known"),
+        (["inspect"], "inspect: needs a word; choose from inspect gates"),
+        (["inspect", "gate"], "inspect gate: is not known; did you mean inspect gates?"),
     ],
 )
 def test_wrong_input_is_named_before_training(
@@ -68,18 +71,36 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--seeds" in capsys.readouterr().out
 
 
-def test_ctrl_c_and_dead_worker(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (KeyboardInterrupt(), 130, "stopped by Ctrl-C"),
+        (RunFailed("no space left"), 1, "no space left"),
+        (Stopped(15, "stopped in epoch 3"), 143, "stopped in epoch 3"),
+        (UsageError(Setting("batch_size", 0), "see ", Setting("recipe", "x")), 2, "--batch-size 0: see recipe x"),
+    ],
+)
+def test_what_ends_a_command_is_a_line_and_a_status(
+    error: BaseException, status: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for error, status in ((KeyboardInterrupt, 130), (BrokenProcessPool, 1)):
+    def fails(words: object) -> None:
+        raise error
 
-        def train(*args: object, error: type[BaseException] = error) -> None:
-            raise error
+    monkeypatch.setitem(cli.COMMANDS, "demo", fails)
+    assert main(["demo"]) == status
+    assert capsys.readouterr().err.strip() == f"calibnorm: {line}"
 
-        monkeypatch.setattr(run, "train", train)
-        assert main(["demo", "--quick", "--out", str(tmp_path / "out")]) == status
-        assert "nothing was written" in capsys.readouterr().err
-        assert list(tmp_path.iterdir()) == []
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--list"], ["demo", "--help"]])
+def test_a_reader_that_leaves_is_no_error(words: list[str]) -> None:
+    """As `calibnorm train --list | head -1`: the pipe is closed before anything is written."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "calibnorm", *words]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert done.returncode == 141
+    assert done.stderr == ""
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to a process group")
@@ -93,8 +114,8 @@ def test_real_ctrl_c_stops_the_workers(tmp_path: Path) -> None:
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        # The staging folder appears when the arguments were read and the work begins.
-        while not any(tmp_path.iterdir()):
+        # The comparison's note appears when the arguments were read and the work begins.
+        while not (tmp_path / "out" / "demo" / "grid.json").exists():
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGINT)
@@ -102,7 +123,6 @@ def test_real_ctrl_c_stops_the_workers(tmp_path: Path) -> None:
     assert process.returncode == 130, err
     assert "Traceback" not in out + err
     assert "stopped by Ctrl-C" in err
-    assert list(tmp_path.iterdir()) == []
     assert not is_there(process.pid)  # no worker is left
 
 

@@ -13,10 +13,11 @@ import torch
 
 import calibnorm as cn
 from calibnorm.lab import data
-from calibnorm.lab.experiments import average_gates
+from calibnorm.lab.experiments import gates
 from calibnorm.lab.recipes import Classification
 from calibnorm.lab.training import train
 from calibnorm.lab.training.folder import LAST, read_result
+from lab.calling import main
 from lab.training import tiny
 
 
@@ -32,21 +33,21 @@ def comparison(tmp_path_factory):
 
 
 def test_table(comparison, capsys):
-    assert average_gates.main([str(comparison)]) == 0
-    with (comparison / average_gates.TABLE).open(newline="", encoding="utf-8") as file:
+    assert main(["inspect", "gates", str(comparison)]) == 0
+    with (comparison / gates.TABLE).open(newline="", encoding="utf-8") as file:
         rows = {(row["condition"], row["norm"]): row for row in csv.DictReader(file)}
     assert rows.keys() == {("clean", "rbn"), ("noise 0.8,0.5", "iebn")}
     for (condition, norm), row in rows.items():
         folder = comparison / condition.replace(" ", "_") / norm / "seed0"
-        assert float(row["accuracy"]) == pytest.approx(read_result(folder).test_accuracy, abs=1e-9)
-        assert float(row["lost"]) == pytest.approx(float(row["accuracy"]) - float(row["average_gates"]))
-        assert (row["spread"] == "") == (norm == "rbn")
+        assert float(row["as_trained"]) == pytest.approx(read_result(folder).test_accuracy, abs=1e-9)
+        assert float(row["lost"]) == pytest.approx(float(row["as_trained"]) - float(row["average_gates"]))
+        assert float(row["spread"]) > 0
         assert (row["average_scale"] == "") == (norm != "rbn")
-    assert "gates vary by" in capsys.readouterr().out
+    assert "gates vary" in capsys.readouterr().out
 
 
-def test_spread_and_accuracy(comparison):
-    """Against gates computed one by one, in a network whose gates are made to matter."""
+def test_spread_and_figure(comparison):
+    """Against gates computed one by one."""
     folder = comparison / "noise_0.8,0.5" / "iebn" / "seed0"
     recipe = Classification(model="resnet11", data="digits", epochs=1, norm="iebn", noise=(0.8, 0.5), train_images=640)
     network = tiny.network(recipe)
@@ -64,43 +65,12 @@ def test_spread_and_accuracy(comparison):
             hook.remove()
         shares = []
         for layer, x in seen.items():
-            gate = torch.sigmoid(layer.gate_weight * x.mean((2, 3)) + layer.gate_bias)
+            gate = torch.sigmoid(layer.gate_weight * x.double().mean((2, 3)) + layer.gate_bias)
             shares += (gate.std(0) / gate.mean(0)).tolist()
-    with average_gates.GateSpread(network) as spread:
-        accuracy = average_gates.accuracy(network, feed)
-    assert accuracy == pytest.approx(100 * (scores.argmax(1) == labels).double().mean().item())
-    assert spread.value() == pytest.approx(math.fsum(shares) / len(shares), rel=1e-4)
-    assert all(not layer._forward_pre_hooks for layer in layers)
-
-
-@pytest.mark.parametrize("noise", [None, (0.5, 0.2)])
-@pytest.mark.parametrize("scale_stat", ["mean", "std"])
-def test_what_is_held_in_rbn(noise, scale_stat):
-    """Against the formulas: the scaling gate alone, and then the shift of the centre too, with the statistics kept."""
-    layer = cn.RBN2d(3, noise=noise, scale_stat=scale_stat).eval()
-    with torch.no_grad():
-        for tensor in (*layer.parameters(), layer.bn.running_mean):
-            tensor.normal_()
-        layer.bn.running_var.uniform_(0.5, 2)
-    w_m, w_v, w_b = (p.detach().clone().view(-1, 1, 1) for p in layer.gates().values())
-    gamma, beta, mean, var = (t.detach().clone().view(-1, 1, 1) for t in layer.bn.state_dict().values() if t.ndim)
-    n_a, n_b = noise or (1.0, 0.0)
-    gate = torch.sigmoid((n_b if scale_stat == "mean" else n_a) * w_v + w_b)
-    x = torch.randn(4, 3, 5, 5)
-
-    def standardized(shift):
-        return ((x + shift - mean) / (var + layer.bn.eps).sqrt() * n_a + n_b) * gamma * gate + beta
-
-    network = torch.nn.Sequential(layer)
-    assert average_gates.hold_scale(network)
-    tolerance = {"rtol": 1e-4, "atol": 1e-5}
-    torch.testing.assert_close(network(x), standardized(w_m * x.mean((2, 3), keepdim=True)), **tolerance)
-    torch.testing.assert_close(cn.revert(network, lossy=True)(x), standardized(w_m * (mean / (1 + w_m))), **tolerance)
-
-
-def test_what_has_no_centre_has_no_third_test():
-    assert not average_gates.hold_scale(torch.nn.Sequential(cn.RBN2d(3, centering=False)))
-    assert not average_gates.hold_scale(torch.nn.Sequential(cn.RBN2d(3, scaling=False), cn.IEBN2d(3)))
+    row, measure = gates.measure(folder, Path("data"))
+    assert measure.name == "test_accuracy"
+    assert row.as_trained == pytest.approx(100 * (scores.argmax(1) == labels).double().mean().item())
+    assert row.spread == pytest.approx(math.fsum(shares) / len(shares), rel=1e-3)
 
 
 def copied(comparison, root, norm, *, unfinished=False):
@@ -122,7 +92,7 @@ def test_what_cannot_be_tested_is_said_in_a_line(comparison, tmp_path, capsys, s
     root = tmp_path / "given"
     root.mkdir()
     spoil(comparison, root)
-    assert average_gates.main([str(root)]) == 2
+    assert main(["inspect", "gates", str(root)]) == 2
     message = capsys.readouterr().err
     assert said in message
     assert message.count("\n") == 1
@@ -131,7 +101,7 @@ def test_what_cannot_be_tested_is_said_in_a_line(comparison, tmp_path, capsys, s
 def test_settings_of_another_version_are_named_with_their_run(comparison, tmp_path, capsys):
     copied(comparison, tmp_path, "rbn")
     (tmp_path / "clean" / "rbn" / "seed0" / "config.json").write_text('{"speed": 3}')
-    assert average_gates.main([str(tmp_path)]) == 2
+    assert main(["inspect", "gates", str(tmp_path)]) == 2
     assert f"{tmp_path}/clean/rbn/seed0/config.json: speed is no setting" in capsys.readouterr().err
 
 
@@ -139,23 +109,23 @@ def test_unfinished_runs_and_a_folder_that_cannot_be_written_are_said(comparison
     copied(comparison, tmp_path, "rbn")
     shutil.copytree(tmp_path / "clean" / "rbn" / "seed0", tmp_path / "clean" / "rbn" / "seed1")
     (tmp_path / "clean" / "rbn" / "seed1" / "result.json").unlink()
-    (tmp_path / average_gates.TABLE).mkdir()
-    assert average_gates.main([str(tmp_path)]) == 2
+    (tmp_path / gates.TABLE).mkdir()
+    assert main(["inspect", "gates", str(tmp_path)]) == 2
     said = capsys.readouterr()
     assert "1 unfinished runs are left out" in said.out
-    assert f"{average_gates.TABLE}: cannot be written" in said.err
+    assert f"{gates.TABLE}: cannot be written" in said.err
 
 
 def test_gates_that_cannot_be_held_are_not_taken_for_nothing(tmp_path, capsys):
     """SE alone in the branches of a PreResNet: there is no BatchNorm to go back to."""
     recipe = Classification(model="preresnet11", data="digits", epochs=1, norm="se", train_images=128)
     train(recipe, tmp_path / "clean" / "se" / "seed0", data_root=Path("data"), accelerator="cpu")
-    assert average_gates.main([str(tmp_path)]) == 2
+    assert main(["inspect", "gates", str(tmp_path)]) == 2
     assert "preresnet11 has SE without BatchNorm" in capsys.readouterr().err
 
 
 def test_nothing_to_test(tmp_path, capsys):
-    assert average_gates.main([str(tmp_path)]) == 2
+    assert main(["inspect", "gates", str(tmp_path)]) == 2
     assert "holds no finished run of iebn, rbn or se" in capsys.readouterr().err
 
 
@@ -167,7 +137,7 @@ def test_a_run_that_is_not_whole(comparison, tmp_path, capsys, damaged):
         (folder / name).write_bytes((comparison / "clean" / "rbn" / "seed0" / name).read_bytes())
     if damaged is not None:
         (folder / damaged).write_text("{")
-    assert average_gates.main([str(tmp_path)]) == 2
+    assert main(["inspect", "gates", str(tmp_path)]) == 2
     message = capsys.readouterr().err
     assert re.search(rf"{damaged or 'last.pt'}: is (missing or )?damaged", message)
     assert message.count("\n") == 1
