@@ -195,6 +195,6 @@ def test_runs_side_by_side_divide_them_too(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(runs, "train", trained)
     todo: Any = [SimpleNamespace(recipe=TINY, folder=tmp_path)] * 3
     with pytest.raises(Started) as caught:
-        workers.train_in_workers(todo, 8, worker_process.Settings(tmp_path, "cpu"), lambda: None, {})
+        workers.train_in_workers(workers.Queue(todo), 8, worker_process.Settings(tmp_path, "cpu"), lambda: None)
     answer = worker_process.trained(todo[0], caught.value.args[0])
     assert answer.message == "2 readers"

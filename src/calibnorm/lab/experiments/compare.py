@@ -189,7 +189,7 @@ class Comparison(Report):
         c, columns = self.config, self.grid.columns()
         words = [COMMAND, c.recipe, "--norms", *map(shlex.quote, columns)]
         words += [f"--baseline {shlex.quote(self.baseline)}"] if self.baseline != columns[0] else []
-        words += [f"--noise {text}" for text in c.conditions if c.conditions != ("none",)]
+        words += [f"--noise {text}" for text in c.conditions if c.noise or c.conditions != ("none",)]
         words += [f"--seeds {c.seeds}"] + ([f"--name {c.name}"] if c.name else [])
         words += [as_option(Setting(name, value)) for name, value in c.override.items()]
         return " ".join(words)
