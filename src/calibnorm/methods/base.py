@@ -236,10 +236,7 @@ class Method(ABC):
     def mean_gate(self, p: Params, running_mean: Tensor, noise: Noise = (1.0, 0.0)) -> tuple[Tensor, Tensor]:
         """Return the (C,) gate at an average input, and the running mean of the uncalibrated feature.
 
-        Args:
-            p: The method's parameters, and the BatchNorm's ``weight`` and ``bias`` where it has them.
-            running_mean: (C,).
-            noise: (N_a, N_b) of the standardized feature.
+        ``p`` has gamma and beta too, where there are any; ``noise`` is that of the standardized feature.
         """
         return torch.ones_like(running_mean), running_mean
 

@@ -78,9 +78,7 @@ class RBN(Method):
     def without_spatial(self) -> RBN:
         """Return the method without the calibrations that use spatial statistics."""
         return replace(
-            self,
-            centering=self.centering and not self.spatial_center,
-            scaling=self.scaling and not self.spatial_scale,
+            self, centering=self.centering and not self.spatial_center, scaling=self.scaling and not self.spatial_scale
         )
 
     def parameters(self, num_features: int) -> dict[str, Parameter]:
