@@ -160,16 +160,12 @@ def _move_in(source: nn.Module, new: CalibratedNorm, layer: LayerPlan) -> None:
     if new.frozen or finding.is_frozen(child):
         hold_center(new)
     if layer["preserve"]:
-        _scale(new, 1.0 / _initial_gate(new), new.method.gated)
+        gate = new.method.initial_gate(new.num_features)
+        assert gate is not None, "the plan has been checked"
+        _scale(new, 1.0 / gate, new.method.gated)
         new.compensated = True
     if new.method.initial_weight != 1.0:
         _scale(new, new.method.initial_weight, ("weight",))
-
-
-def _initial_gate(layer: CalibratedNorm) -> Tensor:
-    gate = layer.method.initial_gate(layer.num_features)
-    assert gate is not None, "the plan has been checked"
-    return gate
 
 
 @torch.no_grad()
