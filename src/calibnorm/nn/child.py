@@ -108,9 +108,12 @@ def read(child: Any, where: str) -> ChildState:
             "MixedPrecision(..., _module_classes_to_ignore=())"
         )
     if not (type(child) in _PLAIN or is_batchnorm(child) or is_split(child)):
+        remedy = "put back a torch BatchNorm, SyncBatchNorm or FrozenBatchNorm2d"
+        if type(child).__module__.startswith("torch.ao."):
+            remedy = "a layer stays in floating point: set the child's qconfig = None before preparing the network"
         raise TypeError(
             f"{where}: its child `bn` is a {type(child).__module__}.{type(child).__qualname__}, which it does not "
-            "know how to read; put back a torch BatchNorm, SyncBatchNorm or FrozenBatchNorm2d"
+            f"know how to read; {remedy}"
         )
     for hook in child._forward_pre_hooks.values():
         if isinstance(hook, _COMPUTE_WEIGHT):

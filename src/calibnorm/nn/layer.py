@@ -39,6 +39,8 @@ class CalibratedNorm(BatchNormOwner):
 
     dims: ClassVar[int]
     method_type: ClassVar[type[Method]]
+    qconfig = None
+    """Eager quantization looks here, and leaves a layer and its child in floating point."""
 
     act: nn.Module | str | None
     drop: nn.Module | None
