@@ -159,14 +159,18 @@ class CalibratedNorm(BatchNormOwner):
 
     def _checked_gates(self, where: str) -> dict[str, nn.Parameter]:
         """Return the gates; refuse one of another shape, which would be broadcast, or read past its end."""
-        gates, shapes, channels = self.gates(), self._gate_shapes, self.num_features
+        gates, shapes, channels, remedy = self.gates(), self._gate_shapes, self.num_features, ""
         if channels != self._gate_channels:  # the child was replaced, and perhaps the gates: a pruned network
+            remedy = (
+                f": its child `bn` has {channels} channels now, and it was made with {self._gate_channels}. What mixes "
+                "channels cannot be cut by a pruning tool; prune after cn.revert(model, lossy=True), and convert again"
+            )
             shapes = {name: spec.shape for name, spec in self.method.parameters(channels).items()}
         if not _checks.sizes_known():
             return gates
         for name, gate in gates.items():
             if gate.shape != shapes[name]:
-                raise ValueError(f"{where}: {name} has shape {tuple(gate.shape)} instead of {shapes[name]}")
+                raise ValueError(f"{where}: {name} has shape {tuple(gate.shape)} instead of {shapes[name]}{remedy}")
         return gates
 
     @torch.no_grad()
