@@ -11,7 +11,6 @@ from torch import nn
 import calibnorm as cn
 from ecosystem.nets import Net, images, loss
 
-
 CUT = {
     "bn": {},
     "iebn": {"position": "both"},
