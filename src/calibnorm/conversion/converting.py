@@ -36,9 +36,9 @@ def convert(
     """Replace every BatchNorm of a network by a calibrated layer, in place, and return the network.
 
     The BatchNorm itself becomes the layer's child ``bn``: its parameters (the same objects), running statistics, mode,
-    device, dtype, requires_grad and process group stay. Forward and backward hooks move to the layer; the child is
-    never called, so a hook that is put on it afterwards does not fire: hooks belong on the layer. The whole conversion
-    is planned and checked first; an error changes nothing.
+    device, dtype, requires_grad and process group stay. Forward and backward hooks move to the layer; a hook that is
+    put on the child afterwards runs around what the layer computes in its place. The whole conversion is planned and
+    checked first; an error changes nothing.
 
     A calibrated layer that already has the method and options that are asked for stays as it is, whether or not it was
     converted with ``preserve=True``: staying keeps its function. A plan describes the layers in full, so one whose

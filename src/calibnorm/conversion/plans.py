@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from os import PathLike
 from typing import Any, TypedDict, cast
 
 from calibnorm import _checks
@@ -42,6 +43,13 @@ def read(plan: Mapping[str, Any]) -> Plan:
             raise ValueError(f"plan['layers'][{name!r}] must hold {', '.join(wanted)}; make a plan with cn.plan(model)")
         _checks.flag(f"plan['layers'][{name!r}]['preserve']", layer["preserve"])
     return Plan(version=VERSION, layers={n: cast(LayerPlan, dict(v)) for n, v in layers.items()}, left=dict(left))
+
+
+def refuse_text(method: object) -> None:
+    """Refuse the text or the file of a plan where a method's name or the plan itself is meant."""
+    text = method if isinstance(method, str) else ""
+    if isinstance(method, bytes | PathLike) or text.lstrip().startswith("{") or text.endswith(".json"):
+        raise TypeError("a plan is a dict, not its text and not its file; read it with json.loads or json.load first")
 
 
 def describe(found: list[Found]) -> Plan:

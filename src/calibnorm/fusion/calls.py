@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from calibnorm.methods import BN
 from calibnorm.nn import CalibratedNorm
 from calibnorm.nn.apply import apply
-from calibnorm.nn.plain_modules import has_hooks, is_identity, is_relu
+from calibnorm.nn.hooks import has_hooks
+from calibnorm.nn.plain_modules import is_identity, is_relu
 from calibnorm.ops import dispatch
 from calibnorm.ops.inputs import transformed
 

@@ -12,7 +12,8 @@ from calibnorm.networks import finding, reporting
 from calibnorm.networks.reporting import Report
 from calibnorm.nn import CalibratedNorm
 from calibnorm.nn import child as children
-from calibnorm.nn.plain_modules import has_hooks, is_relu
+from calibnorm.nn.hooks import has_hooks
+from calibnorm.nn.plain_modules import is_relu
 
 TIMMS = "timm.layers.norm_act.BatchNormAct2d"
 

@@ -14,6 +14,7 @@ from calibnorm import _checks
 from calibnorm._checks import Noise
 from calibnorm.methods import Method
 from calibnorm.nn import running_statistics, spatial
+from calibnorm.nn.naming import in_network
 from calibnorm.ops import Call, Statistics, Step, normalize, update_running
 from calibnorm.ops.reference import accumulation_dtype
 from calibnorm.ops.synchronized import Synchronized
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 Tensors = Mapping[str, Tensor | None]
 """Learnable tensors by name; None where a layer has none."""
+
+_REMEDY = "in training use a larger batch, or the running statistics (cn.freeze_stats(model), or eval())"
 
 
 def apply(
@@ -118,8 +121,8 @@ def _refuse_single_values(x: Tensor, method: Method, use_batch: bool, where: str
     pixels = x.numel() // (n * channels)
     if method.own_values(channels, pixels) == 1:
         raise ValueError(
-            f"{where}: input of shape {tuple(x.shape)} has one value in a group of an instance, which has no variance: "
-            "every output would be beta; use planes of several pixels, or groups of several channels"
+            f"{in_network(where)}: input of shape {tuple(x.shape)} has one value in a group of an instance, which has "
+            "no variance: every output would be beta; use planes of several pixels, or groups of several channels"
         )
     if not (use_batch and method.batch_statistics):
         return
@@ -128,13 +131,12 @@ def _refuse_single_values(x: Tensor, method: Method, use_batch: bool, where: str
     if min(size, fewest) * pixels == 1:
         what = "one value per channel" if method.ghost_size is None else "a ghost batch with one value per channel"
         raise ValueError(
-            f"{where}: input of shape {tuple(x.shape)} has {what}, which has no variance; in "
-            "training use a larger batch, or eval() to normalize with the running statistics"
+            f"{in_network(where)}: input of shape {tuple(x.shape)} has {what}, which has no variance; {_REMEDY}"
         )
     if n == 1 and method.extra_statistics(channels):
         raise ValueError(
-            f"{where}: a batch of one instance has no variance of {', '.join(method.extra_statistics(channels))}; in "
-            "training use a larger batch, or eval() to normalize with the running statistics"
+            f"{in_network(where)}: a batch of one instance has no variance of "
+            f"{', '.join(method.extra_statistics(channels))}; {_REMEDY}"
         )
 
 
@@ -162,8 +164,8 @@ def _refuse_single_values_of_all(x: Tensor, method: Method, synchronized: Synchr
     if values == 1 or (extra and instances == 1):
         what = "one value per channel" if values == 1 else f"one instance, which has no variance of {', '.join(extra)},"
         raise ValueError(
-            f"{where}: input of shape {tuple(x.shape)} has {what} over all {synchronized.group.size()} processes; in "
-            "training use a larger batch, or eval() to normalize with the running statistics"
+            f"{in_network(where)}: input of shape {tuple(x.shape)} has {what} over all {synchronized.group.size()} "
+            f"processes; {_REMEDY}"
         )
 
 
