@@ -88,7 +88,7 @@ def apply(
         if method.plain_in_eval and _batch_norm_takes(x, fixed, tensors):
             return _add_and_rectify(_batch_norm_eval(x, fixed, tensors, eps, noise), residual, relu)
     elif method.reads_running:
-        tensors |= running_statistics.named_copies(running_mean, running_var, num_batches_tracked)
+        tensors |= running_statistics.named_copies(x, running_mean, running_var, num_batches_tracked)
     if method.spatial:
         y, (mean, var) = spatial.normalize(x, method, tensors, fixed, eps, noise, synchronized)
         y = _add_and_rectify(y, residual, relu)
