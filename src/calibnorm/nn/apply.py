@@ -126,10 +126,18 @@ def _refuse_single_values(x: Tensor, method: Method, use_batch: bool, where: str
     size = method.ghost_size or n
     fewest = n % size or size  # the last ghost batch may be smaller
     if min(size, fewest) * pixels == 1:
-        what = "one value per channel" if method.ghost_size is None else "a ghost batch with one value per channel"
+        what, remedy = "one value per channel", "use a larger batch"
+        if method.ghost_size is not None:
+            what = "a ghost batch with one value per channel"
+            remedy = "use a larger size="
+            if size > 1:
+                remedy = (
+                    f"use a batch that leaves no remainder of one (with size={size}: {n - 1 or size} or {n + 1}, say; a "
+                    "DataLoader's drop_last=True leaves out a last batch that is smaller), or another size="
+                )
         raise ValueError(
             f"{where}: input of shape {tuple(x.shape)} has {what}, which has no variance; in "
-            "training use a larger batch, or eval() to normalize with the running statistics"
+            f"training {remedy}, or eval() to normalize with the running statistics"
         )
     if n == 1 and method.extra_statistics(channels):
         raise ValueError(
