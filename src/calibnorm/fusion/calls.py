@@ -107,7 +107,7 @@ def batchnorm_relu(bn: Any, x: Tensor, residual: Tensor | None = None) -> Tensor
         where=type(bn).__name__,
         residual=residual,
         relu=True,
-        num_batches_tracked=bn.num_batches_tracked,
+        num_batches_tracked=getattr(bn, "num_batches_tracked", None),
     )
 
 

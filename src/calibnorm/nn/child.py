@@ -145,7 +145,8 @@ def _tensors(child: Any) -> _Tensors:
     if type(child) in _PLAIN and (*parameters, *buffers) == _TENSORS:
         # What the names below find, without nn.Module's way of finding them, which takes 0.6 us a name.
         return (*parameters.values(), *buffers.values())
-    return tuple(getattr(child, name) for name in _TENSORS)
+    # BatchNorms that were pickled before PyTorch 0.4.1 have no count.
+    return (*(getattr(child, name) for name in _TENSORS[:4]), getattr(child, "num_batches_tracked", None))
 
 
 def _state(
@@ -187,10 +188,14 @@ def _group(child: nn.SyncBatchNorm) -> dist.ProcessGroup | None:
 
 
 def weight_of_batch(state: ChildState) -> float | Tensor:
-    """Return the weight of this batch in the running statistics; ``momentum=None`` is a cumulative average."""
+    """Return the weight of this batch in the running statistics; ``momentum=None`` is a cumulative average.
+
+    Without a count an average cannot move: the weight is 0, as torch's.
+    """
     if state.momentum is not None:
         return state.momentum
-    assert state.num_batches_tracked is not None
+    if state.num_batches_tracked is None:
+        return 0.0
     assert state.running_mean is not None
     # A tensor, not a number: reading the count would break a compiled graph. In float32 the weight alone would be an
     # error of 3e-8 in float64 statistics.

@@ -35,7 +35,8 @@ class CalibratedNorm(BatchNormOwner):
     hooks run all the same, around what the layer computes in its place. They see the input whose statistics the child
     keeps, for RBN with its centre calibrated, and the layer's normalized output, before residual and activation.
 
-    Activation checkpointing runs a forward twice, and the statistics move twice, as torch's BatchNorm's do.
+    Activation checkpointing runs a forward twice, and the statistics move twice, as torch's BatchNorm's do. A method
+    that reads them in training (Batch Renorm) reads in the second what it read in the first.
     """
 
     dims: ClassVar[int]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from calibnorm.methods import Method
+from calibnorm.nn import recomputation
 from calibnorm.ops import Statistics, update_running
 from calibnorm.ops.reference import accumulation_dtype, affine, moments
 from calibnorm.ops.statistics import reduction_of
@@ -21,10 +22,10 @@ def with_extra(running: Statistics, extra: Sequence[Statistics]) -> Statistics:
     return torch.cat(means), torch.cat(variances)
 
 
-def named_copies(mean: Tensor | None, var: Tensor | None, batches: Tensor | None) -> dict[str, Tensor]:
+def named_copies(x: Tensor, mean: Tensor | None, var: Tensor | None, batches: Tensor | None) -> dict[str, Tensor]:
     """Return the buffers that are there by their names, as a backward may read them after they have moved."""
     named = {"running_mean": mean, "running_var": var, "num_batches_tracked": batches}
-    return {name: buffer.clone() for name, buffer in named.items() if buffer is not None}
+    return recomputation.copies({name: buffer for name, buffer in named.items() if buffer is not None}, x)
 
 
 def subject(method: Method, x: Tensor, gates: Mapping[str, Tensor]) -> Tensor:
