@@ -68,7 +68,7 @@ def test_one_epoch_has_no_ticks_between() -> None:
 def test_bands_have_their_start() -> None:
     band = [Point(1, -0.9, -1.0, -0.8), Point(2, -0.7, -1.0, -0.5)]
     columns = {"IEBN": {"gate_bias": {"clean": band}}, "RBN": {"scale_bias": {"clean": band}}}
-    figure = bands(columns, "layer", {"gate_bias": -1.0}, logarithmic=False)
+    figure = bands(columns, "layer", {("IEBN", "gate_bias"): -1.0}, logarithmic=False)
     assert labels(figure) == ["clean", "initial value"]
     assert [each.get_ylabel() for each in figure.axes] == ["gate_bias", "scale_bias"]
     assert [len(each.get_lines()) for each in figure.axes] == [2, 1]

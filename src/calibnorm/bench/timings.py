@@ -15,7 +15,7 @@ from torch.version import __version__ as torch_version
 
 from calibnorm.bench.clock import Times
 from calibnorm.bench.impls import BASELINE
-from calibnorm.report.environment import cpu_name, library_commit, package_version
+from calibnorm.report.environment import cpu_name, git_commit, package_version
 from calibnorm.report.files import write_csv
 
 
@@ -33,7 +33,7 @@ class Place:
     @classmethod
     def here(cls, device: Device) -> Place:
         """Return this machine, this checkout and this day."""
-        commit, plus, _ = (library_commit() or "").partition("+")
+        commit, plus, _ = (git_commit() or "").partition("+")
         return cls(
             get_device_name(device) if device.type == "cuda" else cpu_name(),
             torch_version,
@@ -106,15 +106,7 @@ def timings_of(
     return found
 
 
-COLUMNS = tuple(field.name for field in fields(Timing))
-FORMATS = {
-    "p20_ms": ".4f",
-    "p50_ms": ".4f",
-    "p80_ms": ".4f",
-    "gb_per_s": ".2f",
-    "ratio_to_bn": ".4f",
-    "peak_mib": ".1f",
-}
+FORMATS = dict.fromkeys(("p20_ms", "p50_ms", "p80_ms", "ratio_to_bn"), ".4f") | {"gb_per_s": ".2f", "peak_mib": ".1f"}
 
 
 def write_timings(path: Path, timings: Sequence[Timing]) -> None:
@@ -122,7 +114,7 @@ def write_timings(path: Path, timings: Sequence[Timing]) -> None:
     lines = [asdict(timing) for timing in timings]
     for line in lines:
         line |= {name: format(line[name], text) for name, text in FORMATS.items() if line[name] is not None}
-    write_csv(path, lines, COLUMNS)
+    write_csv(path, lines, [field.name for field in fields(Timing)])
 
 
 def unsteady(timings: Sequence[Timing]) -> int:
