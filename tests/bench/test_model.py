@@ -118,7 +118,7 @@ def test_compiled_networks_without_a_compiler(
 ) -> None:
     monkeypatch.setattr(model, "compile_problem", lambda: "no compiler")
     settings = config.ModelConfig(network="test_resnet", modes=("compiled",), device="cpu")
-    assert model.run_model(settings, timings.Place.here(torch.device("cpu")), print) == ([], [], {})
+    assert model.run_model(settings, timings.Place.here(torch.device("cpu"))) == ([], [], {})
     assert "skipped, compiled networks: no compiler" in capsys.readouterr().out
 
 

@@ -124,9 +124,7 @@ class LayerConfig(BenchConfig):
     shapes: tuple[str, ...] = option((), "NxCxHxW, such as 32x64x56x56, or resnet50, resnet164, tiny")
     layouts: tuple[str, ...] = option((), "NCHW, channels_last; both by default", cases.LAYOUTS)
     dtypes: tuple[str, ...] = option(
-        (),
-        "float32, bfloat16, float16; the first two by default, on CUDA with --preset full all three",
-        cases.DTYPES,
+        (), "float32, bfloat16, float16; the first two by default, on CUDA with --preset full all three", cases.DTYPES
     )
     ops: tuple[str, ...] = option((), "norm, norm+relu, norm+add+relu", cases.OPS)
     modes: tuple[str, ...] = option(

@@ -76,12 +76,24 @@ class Timing:
         return self.op, self.mode, self.shape, self.dtype, self.layout
 
 
+def say(line: str) -> None:
+    """Print a line at once, also into a pipe."""
+    print(line, flush=True)
+
+
 class Measured(NamedTuple):
     """What a bench gave: timings, what was wrong with values that were then not timed, and what else is kept."""
 
     timings: list[Timing]
     wrong: list[str]
     details: dict[str, Any]
+
+    def add(self, found: Measured) -> None:
+        """Take in what a case gave, and say what was wrong."""
+        self.timings.extend(found.timings)
+        self.wrong.extend(found.wrong)
+        for line in found.wrong:
+            say(f"WRONG VALUES: {line}")
 
 
 def timings_of(
