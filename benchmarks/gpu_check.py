@@ -31,8 +31,7 @@ from calibnorm.bench.cases import RESNET50, RESNET164, Case, shape_name
 from calibnorm.bench.clock import Times, copy_bandwidth, no_collector
 from calibnorm.bench.config import FUSED, LayerConfig, ModelConfig
 from calibnorm.bench.impls import BASELINE, COMPILED, EAGER, Call, compile_problem, eager, random_values, set_values
-from calibnorm.bench.run import say
-from calibnorm.bench.timings import Place, Timing, timings_of, write_timings
+from calibnorm.bench.timings import Place, Timing, say, timings_of, write_timings
 from calibnorm.ops.triton import passes
 from calibnorm.report import markdown, screen
 from calibnorm.report.document import Bullets, Document, Paragraph, Section
@@ -190,7 +189,7 @@ def networks(device: torch.device) -> list[ModelConfig]:
 def training_steps(settings: ModelConfig, place: Place, wrong: list[str]) -> list[Timing]:
     """Return the timings of a network; what goes wrong joins ``wrong``, and does not end the run."""
     try:
-        found = model.run_model(settings, place, say)
+        found = model.run_model(settings, place)
     except Exception as error:
         wrong.append(f"{settings.network} {' '.join(settings.modes)}: {described(error)}")
         return []
