@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import csv
 import doctest
+import json
 import math
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import calibnorm as cn
+from calibnorm.lab.recipes import RECIPES
 from calibnorm.nn import layer_type
+from lab.tasks import angles
 
 ROOT = Path(__file__).parents[1]
 LINES = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8").splitlines()
@@ -46,8 +50,13 @@ def test_parameters_are_as_many_as_the_page_says(name, numbers):
     assert sum(p.numel() for p in cn.norm_layer(name)(64).parameters()) == numbers
 
 
+def python_blocks(page: str) -> list[str]:
+    """What a page shows as Python."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
 def test_the_readme_runs():
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    blocks = python_blocks("README.md")
     said: list[str] = []
     names = {"print": said.append}
     for block in blocks:
@@ -73,3 +82,43 @@ def test_compositions_of_the_family_page():
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 1), torch.nn.BatchNorm2d(16))
     exec(re.sub("^    ", "", block, flags=re.MULTILINE), {"cn": cn, "model": net})
     assert net[1].options() == {"over": {"method": "gn", "groups": 8}}
+
+
+def test_the_task_s_page_shows_the_file_that_the_tests_train():
+    *parts, _ = python_blocks("docs/tasks.md")
+    assert "\n\n".join(parts) == Path(angles.__file__).read_text(encoding="utf-8")
+
+
+@pytest.mark.untraced
+def test_the_task_of_the_page_trains_and_is_compared(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "angles", angles)
+    monkeypatch.setitem(RECIPES, "angles", None)
+    exec(python_blocks("docs/tasks.md")[-1], {})
+    figures = json.loads((tmp_path / "runs" / "angles" / "result.json").read_text(encoding="utf-8"))
+    assert 0 < figures["test_angle_error"] < 1
+    assert "angle error (rad)" in (tmp_path / "runs" / "compare" / "angles" / "report.md").read_text(encoding="utf-8")
+
+
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    """Also that a heading which a link names is there."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("https://", "http://")):
+            continue
+        path, _, heading = target.partition("#")
+        linked = page.parent / path if path else page
+        assert linked.exists(), target
+        if heading:
+            heads = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in [re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads], target
+
+
+def test_every_page_of_the_docs_is_linked_from_the_front():
+    """From README or CONTRIBUTING, directly."""
+    front = (ROOT / "README.md").read_text(encoding="utf-8") + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert [page.name for page in (ROOT / "docs").glob("*.md") if f"docs/{page.name}" not in front] == []

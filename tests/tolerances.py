@@ -19,7 +19,7 @@ divides, and none for a wrong formula.
 """
 
 COMPILED = 1e-5
-"""Compiled against eager in float32 (RELIABILITY.md, A14)."""
+"""Compiled against eager in float32 (docs/reliability.md, compilation and export)."""
 
 
 def reduction(dtype: torch.dtype, count: int, slack: float = 8.0) -> float:

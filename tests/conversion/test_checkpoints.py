@@ -1,4 +1,4 @@
-"""RELIABILITY.md A09-A11 for whole networks: checkpoints of plain BatchNorm networks and of the authors' code."""
+"""Whole networks load checkpoints of plain BatchNorm networks and of the authors' code."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def saved(state):
 @each_method
 @pytest.mark.parametrize("preserve", [True, False])
 @pytest.mark.parametrize("assign", [True, False])
-def test_a09_before_or_after_conversion_is_the_same(method, options, preserve, assign):
+def test_before_or_after_conversion_is_the_same(method, options, preserve, assign):
     plain, x = small(), randn(*X, seed=5)
     state = saved(plain.state_dict())
     before = {name: tensor.clone() for name, tensor in state.items()}
@@ -55,7 +55,7 @@ def test_a09_before_or_after_conversion_is_the_same(method, options, preserve, a
 
 @pytest.mark.parametrize("method", ["iebn", "rbn"])
 @pytest.mark.parametrize("name", ["timm efficientnet_b0", "FrozenBatchNorm2d", "SplitBatchNorm2d"])
-def test_a09_plain_checkpoints_of_other_sources(name, method):
+def test_plain_checkpoints_of_other_sources(name, method):
     """Act and drop have their keys beside the BatchNorm's; the parts of a split one lie under aux_bn."""
     factory, shape, _ = MODELS[name]
     torch.manual_seed(0)
@@ -88,7 +88,7 @@ AUTHORS = {
 
 @pytest.mark.parametrize("method", AUTHORS)
 @pytest.mark.parametrize("preserve", [True, False])
-def test_a10_a_network_in_the_authors_names_and_shapes(method, preserve):
+def test_a_network_in_the_authors_names_and_shapes(method, preserve):
     """Trained gates are taken as they are, whether or not the layers compensate for their initial gate."""
     trained, x = convert(small(), method), randn(*X, seed=5)
     randomize_gates(trained)
@@ -109,7 +109,7 @@ def test_a10_a_network_in_the_authors_names_and_shapes(method, preserve):
 
 
 @pytest.mark.parametrize("method", ["iebn", "rbn"])
-def test_a11_a_state_without_counts(method):
+def test_a_state_without_counts(method):
     plain, x = small(), randn(*X, seed=5)
     state = {key: tensor for key, tensor in plain.state_dict().items() if not key.endswith("num_batches_tracked")}
     net = convert(Small(), method, preserve=True).eval()

@@ -1,4 +1,4 @@
-"""RELIABILITY.md C01, C04, C05: conversions of timm's layers, twice, of nothing; what is refused, and what is said."""
+"""Conversions of timm's layers, conversions twice and of nothing; what is refused, and what is said."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ METHODS = ["bn", "iebn", "rbn"]
 each_method = pytest.mark.parametrize("method", METHODS)
 
 
-def test_c01_act_and_drop_of_timm_stay():
+def test_act_and_drop_of_timm_stay():
     layer = BatchNormAct2d(4, act_layer=nn.SiLU, drop_layer=partial(nn.Dropout, 0.5))
     act, drop, child, x = layer.act, layer.drop, layer, randn(6, 4, 3, 3)
     torch.manual_seed(0)
@@ -37,14 +37,14 @@ def test_c01_act_and_drop_of_timm_stay():
     torch.testing.assert_close(new(x), expected)
 
 
-def test_c01_an_activation_twice_is_refused():
+def test_an_activation_twice_is_refused():
     with pytest.raises(ValueError, match=r"\(model\): act='relu' was given, but this BatchNormAct2d has an activation"):
         cn.convert(BatchNormAct2d(4), "rbn", act="relu")
     layer = cn.convert(BatchNormAct2d(4, apply_act=False), "rbn", act="relu")
     assert layer(randn(4, 4, 3, 3)).detach().min() == 0.0
 
 
-def test_c01_another_class_of_that_name_is_not_taken_for_timms():
+def test_another_class_of_that_name_is_not_taken_for_timms():
     stranger = type(
         "BatchNormAct2d", (nn.BatchNorm2d,), {"forward": lambda self, x: super(nn.BatchNorm2d, self).forward(x)}
     )
@@ -53,7 +53,7 @@ def test_c01_another_class_of_that_name_is_not_taken_for_timms():
 
 
 @pytest.mark.parametrize("options", [{}, {"operator": "fc"}], ids=str)
-def test_c04_the_random_numbers_stay_as_they_were(options):
+def test_the_random_numbers_stay_as_they_were(options):
     net = small()
     torch.manual_seed(3)
     expected = torch.rand(4)
@@ -77,7 +77,7 @@ def test_fc_gates_depend_on_the_seed_and_differ_by_layer():
 
 
 @each_method
-def test_c04_converting_twice_changes_nothing(method):
+def test_converting_twice_changes_nothing(method):
     net, texts = small(), []
     convert(net, method, preserve=True, report=texts.append)
     before = snapshot(net)
@@ -88,14 +88,14 @@ def test_c04_converting_twice_changes_nothing(method):
     assert f"layer1.1: already {type(net.bn1).__name__}" in texts[1]
 
 
-def test_c04_an_activation_of_a_layer_is_no_difference():
+def test_an_activation_of_a_layer_is_no_difference():
     net = convert(small(), "iebn", act="relu")
     layer = net.bn1
     cn.convert(net, "iebn")
     assert net.bn1 is layer
 
 
-def test_c05_a_model_without_batchnorm():
+def test_a_model_without_batchnorm():
     net = nn.Sequential(nn.Linear(2, 2))
     with pytest.warns(UserWarning, match="Sequential has no BatchNorm; nothing was converted"):
         assert cn.convert(net, "iebn", skip="shortcut") is net
@@ -103,7 +103,7 @@ def test_c05_a_model_without_batchnorm():
         cn.convert(small(), "iebn", where=lambda name, module: False)
 
 
-def test_c05_the_report(caplog):
+def test_what_the_report_says(caplog):
     texts = []
     with caplog.at_level(logging.INFO, "calibnorm"):
         convert(small(), "iebn", position="both", exclude="layer1.*", report=texts.append)

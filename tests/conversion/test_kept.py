@@ -1,4 +1,4 @@
-"""RELIABILITY.md C03: what a conversion keeps of the layers and of the network."""
+"""What a conversion keeps of the layers and of the network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ each_method = pytest.mark.parametrize("method", METHODS)
 
 
 @each_method
-def test_c03_a_shared_layer_stays_one_layer(method):
+def test_a_shared_layer_stays_one_layer(method):
     bn = nn.BatchNorm2d(4)
     block = nn.Sequential(nn.Conv2d(4, 4, 1), bn)
     block.register_module("nothing", None)
@@ -32,7 +32,7 @@ def test_c03_a_shared_layer_stays_one_layer(method):
 
 
 @each_method
-def test_c03_a_root(method):
+def test_a_root_is_converted(method):
     bn = nn.BatchNorm2d(4)
     layer = cn.convert(bn, method)
     assert isinstance(layer, CalibratedNorm)
@@ -41,7 +41,7 @@ def test_c03_a_root(method):
     assert cn.revert(layer) is bn
 
 
-def test_c03_deeply_nested():
+def test_deeply_nested_layers():
     net = nn.Sequential(nn.BatchNorm1d(3))
     for _ in range(100):
         net = nn.Sequential(nn.Identity(), net)
@@ -54,7 +54,7 @@ def test_c03_deeply_nested():
 @each_method
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("options", [{}, {"affine": False, "track_running_stats": False}], ids=["full", "bare"])
-def test_c03_dtype(method, dtype, options):
+def test_dtype_is_kept(method, dtype, options):
     """Also where the BatchNorm holds no tensor to take it from."""
     net = cn.convert(Small(**options).to(dtype), method)
     assert {p.dtype for p in net.parameters()} == {dtype}
@@ -62,7 +62,7 @@ def test_c03_dtype(method, dtype, options):
 
 
 @each_method
-def test_c03_meta(method):
+def test_layers_on_meta(method):
     """A network without memory, converted with the compensation, then filled from a plain checkpoint."""
     trained, x = small(), randn(4, 3, 5, 5, seed=5)
     with torch.device("meta"):
@@ -73,7 +73,7 @@ def test_c03_meta(method):
     assert relative(net.eval()(x), trained(x)) <= 1e-5
 
 
-def test_c03_modes_and_requires_grad_of_each_layer():
+def test_modes_and_requires_grad_of_each_layer():
     net = small().train()
     net.bn1.eval()
     net.layer1[1].weight.requires_grad_(False)
@@ -87,7 +87,7 @@ def test_c03_modes_and_requires_grad_of_each_layer():
     assert all(gate.requires_grad for layer in norms(net).values() for gate in layer.gates().values())
 
 
-def test_c03_an_optimizer_made_before_still_updates_gamma():
+def test_an_optimizer_made_before_still_updates_gamma():
     net, x = small().train(), randn(4, 3, 5, 5, seed=5)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     cn.convert(net, "iebn", preserve=True)
@@ -97,7 +97,7 @@ def test_c03_an_optimizer_made_before_still_updates_gamma():
     assert not torch.equal(net.bn1.weight, before)
 
 
-def test_c03_hooks_move_and_their_handles_remove_them():
+def test_hooks_move_and_their_handles_remove_them():
     net, x, seen = small().train(), randn(4, 3, 5, 5, seed=5), []
     bn = net.bn1
     handles = [
@@ -122,7 +122,7 @@ def test_c03_hooks_move_and_their_handles_remove_them():
     assert seen == []
 
 
-def test_c03_a_hook_that_is_always_called():
+def test_a_hook_that_is_always_called():
     net, seen = small(), []
     net.bn1.register_forward_hook(lambda module, args, out: seen.append(type(module).__name__), always_call=True)
     convert(net, "iebn")
@@ -131,14 +131,14 @@ def test_c03_a_hook_that_is_always_called():
     assert seen == ["IEBN2d"]
 
 
-def test_c03_a_hook_may_change_the_output():
+def test_a_hook_may_change_the_output():
     net = small()
     net.bn1.register_forward_hook(lambda module, args, out: torch.zeros_like(out))
     convert(net, "iebn")
     assert not net.bn1(randn(2, 4, 3, 3)).any()
 
 
-def test_c03_state_dict_hooks_stay_with_the_batchnorm():
+def test_state_dict_hooks_stay_with_the_batchnorm():
     net, x = small(), randn(2, 4, 3, 3)
     layer = BatchNormAct2d(4)
     layer.register_state_dict_post_hook(
@@ -150,7 +150,7 @@ def test_c03_state_dict_hooks_stay_with_the_batchnorm():
     assert net.bn1(x).shape == x.shape
 
 
-def test_c03_a_parametrized_gamma_goes_on_being_computed():
+def test_a_parametrized_gamma_goes_on_being_computed():
     class Double(nn.Module):
         def forward(self, weight):
             return 2 * weight
@@ -169,7 +169,7 @@ def test_c03_a_parametrized_gamma_goes_on_being_computed():
         cn.revert(net)
 
 
-def test_c03_a_pruned_layer_is_refused_by_name():
+def test_a_pruned_layer_is_refused_by_name():
     net = small()
     prune.l1_unstructured(net.layer1[1], "weight", 0.5)
     before = snapshot(net)
@@ -182,7 +182,7 @@ def test_c03_a_pruned_layer_is_refused_by_name():
     assert isinstance(convert(net, "iebn").layer1[1], cn.IEBN2d)
 
 
-def test_c03_a_child_that_was_pruned_since_comes_back_pruned():
+def test_a_child_that_was_pruned_since_comes_back_pruned():
     net, x = convert(small(), "iebn", position="beta"), randn(4, 3, 5, 5, seed=5)
     prune.l1_unstructured(net.bn1.bn, "weight", 0.5)
     expected = net(x)

@@ -1,4 +1,4 @@
-"""RELIABILITY.md C02: preserve=True leaves a network's function as it is, or is refused before anything changes."""
+"""With preserve=True, a conversion leaves a network's function as it is, or is refused before anything changes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ REAL = [
 
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "method"), REAL)
-def test_c02_real_networks_compute_the_same(name, method):
+def test_real_networks_compute_the_same(name, method):
     """In eval and in a training forward; float32 to 1e-5, or to what rounding alone does to the plain network."""
     factory, shape, count = MODELS[name]
     torch.manual_seed(0)

@@ -1,6 +1,6 @@
-"""RELIABILITY.md A03: torch's OpInfo samples of batch_norm, at gates that change nothing.
+"""torch's OpInfo samples of batch_norm, at gates that change nothing.
 
-A sigmoid gate is never 1, so gamma is divided by it. opcheck (A04) does not apply: no operator is registered.
+A sigmoid gate is never 1, so gamma is divided by it. opcheck does not apply: no operator is registered.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ REFUSED = [sample for sample in SAMPLES if not legal(sample)]
 @each_function
 @pytest.mark.parametrize("sample", WITH_CHANNELS, ids=range(len(WITH_CHANNELS)))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_a03_equals_batch_norm(name, sample, dtype):
+def test_equals_batch_norm(name, sample, dtype):
     x = sample.input.detach().to(dtype).requires_grad_()
     mean, var, weight, bias = (t if t is None else t.to(dtype) for t in arguments(sample))
     kwargs = {**sample.kwargs}
     if not legal(sample):
-        kwargs["momentum"] = 0.3  # torch's sample is negative, which torch takes and we refuse: test_a03_refusals
+        kwargs["momentum"] = 0.3  # torch's sample is negative, which torch takes and we refuse: test_refusals
     theirs = [t if t is None else t.clone() for t in (mean, var)]
     leaves = {"input": x} | {k: t.requires_grad_() for k, t in (("weight", weight), ("bias", bias)) if t is not None}
     expected = torch.nn.functional.batch_norm(x, *theirs, weight, bias, **kwargs)
@@ -66,7 +66,7 @@ def test_a03_equals_batch_norm(name, sample, dtype):
 
 @each_function
 @pytest.mark.parametrize("sample", REFUSED, ids=range(len(REFUSED)))
-def test_a03_refusals(name, sample):
+def test_refusals(name, sample):
     """torch's samples go beyond what BatchNorm means: no channel dimension, momentum outside [0, 1]."""
     mean, var, weight, bias = arguments(sample)
     gates, _ = neutral(name, sample.input.shape[0], torch.float64)

@@ -1,4 +1,4 @@
-"""RELIABILITY.md A05-A08: what is refused, how, and what a refused or empty batch leaves behind."""
+"""What is refused, how, and what a refused or empty batch leaves behind."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ARGUMENTS = [
 @pytest.mark.parametrize(
     ("wrong", "exception", "named"), ARGUMENTS, ids=lambda v: str(v) if isinstance(v, dict) else ""
 )
-def test_a05_arguments(layer_type, wrong, exception, named):
+def test_wrong_arguments(layer_type, wrong, exception, named):
     with pytest.raises(exception, match=named):
         layer_type(**{"num_features": 4, **wrong})
 
@@ -69,7 +69,7 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize(("layer_type", "wrong", "exception", "named"), OPTIONS)
-def test_a05_options(layer_type, wrong, exception, named):
+def test_wrong_options(layer_type, wrong, exception, named):
     with pytest.raises(exception, match=named):
         layer_type(4, **wrong)
 
@@ -101,7 +101,7 @@ def assert_same(before, layer):
 @each_layer
 @pytest.mark.parametrize("momentum", [0.1, None])
 @pytest.mark.parametrize(("x", "exception", "named"), FORWARDS, ids=[m for _, _, m in FORWARDS])
-def test_a05_a06_forward(layer_type, x, exception, named, momentum):
+def test_a_refused_forward_changes_nothing(layer_type, x, exception, named, momentum):
     layer = randomize(layer_type(4, momentum=momentum))
     before = buffers(layer)
     with pytest.raises(exception, match=f"{layer_type.__name__}.*{named}"):
@@ -132,7 +132,7 @@ def test_a05_one_value_outside_a_network():
 
 
 @pytest.mark.parametrize("layer_type", [cn.BN1d, cn.IEBN1d, cn.RBN1d], ids=lambda t: t.__name__)
-def test_a05_one_value_1d(layer_type):
+def test_one_value_a_channel_1d(layer_type):
     for shape in ((1, 4), (1, 4, 1)):
         with pytest.raises(ValueError, match="one value per channel"):
             layer_type(4)(torch.zeros(shape))
@@ -140,7 +140,7 @@ def test_a05_one_value_1d(layer_type):
 
 
 @each_layer
-def test_a05_eps_changed_later(layer_type):
+def test_eps_changed_later(layer_type):
     """The child's eps is read at each forward; 0 is legal where the statistics are frozen."""
     layer = randomize(layer_type(4))
     layer.eps = 0.0
@@ -152,7 +152,7 @@ def test_a05_eps_changed_later(layer_type):
 
 
 @each_layer
-def test_a06_residual(layer_type):
+def test_a_wrong_residual_changes_nothing(layer_type):
     layer = randomize(layer_type(4))
     before = buffers(layer)
     for residual in (torch.zeros(4, 4, 3, 4), torch.zeros(1)):
@@ -170,7 +170,7 @@ def test_a06_residual(layer_type):
 
 @each_layer
 @pytest.mark.parametrize("name", ["running_mean", "running_var", "weight", "bias"])
-def test_a06_wrong_tensor_in_the_child(layer_type, name):
+def test_a_wrong_tensor_in_the_child(layer_type, name):
     layer = randomize(layer_type(4))
     setattr(layer.bn, name, type(getattr(layer.bn, name))(torch.ones(3)))
     before = buffers(layer)
@@ -182,7 +182,7 @@ def test_a06_wrong_tensor_in_the_child(layer_type, name):
 @pytest.mark.parametrize(
     ("layer_type", "name"), [(cn.RBN2d, "center_weight"), (cn.RBN2d, "scale_bias"), (cn.IEBN2d, "gate_weight")]
 )
-def test_a06_wrong_gate(layer_type, name):
+def test_a_wrong_gate(layer_type, name):
     """A single number would be broadcast, and by the C kernels read past its end."""
     layer = randomize(layer_type(4))
     setattr(layer, name, torch.nn.Parameter(torch.ones(1)))
@@ -192,7 +192,7 @@ def test_a06_wrong_gate(layer_type, name):
     assert_same(before, layer)
 
 
-def test_a06_gates_follow_the_child():
+def test_gates_follow_the_child():
     """A pruned network: fewer channels in the child and in the gates; with the gates left as they were, a refusal."""
     layer = cn.IEBN2d(6)
     layer.bn = torch.nn.BatchNorm2d(4)
@@ -204,7 +204,7 @@ def test_a06_gates_follow_the_child():
 
 
 @each_layer
-def test_a05_numbers_of_numpy(layer_type):
+def test_numbers_of_numpy(layer_type):
     np = pytest.importorskip("numpy")
     layer = layer_type(np.int64(4), eps=np.float32(1e-3), momentum=np.float32(0.5))
     layer(image()).sum().backward()
@@ -217,7 +217,7 @@ def test_a05_numbers_of_numpy(layer_type):
 
 
 @each_layer
-def test_a07_wrong_channels_without_any_tensor(layer_type):
+def test_wrong_channels_without_any_tensor(layer_type):
     layer = layer_type(4, affine=False, track_running_stats=False)
     with pytest.raises(ValueError, match="5 channels"):
         layer(torch.zeros(2, 5, 3, 3))
@@ -228,7 +228,7 @@ def test_a07_wrong_channels_without_any_tensor(layer_type):
 @each_layout
 @pytest.mark.parametrize("shape", [(0, 4, 3, 3), (2, 4, 0, 3), (2, 4, 0, 0), (0, 4, 0, 0)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a08_empty_batch(layer_type, training, layout, shape, dtype):
+def test_empty_batch(layer_type, training, layout, shape, dtype):
     layer = randomize(layer_type(4)).train(training)
     before = buffers(layer)
     x = torch.zeros(shape, dtype=dtype).contiguous(memory_format=layout).requires_grad_()
@@ -245,7 +245,7 @@ def test_a08_empty_batch(layer_type, training, layout, shape, dtype):
 
 
 @each_layer
-def test_a08_training_goes_on_after_an_empty_batch(layer_type):
+def test_training_goes_on_after_an_empty_batch(layer_type):
     """Sums over no values must not have left a NaN anywhere."""
     layer, other = randomize(layer_type(4)), randomize(layer_type(4))
     layer(torch.zeros(0, 4, 3, 3)).sum().backward()

@@ -1,4 +1,4 @@
-"""RELIABILITY.md A14, A15, A23: torch.compile and torch.export."""
+"""The layers under torch.compile and torch.export."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ FULLGRAPH = [
 
 
 @pytest.mark.parametrize(("layer_type", "options", "training"), FULLGRAPH)
-def test_a14_fullgraph(layer_type, options, training):
+def test_compiled_equals_eager_in_one_graph(layer_type, options, training):
     """Batches 2-6: the first compiles for its size, the second for any size."""
     counter = CompileCounterWithBackend("aot_eager")
     assert_compiled_equals_eager(randomize(layer_type(4, **options)).train(training), counter)
@@ -91,7 +91,7 @@ def assert_one_graph_for_all_batches(module, backend, *shapes, batches):
 
 @pytest.mark.parametrize("layer_type", [cn.IEBN2d, cn.RBN2d])
 @each_mode
-def test_a14_relu_and_residual_in_one_graph(layer_type, training):
+def test_relu_and_residual_in_one_graph(layer_type, training):
     counter = CompileCounterWithBackend("aot_eager")
     layer = randomize(layer_type(4, act="relu")).train(training)
     assert_one_graph_for_all_batches(layer, counter, (4, 5, 3), (4, 5, 3), batches=(5, 2, 7))
@@ -110,7 +110,7 @@ NETWORKS = [
 
 
 @pytest.mark.parametrize(("method", "fused", "training"), NETWORKS)
-def test_a14_a_converted_network_in_one_graph(method, fused, training):
+def test_a_converted_network_in_one_graph(method, fused, training):
     """The graph is Dynamo's alone; the layers' tests run AOTAutograd, which takes longer, too."""
     torch.manual_seed(0)
     model = cn.convert(ResNet((1,), 2, 3), method).train(training)
@@ -122,7 +122,7 @@ def test_a14_a_converted_network_in_one_graph(method, fused, training):
 @pytest.mark.nightly
 @pytest.mark.parametrize("method", ["iebn", "rbn"])
 @each_mode
-def test_a14_inductor_with_a_converted_network(method, training):
+def test_inductor_with_a_converted_network(method, training):
     torch.manual_seed(0)
     model = cn.convert(ResNet((1, 1), 4, 10), method).train(training)
     counter = CompileCounterWithBackend("inductor")
@@ -133,7 +133,7 @@ def test_a14_inductor_with_a_converted_network(method, training):
 @pytest.mark.nightly
 @each_layer
 @each_mode
-def test_a14_inductor_with_relu_and_residual(layer_type, training):
+def test_inductor_with_relu_and_residual(layer_type, training):
     layer = randomize(layer_type(4, act="relu")).train(training)
     counter = CompileCounterWithBackend("inductor")
     assert_one_graph_for_all_batches(layer, counter, (4, 5, 3), (4, 5, 3), batches=(5, 2, 7))
@@ -141,7 +141,7 @@ def test_a14_inductor_with_relu_and_residual(layer_type, training):
 
 
 @each_layer
-def test_a14_mode_and_layout_switch(layer_type):
+def test_mode_and_layout_switch(layer_type):
     counter = CompileCounterWithBackend("aot_eager")
     layer = randomize(layer_type(4))
     eager = copy.deepcopy(layer)
@@ -160,7 +160,7 @@ def test_a14_mode_and_layout_switch(layer_type):
 @pytest.mark.parametrize(
     "layer_type", [cn.RBN2d, *(pytest.param(layer_type, marks=NIGHTLY) for layer_type in (cn.BN2d, cn.IEBN2d))]
 )
-def test_a23_momentum_none(layer_type):
+def test_momentum_none(layer_type):
     counter = CompileCounterWithBackend("aot_eager")
     layer = randomize(layer_type(4, momentum=None))
     assert_compiled_equals_eager(layer, counter)
@@ -171,13 +171,13 @@ def test_a23_momentum_none(layer_type):
 @pytest.mark.nightly
 @each_layer
 @each_mode
-def test_a14_inductor(layer_type, training):
+def test_inductor(layer_type, training):
     assert_compiled_equals_eager(randomize(layer_type(4)).train(training), "inductor")
 
 
 @each_variant
 @each_mode
-def test_a15_export(layer_type, options, training):
+def test_export_with_a_dynamic_batch(layer_type, options, training):
     layer = randomize(layer_type(4, **options)).train(training)
     eager = copy.deepcopy(layer)
     batch = torch.export.Dim("batch", min=2, max=64)

@@ -1,4 +1,4 @@
-"""RELIABILITY.md A28, A29: interleaved passes, and threads."""
+"""Interleaved passes, and threads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHAPES = {1: (6, 4, 5), 2: (4, 4, 3, 5), 3: (3, 4, 2, 3, 2)}
 
 @each_dims
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a28_interleaved_forwards_and_backwards(layer_type, dtype):
+def test_interleaved_forwards_and_backwards(layer_type, dtype):
     """Every forward's gradient is the one that it would have had alone, whatever ran between."""
     shape = SHAPES[layer_type.dims]
     modes = [True, False, True, False]
@@ -45,7 +45,7 @@ def test_a28_interleaved_forwards_and_backwards(layer_type, dtype):
 
 
 @each_layer
-def test_a28_one_layer_used_twice_in_a_graph(layer_type):
+def test_one_layer_used_twice_in_a_graph(layer_type):
     layer, x = randomize(layer_type(4)), image().requires_grad_()
     y = layer(layer(x))
     first = gradients(y, {"input": x, **parameters(layer)}, image(seed=3))
@@ -54,7 +54,7 @@ def test_a28_one_layer_used_twice_in_a_graph(layer_type):
 
 
 @each_layer
-def test_a28_parameter_changed_before_backward_is_refused(layer_type):
+def test_parameter_changed_before_backward_is_refused(layer_type):
     """As in torch: an optimizer step between forward and backward must not give a wrong gradient in silence."""
     layer = randomize(layer_type(4))
     y = layer(image().requires_grad_())
@@ -69,7 +69,7 @@ def test_a28_parameter_changed_before_backward_is_refused(layer_type):
 
 
 @each_layer
-def test_a29_four_threads_on_one_eval_module(layer_type):
+def test_four_threads_on_one_eval_module(layer_type):
     layer = randomize(layer_type(4)).eval()
     xs = [image(seed=i) for i in range(4)]
     dy = image(seed=9)

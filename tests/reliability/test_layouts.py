@@ -1,4 +1,4 @@
-"""RELIABILITY.md A19-A22: memory layouts, repeatability and dtypes."""
+"""Memory layouts, repeatability and dtypes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run(layer, x, dy):
 @each_variant
 @each_mode
 @each_odd_layout
-def test_a19_any_input_layout(layer_type, options, training, change):
+def test_any_input_layout(layer_type, options, training, change):
     base = image(torch.float64)
     x, dy = change(base), randn(*base.shape, seed=3, dtype=torch.float64)
     assert torch.equal(x, base)
@@ -64,7 +64,7 @@ def test_a19_any_input_layout(layer_type, options, training, change):
 @each_variant
 @each_mode
 @pytest.mark.parametrize("shape", EXPANDED.values(), ids=EXPANDED)
-def test_a19_expanded_input(layer_type, options, training, shape):
+def test_expanded_input(layer_type, options, training, shape):
     if shape == (1, 1, 1, 1) and "scale_stat" in options:
         options = options | {"scale_stat": "spatial_mean"}  # a deviation of 0 has a slope by convention
     x = randn(*shape, dtype=torch.float64).expand(4, 4, 3, 5)
@@ -79,7 +79,7 @@ def test_a19_expanded_input(layer_type, options, training, shape):
 @each_mode
 @each_odd_layout
 @each_layout
-def test_a20_any_layout_of_the_incoming_gradient(layer_type, options, training, change, layout):
+def test_any_layout_of_the_incoming_gradient(layer_type, options, training, change, layout):
     x, dy = image(torch.float64, layout=layout), image(torch.float64, seed=4)
     _, grads = run(double(layer_type, training, options), x, change(dy))
     _, expected = run(double(layer_type, training, options), x, dy)
@@ -88,7 +88,7 @@ def test_a20_any_layout_of_the_incoming_gradient(layer_type, options, training, 
 
 @each_variant
 @each_mode
-def test_a20_expanded_incoming_gradient(layer_type, options, training):
+def test_expanded_incoming_gradient(layer_type, options, training):
     """What y.sum().backward() sends."""
     x = image(torch.float64)
     dy = torch.ones((), dtype=torch.float64).expand(x.shape)
@@ -100,7 +100,7 @@ def test_a20_expanded_incoming_gradient(layer_type, options, training):
 @each_variant
 @each_mode
 @each_odd_layout
-def test_a20_output_has_batchnorms_layout(layer_type, options, training, change):
+def test_output_has_batchnorms_layout(layer_type, options, training, change):
     x = change(image())
     y = layer_type(4, **options).train(training)(x)
     plain = nn.BatchNorm2d(4).train(training)(x)
@@ -111,7 +111,7 @@ def test_a20_output_has_batchnorms_layout(layer_type, options, training, change)
 
 @each_layer
 @each_mode
-def test_a20_input_gradient_has_the_inputs_layout(layer_type, training):
+def test_input_gradient_has_the_inputs_layout(layer_type, training):
     x = image(layout=torch.channels_last).requires_grad_()
     randomize(layer_type(4)).train(training)(x).square().sum().backward()
     assert x.grad.is_contiguous(memory_format=torch.channels_last)
@@ -121,7 +121,7 @@ def test_a20_input_gradient_has_the_inputs_layout(layer_type, training):
 @each_mode
 @each_layout
 @pytest.mark.parametrize("deterministic", [False, True], ids=["", "deterministic"])
-def test_a21_same_call_twice(layer_type, options, training, layout, deterministic):
+def test_same_call_twice(layer_type, options, training, layout, deterministic):
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(deterministic)
     try:
@@ -143,7 +143,7 @@ HALVES = [torch.bfloat16, torch.float16]
 @each_layout
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("parameter_dtype", [torch.float32, None], ids=["fp32 parameters", "same parameters"])
-def test_a22_half_input(layer_type, options, training, layout, dtype, parameter_dtype):
+def test_half_precision_input(layer_type, options, training, layout, dtype, parameter_dtype):
     """BatchNorm's dtypes, and the accuracy of one rounding: every sum is kept in float32."""
     parameter_dtype = parameter_dtype or dtype
     layer = randomize(layer_type(4, dtype=parameter_dtype, **options)).train(training)
@@ -168,7 +168,7 @@ def test_a22_half_input(layer_type, options, training, layout, dtype, parameter_
 @each_variant
 @each_mode
 @pytest.mark.parametrize("input_dtype", [torch.bfloat16, torch.float32])
-def test_a22_autocast(layer_type, options, training, input_dtype):
+def test_autocast(layer_type, options, training, input_dtype):
     """After a convolution autocast hands over bfloat16; the gate's arithmetic stays in float32, fc's product too."""
     x = image(input_dtype)
     layer, outside = (randomize(layer_type(4, **options)).train(training) for _ in range(2))
@@ -185,7 +185,7 @@ def test_a22_autocast(layer_type, options, training, input_dtype):
 
 
 @each_layer
-def test_a22_backward_inside_autocast(layer_type):
+def test_backward_inside_autocast(layer_type):
     grads = []
     for inside in (False, True):
         layer, x = randomize(layer_type(4)), image().requires_grad_()
@@ -196,7 +196,7 @@ def test_a22_backward_inside_autocast(layer_type):
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")  # torch's own, in forward mode
-def test_a22_autocast_where_the_plain_path_runs():
+def test_autocast_where_the_plain_path_runs():
     """Transformations and double backward keep (N, C) numbers wide, where autocast would round fc's products."""
     layer, x = randomize(cn.IEBN2d(4, operator="fc", track_running_stats=False)), image()
     results = []
@@ -214,7 +214,7 @@ def test_a22_autocast_where_the_plain_path_runs():
 @each_mode
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("parameter_dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_a22_every_pair_of_dtypes_in_both_modes(layer_type, training, dtype, parameter_dtype):
+def test_every_pair_of_dtypes_in_both_modes(layer_type, training, dtype, parameter_dtype):
     """Torch's own refuses many; what trains here must evaluate too."""
     layer = randomize(layer_type(4, dtype=parameter_dtype)).train(training)
     x = image(dtype).requires_grad_()

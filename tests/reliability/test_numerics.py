@@ -1,4 +1,4 @@
-"""RELIABILITY.md N01-N09: numbers that a float32 normalization gets wrong when it is written without care.
+"""Numbers that a float32 normalization gets wrong when it is written without care.
 
 The reference is the float64 oracle on the same float32 input, with the same parameters.
 """
@@ -40,15 +40,15 @@ def calibrated(layer_type, mean, gate=0.3):
     return layer
 
 
-N01 = [(0.0, 2e-6, 1e-4), (1e2, 2e-5, 1e-4), (1e4, 2e-3, 1e-4), (1e6, 1e-1, 1e-3)]
+LARGE_MEANS = [(0.0, 2e-6, 1e-4), (1e2, 2e-5, 1e-4), (1e4, 2e-3, 1e-4), (1e6, 1e-1, 1e-3)]
 
 
 @each_layer
 @each_layout
 @each_mode
-@pytest.mark.parametrize(("mean", "bound", "var_bound"), N01, ids=[f"mean={m:g}" for m, *_ in N01])
+@pytest.mark.parametrize(("mean", "bound", "var_bound"), LARGE_MEANS, ids=[f"mean={m:g}" for m, *_ in LARGE_MEANS])
 @pytest.mark.parametrize("shape", [(8, 4, 16, 16), (64, 4, 4, 4)], ids=str)
-def test_n01_large_mean(layer_type, layout, training, mean, bound, var_bound, shape):
+def test_large_mean(layer_type, layout, training, mean, bound, var_bound, shape):
     x = randn(*shape, mean=mean).contiguous(memory_format=layout)
     layer = calibrated(layer_type, mean)
     y = layer(x)
@@ -64,7 +64,7 @@ def test_n01_large_mean(layer_type, layout, training, mean, bound, var_bound, sh
 @each_layer
 @pytest.mark.parametrize("mean", [1e4, 1e6], ids=lambda m: f"mean={m:g}")
 @pytest.mark.parametrize("path", ["eager", COMPILED_PATH])
-def test_n01_statistics_of_every_path(layer_type, path, mean):
+def test_statistics_of_every_path(layer_type, path, mean):
     """Float32 (N, C) numbers put 2e-5 on the variance at mean 1e4, and 1e-3 at 1e6."""
     x = randn(8, 4, 16, 16, mean=mean)
     layer = calibrated(layer_type, mean)
@@ -77,7 +77,7 @@ def test_n01_statistics_of_every_path(layer_type, path, mean):
 
 @each_layer
 @pytest.mark.parametrize("path", ["eager", COMPILED_PATH, "double backward"])
-def test_n01_gradient_of_every_path(layer_type, path):
+def test_gradient_of_every_path(layer_type, path):
     x = randn(8, 4, 16, 16, mean=1e4).requires_grad_()
     layer, dy = calibrated(layer_type, 1e4), randn(8, 4, 16, 16, seed=3)
     torch._dynamo.reset()
@@ -93,7 +93,7 @@ def test_n01_gradient_of_every_path(layer_type, path):
 @each_layer
 @each_layout
 @pytest.mark.parametrize("value", [3.3, 1e6 + 0.1, 1e20])
-def test_n02_constant_channel(layer_type, layout, value):
+def test_constant_channel(layer_type, layout, value):
     layer = calibrated(layer_type, value)
     with torch.no_grad():
         layer.bias.copy_(torch.arange(4.0))
@@ -109,7 +109,7 @@ def test_n02_constant_channel(layer_type, layout, value):
 @each_layout
 @each_half
 @pytest.mark.parametrize("std", [1.0, 3000.0])
-def test_n03_half_inputs(layer_type, layout, dtype, std):
+def test_half_inputs(layer_type, layout, dtype, std):
     x = randn(8, 4, 8, 8, std=std).clamp(-6e4, 6e4).to(dtype).contiguous(memory_format=layout).requires_grad_()
     layer = calibrated(layer_type, std)
     y = layer(x)
@@ -137,18 +137,18 @@ def check_many_values(layer_type, side, bound=1e-4):
 
 
 @each_layer
-def test_n04_many_values_a_channel(layer_type):
+def test_many_values_a_channel(layer_type):
     check_many_values(layer_type, 2**11)
 
 
 @pytest.mark.nightly
 @each_layer
-def test_n04_2_26_values_a_channel(layer_type):
+def test_two_to_the_26_values_a_channel(layer_type):
     check_many_values(layer_type, 2**13)
 
 
 @each_layer
-def test_n05_many_instances_of_one_value(layer_type):
+def test_many_instances_of_one_value(layer_type):
     x = randn(880801, 1, 1, 1, mean=2.0)
     layer = layer_type(1, momentum=1.0)
     with torch.no_grad():
@@ -163,7 +163,7 @@ def test_n05_many_instances_of_one_value(layer_type):
 @each_layout
 @each_mode
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_n06_one_bad_value(layer_type, layout, training, bad):
+def test_one_bad_value(layer_type, layout, training, bad):
     """It stays in its channel, and in eval in its instance; so do its gradients and the statistics."""
     x = image(layout=layout)
     layer, clean = (randomize(layer_type(4)).train(training) for _ in range(2))
@@ -185,7 +185,7 @@ def test_n06_one_bad_value(layer_type, layout, training, bad):
 
 @each_layer
 @each_layout
-def test_n07_overflowing_variance_is_not_silently_zero(layer_type, layout):
+def test_overflowing_variance_is_not_silently_zero(layer_type, layout):
     """The variance of std 1e20 is 1e40. A NaN or an inf is honest; the right answer is better; a constant is a lie."""
     x = randn(8, 4, 8, 8, std=1e20).contiguous(memory_format=layout)
     layer = layer_type(4)
@@ -198,7 +198,7 @@ def test_n07_overflowing_variance_is_not_silently_zero(layer_type, layout):
 @each_layout
 @each_mode
 @pytest.mark.parametrize("size", [1e-42, 1e-38, 1e-30])
-def test_n08_subnormals(layer_type, layout, training, size):
+def test_subnormals(layer_type, layout, training, size):
     x = randn(8, 4, 8, 8, std=size).contiguous(memory_format=layout).requires_grad_()
     layer = randomize(layer_type(4)).train(training)
     y = layer(x)
@@ -215,7 +215,7 @@ DEAD = [*((layer, {}) for layer in ORACLES), (cn.RBN2d, {"center_stat": "std", "
 @pytest.mark.parametrize(("layer_type", "options"), DEAD, ids=["BN2d", "IEBN2d", "RBN2d", "RBN2d std"])
 @each_layout
 @each_mode
-def test_n09_dead_channel(layer_type, options, layout, training):
+def test_dead_channel(layer_type, options, layout, training):
     """All zeros after a ReLU, for every instance or for one."""
     layer = randomize(layer_type(4, **options)).train(training)
     x = image(layout=layout)

@@ -1,4 +1,4 @@
-"""RELIABILITY.md A09-A13: states that load, and copies that equal the original."""
+"""States that load, and copies that equal the original."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def assert_equal(a, b):
 
 
 @each_dims
-def test_a09_plain_batchnorm_state(layer_type):
+def test_plain_batchnorm_state(layer_type):
     """Loads strictly, flat keys and all; gates become those of a new layer."""
     plain = randomize(BATCHNORMS[layer_type.dims](4))
     plain.num_batches_tracked.fill_(7)
@@ -55,7 +55,7 @@ def test_a09_plain_batchnorm_state(layer_type):
         assert torch.equal(gate, new.gates()[name])
 
 
-def test_a09_inside_a_network():
+def test_inside_a_network():
     plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Sequential(nn.BatchNorm2d(4)))
     ours = nn.Sequential(nn.Conv2d(3, 4, 3), cn.IEBN2d(4), nn.Sequential(cn.RBN2d(4)))
     ours.load_state_dict(randomize(plain).state_dict())
@@ -71,7 +71,7 @@ AUTHORS = {
 
 @pytest.mark.parametrize("layer_type", AUTHORS, ids=lambda t: t.__name__)
 @pytest.mark.parametrize("flat_affine", [True, False], ids=["(C,)", "(1,C,1,1)"])
-def test_a10_authors_state(layer_type, flat_affine):
+def test_authors_state(layer_type, flat_affine):
     """Their gates are (1, C, 1, 1), their gamma and beta flat or shaped alike, their statistics (C,)."""
     shape = (4,) if flat_affine else (1, 4, 1, 1)
     gates = {theirs: randn(1, 4, 1, 1, seed=i) for i, theirs in enumerate(AUTHORS[layer_type])}
@@ -93,7 +93,7 @@ def test_a10_authors_state(layer_type, flat_affine):
 
 
 @each_layer
-def test_a11_without_a_count_of_batches(layer_type):
+def test_without_a_count_of_batches(layer_type):
     """As in torch: a state written before the counter existed loads strictly, and the counter stays."""
     state = randomize(nn.BatchNorm2d(4)).state_dict()
     del state["num_batches_tracked"]
@@ -115,7 +115,7 @@ def test_a11_without_a_count_of_batches(layer_type):
     ],
     ids=["missing", "unexpected", "shape"],
 )
-def test_a09_wrong_states_are_refused(layer_type, change, message):
+def test_wrong_states_are_refused(layer_type, change, message):
     layer = layer_type(4)
     state = layer.state_dict()
     change(state)
@@ -124,7 +124,7 @@ def test_a09_wrong_states_are_refused(layer_type, change, message):
 
 
 @pytest.mark.parametrize("layer_type", AUTHORS, ids=lambda t: t.__name__)
-def test_a09_a_missing_gate_is_refused(layer_type):
+def test_a_missing_gate_is_refused(layer_type):
     layer = layer_type(4)
     state = layer.state_dict()
     del state[next(iter(layer.gates()))]
@@ -133,7 +133,7 @@ def test_a09_a_missing_gate_is_refused(layer_type):
 
 
 @each_option
-def test_a12_deepcopy_and_pickle(layer_type, options):
+def test_deepcopy_and_pickle(layer_type, options):
     layer = randomize(layer_type(4, **options))
     copied = copy.deepcopy(layer)
     assert copied.weight is not layer.weight
@@ -144,7 +144,7 @@ def test_a12_deepcopy_and_pickle(layer_type, options):
 
 
 @each_option
-def test_a12_save_and_load(layer_type, options):
+def test_save_and_load(layer_type, options):
     layer, other = randomize(layer_type(4, **options)), randomize(layer_type(4, **options), seed=9)
     file = io.BytesIO()
     torch.save(layer.state_dict(), file)
@@ -154,7 +154,7 @@ def test_a12_save_and_load(layer_type, options):
 
 
 @each_option
-def test_a12_safetensors(layer_type, options, tmp_path):
+def test_safetensors(layer_type, options, tmp_path):
     layer, other = randomize(layer_type(4, **options)), randomize(layer_type(4, **options), seed=9)
     safetensors.torch.save_model(layer, str(tmp_path / "layer.safetensors"))
     safetensors.torch.load_model(other, str(tmp_path / "layer.safetensors"))
@@ -162,7 +162,7 @@ def test_a12_safetensors(layer_type, options, tmp_path):
 
 
 @each_option
-def test_a13_meta_to_empty(layer_type, options):
+def test_meta_to_empty(layer_type, options):
     layer = layer_type(4, **options, device="meta")
     assert all(t.is_meta for t in layer.state_dict().values())
     assert layer(image().to("meta")).shape == image().shape
@@ -178,14 +178,14 @@ def test_a13_meta_to_empty(layer_type, options):
 
 
 @each_option
-def test_a13_assign(layer_type, options):
+def test_load_with_assign(layer_type, options):
     source, layer = randomize(layer_type(4, **options)), layer_type(4, **options, device="meta")
     layer.load_state_dict(source.state_dict(), assign=True)
     assert_equal(copy.deepcopy(source), layer)
 
 
 @each_layer
-def test_a13_dtype_and_device_arguments(layer_type):
+def test_dtype_and_device_arguments(layer_type):
     layer = layer_type(4, dtype=torch.float64, device="cpu")
     floats = [t for t in layer.state_dict().values() if t.is_floating_point()]
     assert {t.dtype for t in floats} == {torch.float64}

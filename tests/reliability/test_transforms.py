@@ -1,4 +1,4 @@
-"""RELIABILITY.md A16-A18: torch.func, forward mode, double backward, frozen tensors, and modes without gradients."""
+"""torch.func, forward mode, double backward, frozen tensors, and modes without gradients."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def untracked(layer_type, training, **options):
 
 
 @each_option
-def test_a16_vmap_in_eval(layer_type, options):
+def test_vmap_in_eval(layer_type, options):
     layer = untracked(layer_type, False, **options)
     xs = torch.stack([small(seed) for seed in range(4)])
     assert error(vmap(layer)(xs), torch.stack([layer(x) for x in xs])) <= ORACLE
@@ -47,7 +47,7 @@ def test_a16_vmap_in_eval(layer_type, options):
 
 
 @each_option
-def test_a16_per_sample_gradients(layer_type, options):
+def test_per_sample_gradients(layer_type, options):
     layer = untracked(layer_type, False, **options)
     p, b = dict(layer.named_parameters()), dict(layer.named_buffers())
     xs = small()
@@ -63,7 +63,7 @@ def test_a16_per_sample_gradients(layer_type, options):
 
 @each_option
 @each_mode
-def test_a16_forward_mode(layer_type, options, training):
+def test_forward_mode(layer_type, options, training):
     """J t from forward mode, and t'(J t) = (t' J) t with reverse mode."""
     layer = untracked(layer_type, training, **options)
     x, tangent, dy = small(), small(1), small(2)
@@ -77,7 +77,7 @@ def test_a16_forward_mode(layer_type, options, training):
 
 
 @each_option
-def test_a16_forward_mode_in_a_parameter(layer_type, options):
+def test_forward_mode_in_a_parameter(layer_type, options):
     """x carries no tangent: what sees only the input must not take the path without forward mode."""
     layer = untracked(layer_type, False, **options)
     for name, p in layer.named_parameters():
@@ -94,7 +94,7 @@ def test_a16_forward_mode_in_a_parameter(layer_type, options):
 @pytest.mark.untraced
 @each_option
 @each_mode
-def test_a16_gradients_and_double_backward(layer_type, options, training):
+def test_gradients_and_double_backward(layer_type, options, training):
     layer = untracked(layer_type, training, **options)
     names = [name for name, _ in layer.named_parameters()]
 
@@ -107,14 +107,14 @@ def test_a16_gradients_and_double_backward(layer_type, options, training):
 
 
 @each_mode
-def test_a16_jacobian(training):
+def test_jacobian(training):
     layer = untracked(cn.RBN2d, training)
     x = small()
     assert error(jacrev(layer)(x), torch.autograd.functional.jacobian(layer, x)) <= ORACLE
 
 
 @each_layer
-def test_a16_vmap_in_training_is_refused_by_torch(layer_type):
+def test_vmap_in_training_is_refused_by_torch(layer_type):
     """As with nn.BatchNorm2d: one set of running statistics cannot follow many batches."""
     for layer in (randomize(layer_type(4)), torch.nn.BatchNorm2d(4)):
         with pytest.raises(RuntimeError, match="vmap"):
@@ -123,7 +123,7 @@ def test_a16_vmap_in_training_is_refused_by_torch(layer_type):
 
 @each_layer
 @each_mode
-def test_a17_every_subset_of_requires_grad(layer_type, training):
+def test_every_subset_of_requires_grad(layer_type, training):
     layer = untracked(layer_type, training)
     leaves = {"input": small().requires_grad_(), **parameters(layer)}
     dy = small(5)
@@ -144,7 +144,7 @@ def test_a17_every_subset_of_requires_grad(layer_type, training):
 
 @each_layer
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_a18_modes_without_gradients_then_training(layer_type, mode):
+def test_modes_without_gradients_then_training(layer_type, mode):
     """Statistics move under either mode, as BatchNorm's, and training goes on as if nothing had been."""
     layer, other = randomize(layer_type(4)), randomize(layer_type(4))
     with mode():
@@ -163,7 +163,7 @@ def test_a18_modes_without_gradients_then_training(layer_type, mode):
 
 
 @each_layer
-def test_a18_layer_made_in_inference_mode(layer_type):
+def test_layer_made_in_inference_mode(layer_type):
     with torch.inference_mode():
         layer = layer_type(4)
         assert layer(image()).shape == image().shape
