@@ -2,8 +2,8 @@
 
 The machinery (``ModuleInfo``, ``@modules``, ``instantiate_device_type_tests``) and BatchNorm's samples are those of
 ``torch.testing._internal``. The bodies are in torch's repository, not in its wheel, so that these are our own.
-Not applicable: in-place variants (there are none), transfers between devices, and torch's opcheck (the library registers no
-operator).
+Not applicable: in-place variants (there are none), transfers between devices, and torch's opcheck (the library
+registers no operator).
 """
 
 from __future__ import annotations
