@@ -3,7 +3,7 @@
     PYTHONPATH=src python benchmarks/gpu_check.py
 
 needs torch 2.11 or newer, its triton, and this repository; nothing is installed. The kernels are compiled by Triton as
-they are first used. Values of all of them are checked against the reference in float64 (tests/kernel_checks.py); then
+they are first used. Values of all of them are checked against the reference in float64 (tests/helpers/kernel_checks.py); then
 layers are timed against nn.BatchNorm2d and the authors' formulations, the most telling cases first, until the time is
 over; then the host's time to launch a layer; then training steps of ResNet-50 and ResNet-164, the latter also in a CUDA
 graph. gpu-layer.csv, .json and .md and gpu-host.csv in runs/bench, or where --out says, carry the card's name.
@@ -31,15 +31,14 @@ from calibnorm.bench.cases import RESNET50, RESNET164, Case, shape_name
 from calibnorm.bench.clock import Times, copy_bandwidth, no_collector
 from calibnorm.bench.config import FUSED, LayerConfig, ModelConfig
 from calibnorm.bench.impls import BASELINE, COMPILED, EAGER, Call, compile_problem, eager, random_values, set_values
-from calibnorm.bench.run import say
-from calibnorm.bench.timings import Place, Timing, timings_of, write_timings
+from calibnorm.bench.timings import Place, Timing, say, timings_of, write_timings
 from calibnorm.ops.triton import passes
 from calibnorm.report import markdown, screen
 from calibnorm.report.document import Bullets, Document, Paragraph, Section
 from calibnorm.report.environment import describe_environment
 from calibnorm.report.files import write_json
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path += [str(Path(__file__).parents[1] / "tests" / part) for part in ("", "helpers")]
 
 from targets import target_table
 
@@ -190,7 +189,7 @@ def networks(device: torch.device) -> list[ModelConfig]:
 def training_steps(settings: ModelConfig, place: Place, wrong: list[str]) -> list[Timing]:
     """Return the timings of a network; what goes wrong joins ``wrong``, and does not end the run."""
     try:
-        found = model.run_model(settings, place, say)
+        found = model.run_model(settings, place)
     except Exception as error:
         wrong.append(f"{settings.network} {' '.join(settings.modes)}: {described(error)}")
         return []

@@ -17,7 +17,9 @@ def choice(name: str, value: object, allowed: Iterable[str]) -> None:
     """Refuse a ``value`` that is not one of the ``allowed`` words."""
     allowed = tuple(allowed)
     if value not in allowed:
-        raise ValueError(f"{name}={value!r} is not known; choose one of {', '.join(map(repr, allowed))}")
+        came = repr(value)
+        came = came if len(came) <= 80 else f"{came[:77]}..."
+        raise ValueError(f"{name}={came} is not known; choose one of {', '.join(map(repr, allowed))}")
 
 
 def real(name: str, value: object) -> float:
@@ -99,7 +101,11 @@ def features(x: object, ranks: Iterable[int] | None, channels: int | None, where
     if not isinstance(x, Tensor):
         raise TypeError(f"{where}: input must be a Tensor, not {type(x).__name__}")
     if not x.is_floating_point():
-        raise TypeError(f"{where}: input has dtype {x.dtype}; convert it to a floating point dtype")
+        remedy = "convert it to a floating point dtype"
+        if x.is_quantized:
+            stubs = "put a torch.ao.quantization.DeQuantStub before the layer and a QuantStub behind it"
+            remedy = f"{stubs}, or use FX quantization (prepare_fx), which does so by itself"
+        raise TypeError(f"{where}: input has dtype {x.dtype}; {remedy}")
     if (x.ndim < 2) if ranks is None else (x.ndim not in ranks):
         wanted = "at least 2" if ranks is None else " or ".join(map(str, ranks))
         raise ValueError(

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from itertools import pairwise, permutations
 from pathlib import Path
@@ -85,7 +84,7 @@ def test_turns_have_changing_orders_that_are_the_same_in_every_run() -> None:
     def calls() -> list[str]:
         made: list[str] = []
         variants = {name: (lambda: None, partial(made.append, name)) for name in "ABCDEF"}
-        times = clock.measure(variants, clock.CpuClock(), 30)
+        times = clock.measure(variants, clock.Clock(), 30)
         assert [len(of.ms) for of in times.values()] == [30] * 6
         return made[-6 * 30 :]
 
@@ -126,7 +125,7 @@ def test_wrong_values_are_told_and_not_timed(monkeypatch: pytest.MonkeyPatch, tm
         module, call = impls.EAGER["cn.RBN2d"].make(channels, op)
         return module, lambda x, residual: call(x, residual) * 1.01
 
-    monkeypatch.setitem(impls.IMPLS, "cn.RBN2d", replace(impls.EAGER["cn.RBN2d"], make=wrong))
+    monkeypatch.setitem(impls.IMPLS, "cn.RBN2d", impls.EAGER["cn.RBN2d"]._replace(make=wrong))
     settings = config.LayerConfig(
         shapes=("2x4x5x5",),
         layouts=("NCHW",),
@@ -142,7 +141,7 @@ def test_wrong_values_are_told_and_not_timed(monkeypatch: pytest.MonkeyPatch, tm
     assert "cn.RBN2d, norm forward 2x4x5x5 float32 NCHW: output differs" in (tmp_path / "layer.md").read_text(
         encoding="utf-8"
     )
-    monkeypatch.setitem(impls.IMPLS, impls.BASELINE, replace(impls.EAGER[impls.BASELINE], make=wrong))
+    monkeypatch.setitem(impls.IMPLS, impls.BASELINE, impls.EAGER[impls.BASELINE]._replace(make=wrong))
     assert run.run(settings) == 1
     assert read(tmp_path / "layer.csv") == []
 

@@ -78,7 +78,7 @@ def test_fused_networks_are_fused_and_keep_the_state_dict() -> None:
 
 
 def test_resnet164_is_that_of_the_papers() -> None:
-    network = networks.resnet164()
+    network = networks.NETWORKS["resnet164"]()
     main_path = [m for name, m in network.named_modules() if "downsample" not in name]
     assert sum(isinstance(m, nn.Conv2d | nn.Linear) for m in main_path) == 164
     # The IEBN paper's Table 1, "#P(M)": 1.70 and 1.73 for 10 and 100 classes with BN; with IEBN 1.73 and 1.75.
@@ -98,7 +98,7 @@ def test_resnet164_is_that_of_the_papers() -> None:
 
 def test_resnet50_is_torchvisions() -> None:
     torchvision = pytest.importorskip("torchvision")
-    ours, theirs = networks.resnet50().eval(), torchvision.models.resnet50().eval()
+    ours, theirs = networks.NETWORKS["resnet50"]().eval(), torchvision.models.resnet50().eval()
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -118,7 +118,7 @@ def test_compiled_networks_without_a_compiler(
 ) -> None:
     monkeypatch.setattr(model, "compile_problem", lambda: "no compiler")
     settings = config.ModelConfig(network="test_resnet", modes=("compiled",), device="cpu")
-    assert model.run_model(settings, timings.Place.here(torch.device("cpu")), print) == ([], [], {})
+    assert model.run_model(settings, timings.Place.here(torch.device("cpu"))) == ([], [], {})
     assert "skipped, compiled networks: no compiler" in capsys.readouterr().out
 
 

@@ -89,6 +89,6 @@ def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None
             cli.main(["bench", *words, "--help"])
         assert stop.value.code == 0
         text = " ".join(capsys.readouterr().out.split())
-        settings = fields(command.BENCHES[words[0]][0]) if words else ()
+        settings = fields(command.BENCHES[words[0]]) if words else ()
         assert all(f"--{field.name.replace('_', '-')} " in text for field in settings)
         assert ("(default: 20)" in text) == bool(words)

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from timm.layers import BatchNormAct2d
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.parallel import DistributedDataParallel
 
 import calibnorm as cn
@@ -262,3 +263,11 @@ def test_gamma_init_inside_a_device_context():
     with torch.device("meta"):
         convert(net, "bn", gamma_init=0.25)
     assert torch.equal(net.bn1.weight, expected)
+
+
+@pytest.mark.parametrize("method", ["iebn", "rbn", "gn"])
+def test_a_network_without_memory_converts(method):
+    """FakeTensorMode: shapes and dtypes alone, and no value that could say whether the network has been trained."""
+    with FakeTensorMode():
+        net = convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), method)
+        assert net(torch.randn(2, 3, 8, 8)).shape == (2, 4, 6, 6)

@@ -128,6 +128,20 @@ def test_a_wrong_plan_is_refused_before_anything_changes(edit, error, message):
     assert snapshot(net) == before
 
 
+def test_the_text_or_the_file_of_a_plan_is_refused_and_not_echoed(tmp_path):
+    net = small()
+    before, text = snapshot(net), json.dumps(cn.plan(net, "iebn"))
+    for wrong in (text, f"\n {text}", text.encode(), "plan.json", tmp_path / "plan"):
+        for call in (cn.convert, cn.plan):
+            with pytest.raises(TypeError, match=r"^a plan is a dict.*read it with json.loads or json.load first$"):
+                call(net, wrong)
+    with pytest.raises(ValueError, match=r"'x{70,80}\.\.\. is not known; choose one of 'bn'"):
+        cn.convert(net, "x" * 1000)
+    assert snapshot(net) == before
+    with pytest.warns(UserWarning, match="has been trained"):
+        assert snapshot(cn.convert(net, json.loads(text))) != before
+
+
 def test_the_plan_of_a_smaller_network_is_refused():
     """Every name of ResNet-18 is one of ResNet-34 too, with as many channels."""
     torchvision = pytest.importorskip("torchvision")

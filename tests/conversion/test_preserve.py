@@ -208,3 +208,25 @@ def test_centering_alone_preserves_without_affine():
     plain, x = small(affine=False), randn(4, 3, 5, 5, seed=5)
     converted = convert(copy.deepcopy(plain), "rbn", scaling=False, preserve=True)
     assert relative(converted(x), plain(x)) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "without"),
+    [
+        ("se", {}, ()),
+        ("se", {"reduction": 4}, ()),
+        ("iebn", {"operator": "identity"}, ("operator",)),
+        ("iebn", {"position": "both", "init": (0.5, -1.0)}, ("position", "init")),
+        ("iebn", {"over": "gn"}, ("over",)),
+        ("rbn", {"init": (0.0, 0.5, 1.0)}, ("init",)),
+    ],
+)
+def test_the_refusal_names_options_that_were_given_and_their_absence_helps(method, options, without):
+    with pytest.raises(ValueError, match="preserve=True needs an initial gate") as caught:
+        convert(small(), method, preserve=True, include="*", **options)
+    advice = "use preserve=False" + (f", or leave out {' and '.join(f'{o}=' for o in without)}" if without else "")
+    assert str(caught.value).endswith(advice)
+    convert(small(), method, preserve=False, include="*", **options)
+    if without:
+        rest = {name: value for name, value in options.items() if name not in without}
+        convert(small(), method, preserve=True, include="*", **rest)

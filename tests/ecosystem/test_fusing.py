@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.ao.quantization import fuse_modules
 from torch.fx.experimental.optimization import fuse
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+import calibnorm as cn
 from ecosystem.nets import LAYERS, gates, images, layers, network
 
 pytestmark = pytest.mark.parametrize("norm", LAYERS)
@@ -18,8 +20,12 @@ pytestmark = pytest.mark.parametrize("norm", LAYERS)
 
 def test_torch_fuse_conv_bn_eval_refuses_the_layer(norm):
     model = network(norm).eval()
-    with pytest.raises(AttributeError, match="running_mean"):
+    with pytest.raises(AttributeError, match=rf"'{norm.__name__}'.*'running_mean'.*child `bn`.*cn.revert\(model\)"):
         fuse_conv_bn_eval(model.conv1, model.bn1)
+    assert not hasattr(model.bn1, "running_mean")  # tools ask
+    assert not hasattr(model.bn1, "running_var")
+    with pytest.raises(AttributeError, match=r"no attribute 'running_maen'$"):
+        model.bn1.running_maen  # noqa: B018
 
 
 def test_fx_fuse_leaves_our_layers_and_folds_the_others(norm):
@@ -47,6 +53,19 @@ def test_torch_ao_fuse_modules_refuses_the_layer(norm):
     model = network(norm).eval()
     with pytest.raises(AssertionError, match=rf"did not find fuser method.*{norm.__name__}"):
         fuse_modules(model, [["conv1", "bn1"]])
+
+
+@pytest.mark.parametrize("name", ["mobileone_s0", "repvgg_a0", "repvit_m0_9", "levit_128s", "repghostnet_050"])
+def test_timms_reparameterization_says_what_to_call_first(norm, name):
+    model = timm.create_model(name).eval()
+    cn.convert(model, norm.__name__[:-2].lower(), preserve=True)
+    with pytest.raises(AttributeError, match=rf"'{norm.__name__}'.*cn.revert\(model\)"):
+        timm.utils.reparameterize_model(model)
+    x = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        expected = model(x)
+        plain = timm.utils.reparameterize_model(cn.revert(model))  # and it does work then
+        torch.testing.assert_close(plain(x), expected, rtol=1e-3, atol=1e-4)
 
 
 def fuse_by_duck(model):

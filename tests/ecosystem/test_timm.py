@@ -212,3 +212,17 @@ def test_a_plain_timm_checkpoint_loads(name):
     model = cn.convert(timm.create_model("resnet18", num_classes=4), name, preserve=True)
     model.load_state_dict(plain.state_dict(), strict=True)
     torch.testing.assert_close(model.eval()(x), plain.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bn", *NAMES])
+def test_a_cache_of_attention_biases_hinders_a_copy_of_the_plain_network_alike(name):
+    """timm's LeViT, EfficientFormer and TinyViT keep what an eval forward with gradients indexed."""
+    model = cn.convert(timm.create_model("levit_128s", features_only=True), name).eval()
+    x = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        model(x)
+    copy.deepcopy(model)
+    model.train().eval()(x)
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        copy.deepcopy(model)
+    copy.deepcopy(model.train())

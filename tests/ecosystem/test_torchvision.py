@@ -180,3 +180,14 @@ def test_around_refuses_what_it_cannot_follow(norm):
     for child in (nn.LazyBatchNorm2d(), nn.GroupNorm(2, 6), nn.Identity()):
         with pytest.raises(TypeError, match=rf"{norm.__name__}.around: {type(child).__name__} is no BatchNorm"):
             norm.around(child)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("build", ["fcn_resnet50", "deeplabv3_resnet50", "lraspp_mobilenet_v3_large"])
+def test_a_builder_that_ignores_norm_layer_shows_in_the_summary_and_convert_reaches_all(name, build):
+    options = {"weights": None, "weights_backbone": None, "num_classes": 3}
+    model = torchvision.models.get_model(build, **options, norm_layer=cn.norm_layer(name))
+    assert {row.layer for row in cn.summary(model)} == {"BatchNorm2d"}  # the argument was taken, and ignored
+    count = len(cn.summary(model))
+    assert len(list(layers(cn.convert(model, name)))) == count
+    assert {row.layer for row in cn.summary(model)} == {f"{name.upper()}2d"}

@@ -8,7 +8,7 @@ from timm.layers import SplitBatchNorm2d
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from cases import each_layer, each_mode, image, randomize
+from cases import each_layer, each_layout, each_method, each_mode, image, layer_of, randomize
 from tolerances import error, reduction
 
 
@@ -145,3 +145,26 @@ def test_replaced_statistics_are_followed(layer_type):
     assert torch.equal(layer.bn.running_mean, before)
     layer.bn.running_mean = layer.bn.running_var = layer.bn.num_batches_tracked = None
     assert torch.equal(layer.eval()(image()), layer.train()(image()))
+
+
+@each_method
+@each_layout
+@each_mode
+@pytest.mark.parametrize("momentum", [0.3, None])
+@pytest.mark.parametrize("missing", [False, True], ids=["none", "no attribute"])
+def test_a_child_without_a_count(method, options, layout, training, momentum, missing):
+    """Of a pickle from before PyTorch 0.4.1, or with None: as torch's BatchNorm, which cannot average then."""
+    layer, plain = layer_of(method, options).train(training), nn.BatchNorm2d(4).train(training)
+    expected = layer_of(method, options).train(training)
+    for norm in (layer.bn, plain, expected.bn):
+        norm.momentum = momentum
+    expected.bn.num_batches_tracked.fill_(10**6)  # Batch Renorm's limits are the last ones without a count
+    for norm in (layer.bn, plain):
+        norm.num_batches_tracked = None
+    if missing:
+        del layer.bn._buffers["num_batches_tracked"]
+    before, x = layer.bn.running_mean.clone(), image(layout=layout)
+    assert error(layer(x), expected(x)) <= reduction(torch.float32, 15)
+    plain(x)
+    if layer.method.batch_statistics:
+        assert torch.equal(layer.bn.running_mean, before) == (plain.running_mean == 0).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -328,6 +329,29 @@ def test_refuses_statistics_of_single_values(layer, shape, message):
     with pytest.raises(ValueError, match=message):
         layer(torch.ones(shape))
     assert all(torch.equal(before[key], b) for key, b in layer.named_buffers())
+
+
+@pytest.mark.parametrize("name", ["ghost", "iebn", "rbn"])
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_the_batches_that_the_refusal_of_a_ghost_batch_of_one_names_are_taken(name, dims):
+    refused = 0
+    for size in range(1, 12):
+        ghost_batches = {"size": size} if name == "ghost" else {"over": {"method": "ghost", "size": size}}
+        for n in (1, 5, 21, 101, 111):
+            layer, x = cn.norm_layer(name, dims=dims, **ghost_batches)(4), torch.randn(n, 4, *[1] * dims)
+            if size > 1 and n % size != 1:
+                layer(x)
+                continue
+            refused += 1
+            with pytest.raises(ValueError, match="a ghost batch with one value per channel") as refusal:
+                layer(x)
+            if size == 1:
+                assert "use a larger size=" in str(refusal.value)
+                continue
+            fewer, more = re.search(r"(\d+) or (\d+), say", str(refusal.value)).groups()
+            for instances in (int(fewer), int(more)):
+                layer(torch.randn(instances, 4, *[1] * dims))
+    assert refused > 20
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 import calibnorm as cn
 from cases import each_layer, each_layout, each_mode, image, randn, randomize
@@ -106,6 +107,28 @@ def test_a_refused_forward_changes_nothing(layer_type, x, exception, named, mome
     with pytest.raises(exception, match=f"{layer_type.__name__}.*{named}"):
         layer(x)
     assert_same(before, layer)
+
+
+@pytest.mark.parametrize("wrap", [lambda net: net, nn.DataParallel], ids=["plain", "wrapped"])
+@pytest.mark.parametrize("method", ["bn", "iebn", "rbn", "ghost", "brn"])
+def test_a05_one_value_names_the_layer_in_its_network_and_the_remedy_helps(method, wrap):
+    """A batch of one image meets a norm behind global pooling (DeepLab's ASPP) somewhere inside a network."""
+    pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    net = cn.convert(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), pooling), method)
+    where = rf"{type(pooling[2]).__name__} \({'module.' if wrap is nn.DataParallel else ''}2\.2\)"
+    with pytest.raises(ValueError, match=rf"^{where}: .*one value per channel.*cn\.freeze_stats\(model\)"):
+        wrap(net.train())(torch.randn(1, 3, 5, 5))
+    cn.freeze_stats(net)
+    before = buffers(net)
+    assert wrap(net.train())(torch.randn(1, 3, 5, 5)).isfinite().all()
+    assert_same(before, net)
+
+
+def test_a05_one_value_outside_a_network():
+    with pytest.raises(ValueError, match=r"^IEBN2d: input of shape \(1, 4, 1, 1\)"):
+        cn.IEBN2d(4)(torch.zeros(1, 4, 1, 1))
+    with pytest.raises(ValueError, match=r"^GN2d: input of shape .* one value in a group"):
+        cn.GN2d(4, groups=4)(torch.zeros(1, 4, 1, 1))
 
 
 @pytest.mark.parametrize("layer_type", [cn.BN1d, cn.IEBN1d, cn.RBN1d], ids=lambda t: t.__name__)

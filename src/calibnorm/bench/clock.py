@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -37,15 +36,8 @@ class Times:
         return tenths[1], tenths[4], tenths[7]
 
 
-class Clock(Protocol):
-    """Times calls on one device."""
-
-    def time(self, run: Run, into: Times) -> None: ...  # noqa: D102
-    def peak(self, run: Run) -> float | None: ...  # noqa: D102
-
-
-class CpuClock:
-    """The call is over when it returns."""
+class Clock:
+    """Times calls on a CPU, where a call is over when it returns."""
 
     def time(self, run: Run, into: Times) -> None:
         """Time one call."""
@@ -53,11 +45,12 @@ class CpuClock:
         run()
         into.ms.append(1e3 * (time.perf_counter() - start))
 
-    def peak(self, run: Run) -> None:
+    def peak(self, run: Run) -> float | None:
         """Return None: a CPU's allocator does not tell the peak of one call."""
+        return None
 
 
-class CudaClock:  # pragma: no cover  (needs a CUDA device)
+class CudaClock(Clock):  # pragma: no cover  (needs a CUDA device)
     """Events around the call, after a pause on the device in which the host runs ahead.
 
     Without the pause a short layer's time would be that of its launches.
@@ -91,7 +84,7 @@ class CudaClock:  # pragma: no cover  (needs a CUDA device)
 
 def clock_for(device: torch.device) -> Clock:
     """Return the clock of a device."""
-    return CudaClock(device) if device.type == "cuda" else CpuClock()
+    return CudaClock(device) if device.type == "cuda" else Clock()
 
 
 def measure(
@@ -135,8 +128,8 @@ def measure(
 @contextmanager
 def no_collector() -> Iterator[None]:
     """Keep Python's garbage collector from running inside somebody's time."""
-    gc.collect()
     enabled = gc.isenabled()
+    gc.collect()
     gc.disable()
     try:
         yield

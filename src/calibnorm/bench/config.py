@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -49,37 +49,54 @@ def find_device(name: str) -> torch.device:
         UsageError: The name is unknown, or no such device is there.
     """
     if name == "auto":
-        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda"):
         raise UsageError(Setting("device", name), "cannot be timed; choose auto, cpu, cuda or cuda:N")
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            reason = f"torch sees {count} CUDA devices here; choose cpu or another device"
-            raise UsageError(Setting("device", name), reason)
-        return torch.device("cuda", device.index or 0)
-    return torch.device("cpu")
+    if device.type == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (device.index or 0) >= count:
+        reason = f"torch sees {count} CUDA devices here; choose cpu or another device"
+        raise UsageError(Setting("device", name), reason)
+    return torch.device("cuda", device.index or 0)
+
+
+def option(default: Any, explained: str, choices: Iterable[str] = (), least: int | None = None) -> Any:
+    """Return the field of a setting: its default, what help says of it, and which values it takes."""
+    return field(default=default, metadata={"help": explained, "choices": tuple(choices), "least": least})
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig:
-    """What both benches share; `calibnorm bench layer --help` explains all settings."""
+    """What both benches share; the command line is made of the settings that are declared here and below."""
 
-    repeats: int = 20
-    threads: int | None = None
-    device: str = "auto"
-    out: Path = Path("runs/bench")
+    repeats: int = option(
+        20, "least number of timed calls of each, at least 20; short calls of layers get up to ten times as many"
+    )
+    threads: int | None = option(None, "torch's CPU threads; its own choice by default", least=1)
+    device: str = option("auto", "auto (CUDA where there is one), cpu, cuda or cuda:N")
+    out: Path = option(  # noqa: RUF009  (a field)
+        Path("runs/bench"),
+        "folder for layer.csv or model-NETWORK.csv, and beside it .json (settings and environment), .md (summary) and "
+        "a PNG for every operation of a layer",
+    )
 
     def __post_init__(self) -> None:
         """Refuse what cannot run, before anything does."""
+        for each in fields(self):
+            given, choices, least = getattr(self, each.name), each.metadata["choices"], each.metadata["least"]
+            if least is not None and given is not None and given < least:
+                raise UsageError(Setting(each.name, given), f"must be at least {least}")
+            if choices:
+                check_choices(each.name, given if isinstance(given, tuple) else [given], choices)
+                if each.default and not given:
+                    raise UsageError(Setting(each.name), f"name at least one of {', '.join(choices)}")
         if self.repeats < 20:
             raise UsageError(Setting("repeats", self.repeats), "a median with p20 and p80 wants at least 20")
-        if self.threads is not None and self.threads < 1:
-            raise UsageError(Setting("threads", self.threads), "must be at least 1")
         if self.out.exists() and not self.out.is_dir():
             raise UsageError(Setting("out", self.out), "is a file; name a folder")
         find_device(self.device)
@@ -103,22 +120,25 @@ class LayerConfig(BenchConfig):
     replaces the preset's choice. Values are checked before timing.
     """
 
-    preset: str = "quick"
-    shapes: tuple[str, ...] = ()
-    layouts: tuple[str, ...] = ()
-    dtypes: tuple[str, ...] = ()
-    ops: tuple[str, ...] = ()
-    modes: tuple[str, ...] = ()
-    impls: tuple[str, ...] = ()
-    load: tuple[str, ...] = ()
+    preset: str = option("quick", "quick or full", cases.PRESETS)
+    shapes: tuple[str, ...] = option((), "NxCxHxW, such as 32x64x56x56, or resnet50, resnet164, tiny")
+    layouts: tuple[str, ...] = option((), "NCHW, channels_last; both by default", cases.LAYOUTS)
+    dtypes: tuple[str, ...] = option(
+        (), "float32, bfloat16, float16; the first two by default, on CUDA with --preset full all three", cases.DTYPES
+    )
+    ops: tuple[str, ...] = option((), "norm, norm+relu, norm+add+relu", cases.OPS)
+    modes: tuple[str, ...] = option(
+        (), "forward (training, without gradients), forward+backward, eval; all by default", cases.MODES
+    )
+    impls: tuple[str, ...] = option(
+        (),
+        "nn.BatchNorm2d (always measured), cn.IEBN2d, authors.RBN, cn.GN2d, compiled:cn.RBN2d and so on, and with a "
+        "ReLU timm.BatchNormAct2d; family stands for all methods beside BN, IEBN and RBN",
+    )
+    load: tuple[str, ...] = option((), "modules or Python files to import first, which register methods of your own")
 
     def __post_init__(self) -> None:
         """Refuse what cannot run, before anything does."""
-        check_choices("preset", [self.preset], cases.PRESETS)
-        check_choices("layouts", self.layouts, cases.LAYOUTS)
-        check_choices("dtypes", self.dtypes, cases.DTYPES)
-        check_choices("ops", self.ops, cases.OPS)
-        check_choices("modes", self.modes, cases.MODES)
         load(self.load)
         check_choices("impls", self.impls, (*impls(), FAMILY))
         super().__post_init__()
@@ -136,7 +156,7 @@ class LayerConfig(BenchConfig):
         return [
             cases.Case(op, mode, shape, dtype, layout)
             for shape in cases.parse_shapes(self.shapes or preset.shapes, kind)
-            for dtype in self.dtypes or preset.dtypes[kind]
+            for dtype in self.dtypes or [name for name in preset.dtypes if kind == "cuda" or name != "float16"]
             for layout in self.layouts or cases.LAYOUTS
             for op in self.ops or preset.ops
             for mode in self.modes or cases.MODES
@@ -174,31 +194,30 @@ class ModelConfig(BenchConfig):
     The networks start as the same function (cn.convert with preserve=True), which is checked before timing.
     """
 
-    network: str = "resnet18"
-    batch_size: int = 16
-    image_size: int | None = None
-    layouts: tuple[str, ...] = ("NCHW", "channels_last")
-    dtypes: tuple[str, ...] = ("float32",)
-    impls: tuple[str, ...] = ("nn.BatchNorm2d", "cn.IEBN2d", "cn.RBN2d")
-    modes: tuple[str, ...] = ("eager",)
+    network: str = option(
+        "resnet18",
+        "resnet50 or resnet164 (the papers', for 32x32 images), which need torch alone, or a network of torchvision or "
+        "timm by name, such as resnet18 or mobilenetv2_100",
+    )
+    batch_size: int = option(16, "images a step", least=1)
+    image_size: int | None = option(None, "height and width of the images; 224 by default, 32 for resnet164", least=1)
+    layouts: tuple[str, ...] = option(tuple(cases.LAYOUTS), "NCHW, channels_last", cases.LAYOUTS)
+    dtypes: tuple[str, ...] = option(("float32",), "float32; bfloat16 and float16 run under autocast", cases.DTYPES)
+    impls: tuple[str, ...] = option(
+        (BASELINE, "cn.IEBN2d", "cn.RBN2d"),
+        "nn.BatchNorm2d (the network as it comes, always measured), cn.BN2d, cn.IEBN2d, cn.RBN2d, and "
+        "fused:nn.BatchNorm2d, fused:cn.RBN2d and so on, the same after cn.fuse",
+        NETWORK_IMPLS,
+    )
+    modes: tuple[str, ...] = option(
+        ("eager",),
+        "eager, compiled (torch.compile of the network), graph (the step in a CUDA graph); each beside plain BatchNorm "
+        "in the same mode",
+        STEPS,
+    )
 
     def __post_init__(self) -> None:
         """Refuse what cannot run, before anything does."""
-        for name in ("batch_size", "image_size"):
-            given = getattr(self, name)
-            if given is not None and given < 1:
-                raise UsageError(Setting(name, given), "must be at least 1")
-        choices: dict[str, Iterable[str]] = {
-            "layouts": cases.LAYOUTS,
-            "dtypes": cases.DTYPES,
-            "impls": NETWORK_IMPLS,
-            "modes": STEPS,
-        }
-        for setting, known in choices.items():
-            given = getattr(self, setting)
-            check_choices(setting, given, known)
-            if not given:
-                raise UsageError(Setting(setting), f"name at least one of {', '.join(known)}")
         super().__post_init__()
         if "graph" in self.modes and self.torch_device.type != "cuda":
             device = Setting("device", self.device)

@@ -6,8 +6,7 @@ import functools
 import importlib.util
 import runpy
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from calibnorm.nn import layer_type
 Call = Callable[[Tensor, Tensor | None], Tensor]
 """x and the residual, which is None where the operation has none."""
 Make = Callable[[int, str], tuple[nn.Module, Call]]
+"""From the number of channels and the operation, the module that owns the parameters, and its call."""
 
 BASELINE = "nn.BatchNorm2d"
 COMPILED = "compiled:"
@@ -28,17 +28,20 @@ COPY = "copy"
 TIMMS = "timm.BatchNormAct2d"
 
 
-@dataclass(frozen=True)
-class Impl:
-    """An implementation.
-
-    Args:
-        method: What it computes: a name of ``cn.methods()``.
-        make: From the number of channels and the operation, the module that owns the parameters, and its call.
-    """
+class Impl(NamedTuple):
+    """An implementation: the name of its method in ``cn.methods()``, and what makes it."""
 
     method: str
     make: Make
+
+    def compiled(self) -> Impl:
+        """Return the same under torch.compile, for one shape: what a network of fixed input size gets."""
+
+        def make(channels: int, op: str) -> tuple[nn.Module, Call]:
+            layer, call = self.make(channels, op)
+            return layer, torch.compile(call, dynamic=False, fullgraph=True)
+
+        return Impl(self.method, make)
 
 
 def followed(norm: Callable[[int], nn.Module], channels: int, op: str) -> tuple[nn.Module, Call]:
@@ -54,17 +57,14 @@ def followed(norm: Callable[[int], nn.Module], channels: int, op: str) -> tuple[
 def fused(norm: Callable[..., nn.Module], channels: int, op: str) -> tuple[nn.Module, Call]:
     """Return a layer of this library that does the rest itself."""
     layer = norm(channels, act=None if op == "norm" else "relu")
-    if op == "norm+add+relu":
-        return layer, lambda x, residual: layer(x, residual)
-    return layer, lambda x, residual: layer(x)
+    return layer, lambda x, residual: layer(x, residual)
 
 
 def batchnorm_act(channels: int, op: str) -> tuple[nn.Module, Call]:
     """Return timm's BatchNorm with its own ReLU; where an addition comes between, timm's networks switch that off."""
-    layer = importlib.import_module("timm.layers").BatchNormAct2d(channels, apply_act=op == "norm+relu")
-    if op == "norm+relu":
-        return layer, lambda x, residual: layer(x)
-    return layer, lambda x, residual: torch.relu_(layer(x).add_(residual))
+    own = op == "norm+relu"
+    norm = functools.partial(importlib.import_module("timm.layers").BatchNormAct2d, apply_act=own)
+    return followed(norm, channels, "norm" if own else op)
 
 
 def timm_problem(name: str, op: str) -> str | None:
@@ -76,12 +76,6 @@ def timm_problem(name: str, op: str) -> str | None:
     return None if importlib.util.find_spec("timm") else "timm is not installed"
 
 
-def compiled(make: Make, channels: int, op: str) -> tuple[nn.Module, Call]:
-    """Return the same under torch.compile, for one shape: what a network of fixed input size gets."""
-    layer, call = make(channels, op)
-    return layer, torch.compile(call, dynamic=False, fullgraph=True)
-
-
 EAGER: dict[str, Impl] = {
     BASELINE: Impl("bn", functools.partial(followed, nn.BatchNorm2d)),
     "cn.BN2d": Impl("bn", functools.partial(fused, cn.BN2d)),
@@ -90,11 +84,7 @@ EAGER: dict[str, Impl] = {
     "authors.IEBN": Impl("iebn", functools.partial(followed, AuthorsIEBN)),
     "authors.RBN": Impl("rbn", functools.partial(followed, AuthorsRBN)),
 }
-IMPLS: dict[str, Impl] = (
-    EAGER
-    | {TIMMS: Impl("bn", batchnorm_act)}
-    | {COMPILED + name: Impl(impl.method, functools.partial(compiled, impl.make)) for name, impl in EAGER.items()}
-)
+IMPLS = EAGER | {TIMMS: Impl("bn", batchnorm_act)} | {COMPILED + name: impl.compiled() for name, impl in EAGER.items()}
 FAMILY = "family"
 """Stands for our layer of every method that is not measured anyway."""
 OURS = {"iebn": ("cn.IEBN2d", "authors.IEBN"), "rbn": ("cn.RBN2d", "authors.RBN")}
@@ -120,17 +110,14 @@ def eager(op: str) -> list[str]:
 def family() -> dict[str, Impl]:
     """Return our layers of the other methods, registered ones too, by name."""
     known = {impl.method for impl in EAGER.values()}
-    others = [method for method in cn.methods() if method not in known]
-    return {
-        f"cn.{layer_type(method).__name__}": Impl(method, functools.partial(fused, seeded(method))) for method in others
-    }
+    found = {m: Impl(m, functools.partial(fused, seeded(m))) for m in cn.methods() if m not in known}
+    return {f"cn.{layer_type(method).__name__}": impl for method, impl in found.items()}
 
 
 def impls() -> dict[str, Impl]:
     """Return everything that can be measured, by name."""
-    more = family()
-    slow = {COMPILED + name: Impl(impl.method, functools.partial(compiled, impl.make)) for name, impl in more.items()}
-    return IMPLS | more | slow
+    others = family()
+    return IMPLS | others | {COMPILED + name: impl.compiled() for name, impl in others.items()}
 
 
 def load(sources: Iterable[str]) -> None:
@@ -140,18 +127,15 @@ def load(sources: Iterable[str]) -> None:
         UsageError: There is no such file or module.
     """
     for source in sources:
-        file = source.endswith(".py")
-        if file:
-            try:
-                open(source, "rb").close()  # here, as the file's own code may not find some file, too
-            except OSError as error:
-                reason = f"cannot be read ({error.strerror}); name a Python file or a module that is here"
-                raise UsageError(Setting("load", source), reason) from None
+        run = runpy.run_path if source.endswith(".py") else importlib.import_module
         try:
-            if file:
-                runpy.run_path(source)
-            else:
-                importlib.import_module(source)
+            if source.endswith(".py"):
+                open(source, "rb").close()  # here, as the file's own code may not find some file, too
+        except OSError as error:
+            reason = f"cannot be read ({error.strerror}); name a Python file or a module that is here"
+            raise UsageError(Setting("load", source), reason) from None
+        try:
+            run(source)
         except ModuleNotFoundError as error:
             advice = "install it, or name a file that ends in .py"
             raise UsageError(Setting("load", source), f"{error}; {advice}") from None
@@ -172,11 +156,9 @@ def compile_problem() -> str | None:
 
 def set_values(layer: nn.Module, values: dict[str, Tensor]) -> None:
     """Give a layer of any implementation the same gamma, beta, running statistics and gates, by their last names."""
-    tensors = dict([*layer.named_parameters(), *layer.named_buffers()])
     with torch.no_grad():
-        for name, tensor in tensors.items():
-            value = values.get(name.rpartition(".")[2])
-            if value is not None:
+        for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
+            if (value := values.get(name.rpartition(".")[2])) is not None:
                 tensor.copy_(value.view_as(tensor))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -11,17 +10,8 @@ from torch import Tensor, nn
 from calibnorm.bench.cases import DTYPES, LAYOUTS, Case, shape_name
 from calibnorm.bench.clock import Prepare, Run, batch_norm_kernel, clock_for, copy_bandwidth, measure
 from calibnorm.bench.config import LayerConfig
-from calibnorm.bench.impls import (
-    BASELINE,
-    COMPILED,
-    COPY,
-    Call,
-    compile_problem,
-    impls,
-    random_values,
-    set_values,
-)
-from calibnorm.bench.timings import Measured, Place, Timing, timings_of
+from calibnorm.bench.impls import BASELINE, COMPILED, COPY, Call, compile_problem, impls, random_values, set_values
+from calibnorm.bench.timings import Measured, Place, Timing, say, timings_of
 from calibnorm.bench.values import expected, mismatch, outcome
 from calibnorm.ops.dispatch import choose
 
@@ -123,7 +113,7 @@ def kernels(case: Case, device: torch.device) -> tuple[str, str]:
     return batch_norm_kernel(layer, x, case.mode != "eval"), choose(x).name
 
 
-def run_layer(config: LayerConfig, place: Place, say: Callable[[str], None]) -> Measured:
+def run_layer(config: LayerConfig, place: Place) -> Measured:
     """Measure all cases.
 
     Details are the bandwidth of a copy, what was skipped, and which kernels ran: for "baseline" and "calibnorm", a line
@@ -134,20 +124,17 @@ def run_layer(config: LayerConfig, place: Place, say: Callable[[str], None]) -> 
     say(f"copying a large tensor: {bandwidth:.1f} GB/s read and written")
     for line in config.skipped():
         say(line)
-    timings, wrong, ran = list[Timing](), list[str](), {"baseline": set[str](), "calibnorm": set[str]()}
+    measured, ran = Measured([], [], {}), {"baseline": set[str](), "calibnorm": set[str]()}
     for number, case in enumerate(plan, 1):
         found = measure_case(case, config.names(case), config, place)
-        timings += found.timings
-        wrong += found.wrong
         baseline, ours = kernels(case, device)
         ran["baseline"].add(f"{baseline}: {case.dtype} {case.layout} {case.mode}")
         ran["calibnorm"].add(f"{ours}: {case.dtype} {case.layout}")
         say(progress(len(plan), number, case, found.timings))
-        for line in found.wrong:
-            say(f"WRONG VALUES: {line}")
+        measured.add(found)
     kernels_ran = {key: sorted(lines) for key, lines in ran.items()}
     details = {"copy_gb_per_s": round(bandwidth, 2), "kernels": kernels_ran, "skipped": config.skipped()}
-    return Measured(timings, wrong, details)
+    return measured._replace(details=details)
 
 
 def progress(total: int, number: int, case: Case, timings: list[Timing]) -> str:

@@ -17,7 +17,7 @@ from calibnorm.bench.clock import WARMUP, Prepare, Run, clock_for, measure
 from calibnorm.bench.config import FUSED, NETWORK_NORMS, STEPS, ModelConfig
 from calibnorm.bench.impls import BASELINE, compile_problem
 from calibnorm.bench.networks import NETWORKS
-from calibnorm.bench.timings import Measured, Place, Timing, timings_of
+from calibnorm.bench.timings import Measured, Place, say, timings_of
 from calibnorm.errors import Setting, UsageError
 
 
@@ -45,7 +45,7 @@ def build(name: str) -> nn.Module:
     return network
 
 
-def check(config: ModelConfig, say: Callable[[str], None]) -> None:
+def check(config: ModelConfig) -> None:
     """Say what cn.fuse finds in the network, where fused networks are asked for.
 
     Raises:
@@ -75,23 +75,20 @@ def networks(config: ModelConfig, names: Sequence[str]) -> dict[str, nn.Module]:
     return found
 
 
-def run_model(config: ModelConfig, place: Place, say: Callable[[str], None]) -> Measured:
+def run_model(config: ModelConfig, place: Place) -> Measured:
     """Time the training steps; wrong is where networks that should be one function were not."""
-    check(config, say)  # before anything is timed: the name may be wrong
-    timings, wrong = list[Timing](), list[str]()
+    check(config)  # before anything is timed: the name may be wrong
+    measured = Measured([], [], {})
     for mode in config.modes:
         if mode == "compiled" and (why := compile_problem()) is not None:
             say(f"skipped, compiled networks: {why}")
             continue
         for dtype, layout in product(config.dtypes, config.layouts):
             found = run_case(config, place, dtype, layout, mode)
-            timings += found.timings
-            wrong += found.wrong
             for t in found.timings:
                 say(f"{t.op} {t.mode} {dtype} {layout} {t.impl}: {t.p50_ms:.1f} ms, {t.ratio_to_bn:.3f} of BN")
-            for line in found.wrong:
-                say(f"WRONG VALUES: {line}")
-    return Measured(timings, wrong, {})
+            measured.add(found)
+    return measured
 
 
 def run_case(config: ModelConfig, place: Place, dtype: str, layout: str, mode: str = "eager") -> Measured:

@@ -6,7 +6,8 @@ is Xie et al., CVPR 2017, arXiv 1611.05431. With ImageNet's stem and depths they
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -79,13 +80,15 @@ class ResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if large else nn.Identity()
-        stages = [f"layer{number}" for number in range(1, len(depths) + 1)]
+        self.stages = tuple(f"layer{number}" for number in range(1, len(depths) + 1))
         inputs = width
-        for number, (stage, depth) in enumerate(zip(stages, depths, strict=True)):
-            found = blocks(inputs, width << number, depth, 1 if number == 0 else 2, groups, group_width)
-            self.add_module(stage, nn.Sequential(*found))
-            inputs = EXPANSION * (width << number)
-        self.stages = tuple(stages)
+        for number, (stage, depth) in enumerate(zip(self.stages, depths, strict=True)):
+            inner, blocks = width << number, list[Bottleneck]()
+            for block in range(depth):
+                stride = 2 if number > 0 and block == 0 else 1  # where a stage begins, but for the first
+                blocks.append(Bottleneck(inputs, inner, stride, groups, group_width))
+                inputs = EXPANSION * inner
+            self.add_module(stage, nn.Sequential(*blocks))
         self.fc = nn.Linear(inputs, classes)
         initialize(self)
 
@@ -98,15 +101,6 @@ class ResNet(nn.Module):
         return logits
 
 
-def blocks(
-    inputs: int, width: int, depth: int, stride: int, groups: int = 1, group_width: int = 64
-) -> Iterator[Bottleneck]:
-    """Yield the blocks of a stage; the first has its stride."""
-    yield Bottleneck(inputs, width, stride, groups, group_width)
-    for _ in range(depth - 1):
-        yield Bottleneck(EXPANSION * width, width, 1, groups, group_width)
-
-
 def initialize(network: nn.Module) -> None:
     """Draw the weights of the convolutions as He et al. (ICCV 2015) do, by what a convolution puts out."""
     for module in network.modules():
@@ -114,17 +108,14 @@ def initialize(network: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def resnet50() -> ResNet:
-    """Return ResNet-50 for ImageNet: torchvision's, version 1.5."""
-    return ResNet((3, 4, 6, 3), 64, 1000, large=True)
+NETWORKS: dict[str, Callable[[], ResNet]] = {
+    "resnet50": partial(ResNet, (3, 4, 6, 3), 64, 1000, large=True),
+    "resnet164": partial(ResNet, (18, 18, 18), 16, 10),
+}
+"""The networks of the bench that need torch alone, as a GPU is not always beside torchvision.
 
-
-def resnet164() -> ResNet:
-    """Return ResNet-164 for CIFAR-10: 9 * 18 + 2 layers, 1.70 million parameters."""
-    return ResNet((18, 18, 18), 16, 10)
-
-
-NETWORKS: dict[str, Callable[[], ResNet]] = {"resnet50": resnet50, "resnet164": resnet164}
-"""The networks of the bench that need torch alone: a GPU is not always beside torchvision."""
+ResNet-50 for ImageNet is torchvision's, version 1.5. ResNet-164 for CIFAR-10 has 9 * 18 + 2 layers and 1.70 million
+parameters.
+"""
 IMAGE_SIZES = {"resnet164": 32}
 """Where it is not 224."""

@@ -11,16 +11,11 @@ import torch
 
 from calibnorm.bench import layer, model, summary
 from calibnorm.bench.config import LayerConfig, ModelConfig
-from calibnorm.bench.timings import Place, write_timings
+from calibnorm.bench.timings import Place, say, write_timings
 from calibnorm.errors import Setting, UsageError
 from calibnorm.report import markdown, screen
 from calibnorm.report.environment import describe_environment
 from calibnorm.report.files import write_json
-
-
-def say(line: str) -> None:
-    """Print a line at once, also into a pipe."""
-    print(line, flush=True)
 
 
 def run(config: LayerConfig | ModelConfig) -> int:
@@ -42,10 +37,10 @@ def run(config: LayerConfig | ModelConfig) -> int:
         place = Place.here(config.torch_device)
         say(f"{place}, commit {place.commit or 'unknown'}")
         if isinstance(config, LayerConfig):
-            measured = layer.run_layer(config, place, say)
+            measured = layer.run_layer(config, place)
             report = summary.layer_report(measured)
         else:
-            measured = model.run_model(config, place, say)
+            measured = model.run_model(config, place)
             report = summary.model_report(measured)
         details = {
             "command": report.title,

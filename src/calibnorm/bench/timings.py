@@ -15,7 +15,7 @@ from torch.version import __version__ as torch_version
 
 from calibnorm.bench.clock import Times
 from calibnorm.bench.impls import BASELINE
-from calibnorm.report.environment import cpu_name, library_commit, package_version
+from calibnorm.report.environment import cpu_name, git_commit, package_version
 from calibnorm.report.files import write_csv
 
 
@@ -33,7 +33,7 @@ class Place:
     @classmethod
     def here(cls, device: Device) -> Place:
         """Return this machine, this checkout and this day."""
-        commit, plus, _ = (library_commit() or "").partition("+")
+        commit, plus, _ = (git_commit() or "").partition("+")
         return cls(
             get_device_name(device) if device.type == "cuda" else cpu_name(),
             torch_version,
@@ -76,12 +76,24 @@ class Timing:
         return self.op, self.mode, self.shape, self.dtype, self.layout
 
 
+def say(line: str) -> None:
+    """Print a line at once, also into a pipe."""
+    print(line, flush=True)
+
+
 class Measured(NamedTuple):
     """What a bench gave: timings, what was wrong with values that were then not timed, and what else is kept."""
 
     timings: list[Timing]
     wrong: list[str]
     details: dict[str, Any]
+
+    def add(self, found: Measured) -> None:
+        """Take in what a case gave, and say what was wrong."""
+        self.timings.extend(found.timings)
+        self.wrong.extend(found.wrong)
+        for line in found.wrong:
+            say(f"WRONG VALUES: {line}")
 
 
 def timings_of(
@@ -106,15 +118,7 @@ def timings_of(
     return found
 
 
-COLUMNS = tuple(field.name for field in fields(Timing))
-FORMATS = {
-    "p20_ms": ".4f",
-    "p50_ms": ".4f",
-    "p80_ms": ".4f",
-    "gb_per_s": ".2f",
-    "ratio_to_bn": ".4f",
-    "peak_mib": ".1f",
-}
+FORMATS = dict.fromkeys(("p20_ms", "p50_ms", "p80_ms", "ratio_to_bn"), ".4f") | {"gb_per_s": ".2f", "peak_mib": ".1f"}
 
 
 def write_timings(path: Path, timings: Sequence[Timing]) -> None:
@@ -122,7 +126,7 @@ def write_timings(path: Path, timings: Sequence[Timing]) -> None:
     lines = [asdict(timing) for timing in timings]
     for line in lines:
         line |= {name: format(line[name], text) for name, text in FORMATS.items() if line[name] is not None}
-    write_csv(path, lines, COLUMNS)
+    write_csv(path, lines, [field.name for field in fields(Timing)])
 
 
 def unsteady(timings: Sequence[Timing]) -> int:

@@ -6,10 +6,10 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from calibnorm import _checks
-from calibnorm.conversion import sources
+from calibnorm.conversion import plans, sources
 from calibnorm.conversion.plans import LayerPlan, Plan
 from calibnorm.conversion.reverting import irreversible, unwritable
 from calibnorm.methods import methods, not_an_option
@@ -70,6 +70,7 @@ def is_done(module: nn.Module, layer: LayerPlan) -> bool:
 
 def probe(method: str, dims: int, features: int | None, affine: bool, options: Mapping[str, Any]) -> CalibratedNorm:
     """Return a layer without memory, which has checked its options and answers questions."""
+    plans.refuse_text(method)
     _checks.choice("method", method, methods())
     kind = layer_type(method, dims)
     arguments, known = inspect.signature(kind).parameters, layer_options(kind)
@@ -84,7 +85,9 @@ def probe(method: str, dims: int, features: int | None, affine: bool, options: M
 
 def check_source(entry: Found) -> None:
     """Refuse a BatchNorm that is not understood."""
-    if not isinstance(entry.module, CalibratedNorm) and (why := finding.refusal(entry.module)):
+    if isinstance(entry.module, CalibratedNorm):
+        return
+    if why := finding.refusal(entry.module) or finding.held_for_quantization(entry):
         raise ValueError(f"{entry.title} {why}")
 
 
@@ -120,10 +123,13 @@ def _check_layer(entry: Found, layer: LayerPlan, shared: set[int]) -> None:
             f"{type(new).__name__} behind the convolution where the network is built"
         )
     if layer["preserve"]:
-        _check_preserve(name, child, new, shared)
+        default = probe(layer["method"], new.dims, channels, new.affine, {})
+        _check_preserve(name, child, new, default, shared)
 
 
-def _check_preserve(name: str, child: nn.Module, new: CalibratedNorm, shared: set[int]) -> None:
+def _check_preserve(
+    name: str, child: nn.Module, new: CalibratedNorm, default: CalibratedNorm, shared: set[int]
+) -> None:
     """Refuse preserve=True where gamma and beta cannot take back what the initial gate does."""
     if new.noise is not None and new.noise_in == "always":
         raise ValueError("preserve=True cannot keep a network's function under noise; leave one out")
@@ -135,10 +141,12 @@ def _check_preserve(name: str, child: nn.Module, new: CalibratedNorm, shared: se
             f"preserve=True cannot keep a network's function with {new.method}, which does not start as BatchNorm; "
             "use preserve=False"
         )
-    if gate is None or not bool(gate.all()):
+    if not _can_be_divided_out(gate):
+        options = new.method.options() if _can_be_divided_out(default.method.initial_gate(new.num_features)) else ()
+        without = f", or leave out {' and '.join(f'{option}=' for option in options)}" if options else ""
         raise ValueError(
             f"preserve=True needs an initial gate that is a constant other than 0, and that of {new.method} is not: "
-            "use preserve=False, or the default operator, activation and init"
+            f"use preserve=False{without}"
         )
     for gated in new.method.gated:
         why = sources.locked(child, gated, shared)
@@ -147,3 +155,7 @@ def _check_preserve(name: str, child: nn.Module, new: CalibratedNorm, shared: se
                 f"{name}: preserve=True divides {gated} by the initial gate, and this layer {why}; "
                 "convert it with preserve=False or leave it out with exclude="
             )
+
+
+def _can_be_divided_out(gate: Tensor | None) -> bool:
+    return gate is not None and bool(gate.all())

@@ -36,9 +36,9 @@ def convert(
     """Replace every BatchNorm of a network by a calibrated layer, in place, and return the network.
 
     The BatchNorm itself becomes the layer's child ``bn``: its parameters (the same objects), running statistics, mode,
-    device, dtype, requires_grad and process group stay. Forward and backward hooks move to the layer; the child is
-    never called, so a hook that is put on it afterwards does not fire: hooks belong on the layer. The whole conversion
-    is planned and checked first; an error changes nothing.
+    device, dtype, requires_grad and process group stay. Forward and backward hooks move to the layer; a hook that is
+    put on the child afterwards runs around what the layer computes in its place. The whole conversion is planned and
+    checked first; an error changes nothing.
 
     A calibrated layer that already has the method and options that are asked for stays as it is, whether or not it was
     converted with ``preserve=True``: staying keeps its function. A plan describes the layers in full, so one whose
@@ -160,16 +160,12 @@ def _move_in(source: nn.Module, new: CalibratedNorm, layer: LayerPlan) -> None:
     if new.frozen or finding.is_frozen(child):
         hold_center(new)
     if layer["preserve"]:
-        _scale(new, 1.0 / _initial_gate(new), new.method.gated)
+        gate = new.method.initial_gate(new.num_features)
+        assert gate is not None, "the plan has been checked"
+        _scale(new, 1.0 / gate, new.method.gated)
         new.compensated = True
     if new.method.initial_weight != 1.0:
         _scale(new, new.method.initial_weight, ("weight",))
-
-
-def _initial_gate(layer: CalibratedNorm) -> Tensor:
-    gate = layer.method.initial_gate(layer.num_features)
-    assert gate is not None, "the plan has been checked"
-    return gate
 
 
 @torch.no_grad()

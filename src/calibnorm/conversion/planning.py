@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from calibnorm import _checks
 from calibnorm.conversion import branches, checking, plans, sources
@@ -17,7 +17,7 @@ from calibnorm.networks.finding import Found
 from calibnorm.nn import CalibratedNorm
 
 
-def plan(
+def plan(  # noqa: D417 (the arguments of convert are described there)
     model: nn.Module,
     method: str | None = None,
     *,
@@ -39,13 +39,7 @@ def plan(
         model: The network; it is not changed.
         method: A method's name; None describes the calibrated layers that the model has now, and takes no further
             argument.
-        preserve: As for :func:`convert`.
-        include: As for :func:`convert`.
-        exclude: As for :func:`convert`.
-        where: As for :func:`convert`.
-        stages: As for :func:`convert`.
-        skip: As for :func:`convert`.
-        options: As for :func:`convert`.
+        preserve, include, exclude, where, stages, skip, options: As for :func:`convert`.
 
     Returns:
         ``version``; ``layers``, by name, with ``method``, ``options``, ``preserve`` and ``features``; ``left``, the
@@ -89,9 +83,8 @@ def make(
     left = select(model, found, **choices)
     if probe.method.last_of_branch and probe.method.normalizes and not picked(choices):
         left |= branches.leave_inner(model, [entry for entry in found if entry.name not in left])
-    noise = {name: options[name] for name in ("noise", "noise_in") if name in options}
-    if noise.get("noise") is None:
-        noise.clear()
+    attack = ("noise", "noise_in") if options.get("noise") is not None else ()
+    noise = {name: options[name] for name in attack if name in options}
     layers: dict[str, LayerPlan] = {}
     for entry in found:
         if entry.name not in left:
@@ -127,7 +120,9 @@ def warn_if_trained(found: list[Found], plan: Plan) -> None:
             continue
         if not sources.looks_trained(entry.module):
             continue
-        gate = _start(entry, layer)
+        affine = finding.batchnorm_of(entry.module).weight is not None
+        new = checking.probe(layer["method"], sources.dims(entry.module), layer["features"], affine, layer["options"])
+        gate = new.method.initial_gate(layer["features"])
         if gate is not None and bool((gate == 1.0).all()):  # Ghost BN and Batch Renorm are BatchNorm in eval
             continue
         why = (
@@ -138,10 +133,3 @@ def warn_if_trained(found: list[Found], plan: Plan) -> None:
         )
         warnings.warn(f"the network has been trained, and its function changes: {why}", stacklevel=3)
         return
-
-
-def _start(entry: Found, layer: LayerPlan) -> Tensor | None:
-    """Return the initial gate where it is a constant."""
-    affine = finding.batchnorm_of(entry.module).weight is not None
-    new = checking.probe(layer["method"], sources.dims(entry.module), layer["features"], affine, layer["options"])
-    return new.method.initial_gate(layer["features"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from os import PathLike
 from typing import Any, TypedDict, cast
 
 from calibnorm import _checks
@@ -44,30 +45,30 @@ def read(plan: Mapping[str, Any]) -> Plan:
     return Plan(version=VERSION, layers={n: cast(LayerPlan, dict(v)) for n, v in layers.items()}, left=dict(left))
 
 
+def refuse_text(method: object) -> None:
+    """Refuse the text or the file of a plan where a method's name or the plan itself is meant."""
+    text = method if isinstance(method, str) else ""
+    if isinstance(method, bytes | PathLike) or text.lstrip().startswith("{") or text.endswith(".json"):
+        raise TypeError("a plan is a dict, not its text and not its file; read it with json.loads or json.load first")
+
+
 def describe(found: list[Found]) -> Plan:
     """Return the plan that makes a fresh network what this one is."""
-    layers: dict[str, LayerPlan] = {}
-    left: dict[str, str] = {}
-    for entry in found:
-        name, module = entry.name, entry.module
-        if isinstance(module, CalibratedNorm):
-            layers[name] = LayerPlan(
-                method=module.method_type.name,
-                options=as_json(module.options()),
-                preserve=module.compensated,
-                features=module.num_features,
-            )
-        else:
-            left[name] = f"plain {type(module).__name__}"
+    layers = {
+        name: LayerPlan(
+            method=module.method_type.name,
+            options=as_json(module.options()),
+            preserve=module.compensated,
+            features=module.num_features,
+        )
+        for name, module, *_ in found
+        if isinstance(module, CalibratedNorm)
+    }
+    left = {name: f"plain {type(module).__name__}" for name, module, *_ in found if name not in layers}
     return Plan(version=VERSION, layers=layers, left=left)
 
 
 def as_json(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options as they come back from a JSON file: a tuple is a list there."""
-    return {name: _plain(value) for name, value in options.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return as_json(value)
-    return list(value) if isinstance(value, tuple) else value
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+    return {name: as_json(value) if isinstance(value, Mapping) else value for name, value in plain.items()}

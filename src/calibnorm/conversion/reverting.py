@@ -71,8 +71,7 @@ def revert(model: nn.Module, *, lossy: bool = False) -> nn.Module:
 def irreversible(layer: CalibratedNorm) -> str | None:
     """Return why a layer has no exact plain BatchNorm, or None."""
     if _constant_gate(layer) is None:
-        on_meta = any(gate.is_meta for gate in layer.gates().values())
-        if on_meta:
+        if any(gate.is_meta for gate in layer.gates().values()):
             return "its gate has no values on the meta device"
         return "its gate depends on the input" if layer.method.gated else f"it computes {layer.method.name!r}"
     if layer.noise is not None and layer.noise_in == "train":

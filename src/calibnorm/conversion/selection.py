@@ -23,7 +23,7 @@ _SHORTCUTS = {"downsample", "shortcut", "skip"}
 
 def select(
     model: nn.Module,
-    found: Iterable[Found],
+    found: Sequence[Found],
     *,
     include: Patterns = None,
     exclude: Patterns = None,
@@ -31,35 +31,18 @@ def select(
     stages: int | Sequence[int] | None = None,
     skip: str | None = None,
 ) -> dict[str, str]:
-    """Return the names that are left out, each with the reason; the rest are selected.
-
-    Args:
-        model: The network.
-        found: Its norms.
-        include: Glob patterns over dotted names, such as ``"layer4.*"``; a layer must match one with any of its names.
-        exclude: Glob patterns; a layer must match none.
-        where: Called with (name, module); must return True.
-        stages: Numbers of stages, from 1, as ``layer1`` or ``stages.0`` name them.
-        skip: ``"shortcut"`` leaves out the norms of shortcut (downsample) branches.
-
-    Raises:
-        ValueError: A pattern or a stage that the network does not have, or an unknown ``skip``.
-        TypeError: ``where`` cannot be called, a stage is no integer, or patterns are no strings.
-    """
+    """Return the names that are left out, each with the reason; :func:`calibnorm.convert` describes the choices."""
     _checks.choice("skip", skip, (None, "shortcut"))  # type: ignore[arg-type]
     if where is not None and not callable(where):
         raise TypeError(f"where={where!r} must be a function of (name, module)")
-    found = list(found)
-    modules = {entry.name: entry.module for entry in found}
-    aliases = {entry.name: entry.names for entry in found}
     every = [name for entry in found for name in entry.names]
     included, excluded = _patterns("include", include, every), _patterns("exclude", exclude, every)
-    wanted = _stages(stages, modules)
+    wanted = _stages(stages, [entry.name for entry in found])
     left: dict[str, str] = {}
-    for name, module in modules.items():
-        if included and not _matches(aliases[name], included):
+    for name, module, _, names in found:
+        if included and not _matches(names, included):
             left[name] = "not in include"
-        elif _matches(aliases[name], excluded):
+        elif _matches(names, excluded):
             left[name] = "in exclude"
         elif wanted is not None and stage_of(name) not in wanted:
             left[name] = "in another stage" if stage_of(name) is not None else "in no stage"
@@ -67,7 +50,7 @@ def select(
             left[name] = "in a shortcut"
         elif where is not None and not where(name, module):
             left[name] = "where(name, module) is False"
-    if skip is not None and modules and not any(in_shortcut(model, name) for name in modules):
+    if skip is not None and found and not any(in_shortcut(model, entry.name) for entry in found):
         warnings.warn(
             f"skip='shortcut' found no normalization in a branch named {', '.join(sorted(_SHORTCUTS))}; "
             "if the network has shortcuts of another name, leave them out with exclude=",

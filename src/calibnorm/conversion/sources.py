@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._guards import detect_fake_mode
 
 from calibnorm.networks.finding import WITH_ACT, Found, batchnorm_of, has_act, parts_of
 from calibnorm.nn import CalibratedNorm
@@ -44,8 +45,8 @@ def looks_trained(module: nn.Module) -> bool:
     """Whether the running statistics differ from those of a new layer."""
     child = batchnorm_of(module)
     mean, var = child.running_mean, child.running_var
-    if mean is None or var is None or mean.is_meta:
-        return False
+    if mean is None or var is None or mean.is_meta or detect_fake_mode((mean, var)) is not None:
+        return False  # nothing holds a value
     return bool(mean.any()) or bool(torch.ne(var, 1).any())
 
 

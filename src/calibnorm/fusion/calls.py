@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from calibnorm.methods import BN
 from calibnorm.nn import CalibratedNorm
 from calibnorm.nn.apply import apply
-from calibnorm.nn.plain_modules import has_hooks, is_identity, is_relu
+from calibnorm.nn.hooks import has_hooks
+from calibnorm.nn.plain_modules import is_identity, is_relu
 from calibnorm.ops import dispatch
 from calibnorm.ops.inputs import transformed
 
@@ -60,10 +61,7 @@ def _at_once(norm: Any, x: Tensor, residual: Tensor | None) -> Tensor | None:
     if has_hooks(norm) or (residual is not None and not _alike(residual, x)):
         return None
     if isinstance(norm, CalibratedNorm):
-        if not takes_relu(norm):
-            return None
-        y: Tensor = norm(x, residual, relu=True)
-        return y
+        return norm(x, residual, relu=True) if takes_relu(norm) else None
     return batchnorm_relu(norm, x, residual) if type(norm) in PLAIN else None
 
 
@@ -74,13 +72,9 @@ def takes_relu(layer: CalibratedNorm) -> bool:
 
 def _alike(residual: object, x: Tensor) -> bool:
     """Whether the sum is of x's shape and dtype; a broadcast or wider one is left to the network's own addition."""
-    return (
-        type(residual) is type(x)
-        and isinstance(residual, Tensor)
-        and residual.shape == x.shape
-        and residual.dtype == x.dtype
-        and residual.device == x.device
-    )
+    if type(residual) is not type(x) or not isinstance(residual, Tensor):
+        return False
+    return (residual.shape, residual.dtype, residual.device) == (x.shape, x.dtype, x.device)
 
 
 def batchnorm_relu(bn: Any, x: Tensor, residual: Tensor | None = None) -> Tensor | None:
@@ -89,11 +83,9 @@ def batchnorm_relu(bn: Any, x: Tensor, residual: Tensor | None = None) -> Tensor
     That is in eval mode, where there is no statistic to fuse with, for inputs that no fused kernel takes, and for
     everything that torch's BatchNorm refuses, so that its own message comes.
     """
-    if not bn.training or bn.momentum is None or transformed(x):
+    if not bn.training or bn.momentum is None or transformed(x) or not x.is_floating_point() or x.ndim < 2:
         return None
-    if not x.is_floating_point() or x.ndim < 2 or x.shape[1] != bn.num_features or x.numel() <= x.shape[1]:
-        return None
-    if x.shape[2:].numel() < SMALLEST:
+    if x.shape[1] != bn.num_features or x.numel() <= x.shape[1] or x.shape[2:].numel() < SMALLEST:
         return None
     bn._check_input_dim(x)
     tensors = (bn.weight, bn.bias, bn.running_mean, bn.running_var)
@@ -115,7 +107,7 @@ def batchnorm_relu(bn: Any, x: Tensor, residual: Tensor | None = None) -> Tensor
         where=type(bn).__name__,
         residual=residual,
         relu=True,
-        num_batches_tracked=bn.num_batches_tracked,
+        num_batches_tracked=getattr(bn, "num_batches_tracked", None),
     )
 
 

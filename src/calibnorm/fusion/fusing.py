@@ -12,7 +12,8 @@ from calibnorm.networks import finding, reporting
 from calibnorm.networks.reporting import Report
 from calibnorm.nn import CalibratedNorm
 from calibnorm.nn import child as children
-from calibnorm.nn.plain_modules import has_hooks, is_relu
+from calibnorm.nn.hooks import has_hooks
+from calibnorm.nn.plain_modules import is_relu
 
 TIMMS = "timm.layers.norm_act.BatchNormAct2d"
 
@@ -107,7 +108,7 @@ class _Plan:
         if isinstance(norm, CalibratedNorm):
             self.fused[norm] = "norm + ReLU, by itself"
         elif f"{type(norm).__module__}.{type(norm).__name__}" == TIMMS and finding.refusal(norm) is None:
-            self.kinds[norm] = rewiring.rewired(type(norm), _batchnorm_act(type(norm)))
+            self.kinds[norm] = rewiring.rewired(rewiring.Rewiring(type(norm), _batchnorm_act(type(norm))))
             self.fused[norm] = "norm + ReLU"
 
     def _within(self, module: nn.Module) -> str:
@@ -140,11 +141,9 @@ class _Plan:
         """Return the report."""
         lines = []
         for entry in self.norms:
-            what = self.fused.get(entry.module)
             why = self.left.get(entry.module, "no forward that could be followed calls it")
-            lines.append(
-                f"{entry.title}: {type(entry.module).__name__}, {f'fused: {what}' if what else f'left: {why}'}"
-            )
+            what = f"fused: {self.fused[entry.module]}" if entry.module in self.fused else f"left: {why}"
+            lines.append(f"{entry.title}: {type(entry.module).__name__}, {what}")
         done = len(self.fused)
         return "\n".join([f"{len(lines)} normalizations: {done} fused, {len(lines) - done} left", *lines])
 

@@ -26,10 +26,10 @@ class Rewiring(NamedTuple):
 
     original: type[nn.Module]
     run: Callable[..., Any]
-    inputs: int
-    lists: bool
+    inputs: int = 1
+    lists: bool = False
     """The inputs must be lists."""
-    settings: tuple[Any, ...] | None
+    settings: tuple[Any, ...] | None = None
     """What :func:`settings` returned when the original forward was traced; None where that does not matter."""
 
     def holds(self, module: nn.Module, args: tuple[Any, ...]) -> bool:
@@ -105,18 +105,12 @@ def traced(module: nn.Module, trace: Trace) -> type[nn.Module]:
     exec(compile(code.src, filename, "exec"), space)
     linecache.cache[filename] = (len(code.src), None, code.src.splitlines(keepends=True), filename)  # for tracebacks
     inputs = sum(node.op == "placeholder" for node in trace.graph.nodes)
-    return rewired(type(module), space["forward"], inputs, trace.lists, settings(module))
+    return rewired(Rewiring(type(module), space["forward"], inputs, trace.lists, settings(module)))
 
 
-def rewired(
-    original: type[nn.Module],
-    run: Callable[..., Any],
-    inputs: int = 1,
-    lists: bool = False,
-    settings: tuple[Any, ...] | None = None,
-) -> type[nn.Module]:
-    """Return a subclass whose forward is ``run`` wherever that holds, and else the original one."""
-    rewiring = Rewiring(original, run, inputs, lists, settings)
+def rewired(rewiring: Rewiring) -> type[nn.Module]:
+    """Return a subclass whose forward is the new one wherever that holds, and else the original one."""
+    original, run = rewiring.original, rewiring.run
 
     @functools.wraps(original.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:

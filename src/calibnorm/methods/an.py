@@ -28,11 +28,6 @@ class AN(Method):
     The K pairs take the place of gamma and beta: where a layer has these too, they come first. gamma_k starts at
     N(1, 0.1), beta_k at N(0, 0.1), deviations, and W as in ``nn.Linear``, all as far as the paper or its public
     implementations say. Those take torch's unbiased variance in the squeeze; v is biased here.
-
-    Args:
-        mixtures: K. The paper sets it by the stage of a network, 10 in the early and 20 in the late ones, which a
-            layer cannot see: give each layer its own; 10 is the default.
-        squeeze: ``"rsd"``, the mean over the standard deviation, or ``"mean"``.
     """
 
     name: ClassVar[str] = "an"

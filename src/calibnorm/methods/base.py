@@ -57,11 +57,14 @@ class Batch(NamedTuple):
     def standardize_by(self, mean_NC: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         """The same with statistics of the caller's choice, broadcastable to (N, C)."""
         a = inverse_std(var, self.eps)
-        b = (mean_NC - mean) * a
-        if self.noise is not None:
-            n_a, n_b = self.noise
-            a, b = a * n_a, b * n_a + n_b
-        return a, b
+        return self.attacked(a, (mean_NC - mean) * a)
+
+    def attacked(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a and b of the standardized feature with its noise, if there is any."""
+        if self.noise is None:
+            return a, b
+        n_a, n_b = self.noise
+        return a * n_a, b * n_a + n_b
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,11 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Method(ABC):
-    """A normalization method with its options. Frozen: it can be hashed, compared, pickled and compiled."""
+    """A normalization method with its options. Frozen: it can be hashed, compared, pickled and compiled.
+
+    What an option means stands at the layers, such as :class:`calibnorm.IEBN2d`. Where a property below is the same
+    for every option, a method may set it as an attribute of the class.
+    """
 
     name: ClassVar[str]
     aliases: ClassVar[Mapping[str, str]] = {}
@@ -220,16 +227,16 @@ class Method(ABC):
         return None
 
     def constant_gate(self, p: Params) -> Tensor | None:
-        """Return the (C,) gate with which plain BatchNorm computes the same for every input, or None: by default."""
-        return None
+        """Return the (C,) gate with which plain BatchNorm computes the same for every input, or None where none does.
+
+        By default it is 1 where the method is plain BatchNorm in eval.
+        """
+        return torch.ones(1) if self.plain_in_eval else None
 
     def mean_gate(self, p: Params, running_mean: Tensor, noise: Noise = (1.0, 0.0)) -> tuple[Tensor, Tensor]:
         """Return the (C,) gate at an average input, and the running mean of the uncalibrated feature.
 
-        Args:
-            p: The method's parameters, and the BatchNorm's ``weight`` and ``bias`` where it has them.
-            running_mean: (C,).
-            noise: (N_a, N_b) of the standardized feature.
+        ``p`` has gamma and beta too, where there are any; ``noise`` is that of the standardized feature.
         """
         return torch.ones_like(running_mean), running_mean
 

@@ -22,10 +22,6 @@ class BCN(Method):
     Channels share gamma_c and beta_c in groups, as in the code that the authors publish for it; the paper can be read
     as one a channel too. For tiny batches that code uses moving averages in the batch step already in training; here
     it is the batch's own, as in their code otherwise. The noise attack enters after the batch step's standardization.
-
-    Args:
-        groups: None is 32, as the authors use it, or, where 32 does not divide C, their greatest common divisor.
-        per_channel: One gamma_c and beta_c a channel instead of a group.
     """
 
     name: ClassVar[str] = "bcn"

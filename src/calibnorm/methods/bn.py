@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
 from calibnorm import _checks
-from calibnorm.methods.base import Method, Params
+from calibnorm.methods.base import Method
 
 
 @dataclass(frozen=True)
@@ -22,21 +19,13 @@ class BN(Method):
     """
 
     name: ClassVar[str] = "bn"
+    plain_in_eval = True
     gamma_init: float = 1.0
 
     def __post_init__(self) -> None:
         _checks.real("gamma_init", self.gamma_init)
 
     @property
-    def plain_in_eval(self) -> bool:
-        """Return True."""
-        return True
-
-    @property
     def initial_weight(self) -> float:
         """Return ``gamma_init``."""
         return self.gamma_init
-
-    def constant_gate(self, p: Params) -> Tensor | None:
-        """Return the gate of a layer without one: 1."""
-        return torch.ones(1)

@@ -24,16 +24,11 @@ class BRN(Method):
     and d_max 0, which is BN, for 5000 batches, then to 3 at 40,000 and to 5 at 25,000. The paper says "gradually";
     here that is linear. It keeps a moving average of sd_B; here, as in the whole library, it is torch's, of the
     unbiased variance.
-
-    Args:
-        r_max: The limit of r in the end.
-        d_max: The limit of d in the end.
-        start: Batches until the limits begin to open.
-        r_batches: Batches until r_max is reached.
-        d_batches: Batches until d_max is reached.
     """
 
     name: ClassVar[str] = "brn"
+    plain_in_eval = True  # the correction is a matter of training
+    reads_running = True
     r_max: float = 3.0
     d_max: float = 5.0
     start: int = 5000
@@ -54,20 +49,6 @@ class BRN(Method):
                 f"d_batches={self.d_batches}"
             )
 
-    @property
-    def plain_in_eval(self) -> bool:
-        """Return True: the correction is a matter of training."""
-        return True
-
-    @property
-    def reads_running(self) -> bool:
-        """Return True."""
-        return True
-
-    def constant_gate(self, p: Params) -> Tensor | None:
-        """Return the gate of a layer without one: 1."""
-        return torch.ones(1)
-
     def limits(self, batches: Tensor | None) -> tuple[Tensor | float, Tensor | float]:
         """Return r_max and d_max after this many batches, a number in a tensor; the last ones for None."""
         if batches is None:
@@ -87,8 +68,4 @@ class BRN(Method):
         inverse = inverse_std(p["running_var"], batch.eps)
         r = torch.minimum(torch.maximum(inverse / inverse_std(batch.var, batch.eps), 1.0 / r_max), r_max).detach()
         d = torch.minimum(torch.maximum((batch.mean - p["running_mean"]) * inverse, -d_max), d_max).detach()
-        a, b = a * r, b * r + d
-        if batch.noise is not None:
-            n_a, n_b = batch.noise
-            a, b = a * n_a, b * n_a + n_b
-        return a, b
+        return batch.attacked(a * r, b * r + d)

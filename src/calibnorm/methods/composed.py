@@ -45,20 +45,12 @@ class Composed(Method):
         if twice := set(self.outer.parameters(1)) & set(self.base.parameters(1)):
             raise ValueError(f"outer and base both have {', '.join(sorted(twice))}; compose two different calibrations")
 
-    @property
-    def batch_statistics(self) -> bool:
-        """Whether base uses them: outer's own standardization is not."""
-        return self.base.batch_statistics
-
-    @property
-    def ghost_size(self) -> int | None:
-        """Return base's."""
-        return self.base.ghost_size
-
-    @property
-    def reads_running(self) -> bool:
-        """Return base's."""
-        return self.base.reads_running
+    # Base standardizes, and outer calibrates.
+    batch_statistics = property(lambda self: self.base.batch_statistics)
+    ghost_size = property(lambda self: self.base.ghost_size)
+    reads_running = property(lambda self: self.base.reads_running)
+    divisor = property(lambda self: self.base.divisor)
+    gated = property(lambda self: self.outer.gated)
 
     @property
     def enters_statistics(self) -> tuple[str, ...]:
@@ -68,11 +60,6 @@ class Composed(Method):
     def extra_statistics(self, num_features: int) -> dict[str, int]:
         """Return base's."""
         return self.base.extra_statistics(num_features)
-
-    @property
-    def divisor(self) -> int:
-        """Return base's."""
-        return self.base.divisor
 
     def own_values(self, channels: int, pixels: int) -> int | None:
         """Return base's."""
@@ -105,15 +92,6 @@ class Composed(Method):
     def calibration(self, x: Instance, a: Tensor, b: Tensor, p: Params) -> Tensor | None:
         """Return outer's gate."""
         return self.outer.calibration(x, a, b, p)
-
-    @property
-    def gated(self) -> tuple[str, ...]:
-        """Which of ``weight`` and ``bias`` outer's gate multiplies."""
-        return self.outer.gated
-
-    def constant_gate(self, p: Params) -> Tensor | None:
-        """Return None: a gate of base multiplies before beta, and one of outer may multiply beta too."""
-        return None
 
     def mean_gate(self, p: Params, running_mean: Tensor, noise: Noise = (1.0, 0.0)) -> tuple[Tensor, Tensor]:
         """Return the product of both gates at an average input, and the mean before either centering."""

@@ -19,11 +19,7 @@ class FRN(Method):
     """
 
     name: ClassVar[str] = "frn"
-
-    @property
-    def batch_statistics(self) -> bool:
-        """Return False: every instance stands by itself."""
-        return False
+    batch_statistics = False
 
     def standardize(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
         """Return 1 / nu and m / nu, nu the root of the plane's mean square."""

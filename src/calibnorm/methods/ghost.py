@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
-from calibnorm.methods.base import Method, Params
+from calibnorm.methods.base import Method
 
 
 @dataclass(frozen=True)
@@ -17,12 +14,10 @@ class GhostBN(Method):
 
     With running statistics it is plain BN. The paper assumes that the size divides the batch; a remainder is a smaller
     ghost batch here.
-
-    Args:
-        size: Instances a ghost batch, |B_S|; the paper's experiments use 128.
     """
 
     name: ClassVar[str] = "ghost"
+    plain_in_eval = True
     size: int = 128
 
     def __post_init__(self) -> None:
@@ -30,15 +25,6 @@ class GhostBN(Method):
             raise TypeError(f"size={self.size!r} must be an integer")
         if self.size < 1:
             raise ValueError(f"size={self.size} must be at least 1")
-
-    @property
-    def plain_in_eval(self) -> bool:
-        """Return True: ghost batches are a matter of training."""
-        return True
-
-    def constant_gate(self, p: Params) -> Tensor | None:
-        """Return the gate of a layer without one: 1."""
-        return torch.ones(1)
 
     @property
     def ghost_size(self) -> int:

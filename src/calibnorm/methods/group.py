@@ -45,10 +45,7 @@ def groups_of(groups: int | None, channels: int) -> int:
 class _Grouped(Method):
     """``y = gamma * (x - mean_g) / sqrt(var_g + eps) + beta``, mean_g and var_g those of the channel's group."""
 
-    @property
-    def batch_statistics(self) -> bool:
-        """Return False: every instance stands by itself."""
-        return False
+    batch_statistics = False  # every instance stands by itself
 
     @abstractmethod
     def groups_of(self, channels: int) -> int:
@@ -87,12 +84,7 @@ class LN(_Grouped):
 
 @dataclass(frozen=True)
 class GN(_Grouped):
-    """Group Normalization (Wu and He, ECCV 2018, Eq. 7).
-
-    Args:
-        groups: G; None is the paper's 32, or, where 32 does not divide C (the paper does not say what then), their
-            greatest common divisor. A given number must divide C.
-    """
+    """Group Normalization (Wu and He, ECCV 2018, Eq. 7)."""
 
     name: ClassVar[str] = "gn"
     groups: int | None = None

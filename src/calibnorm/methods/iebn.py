@@ -22,20 +22,14 @@ DEFAULT_INIT = (0.0, -1.0)
 class IEBN(Method):
     """``y = x^ * (gamma * d) + beta`` with ``d = sigmoid(g_hat * m + b_hat)`` (Algorithm 1, Eq. 3, 8 and 9).
 
-    m is the mean of the input's plane, before standardization.
-
-    Args:
-        operator: What turns m into the gate's argument (Table 4): ``"linear"``, ``g_hat * m + b_hat``;
-            ``"identity"``, m itself, no parameters; ``"fc"``, ``W2 relu(W1 m + b1) + b2`` over all channels.
-        position: What the gate multiplies (Table 4): ``"gamma"``, ``"beta"`` or ``"both"``.
-        activation: ``"sigmoid"``, ``"tanh"``, ``"relu"`` or ``"softmax"`` over the channels (Fig. 4).
-        init: Initial g_hat and b_hat (Table 5); the linear operator's.
-        reduction: Channels per hidden unit of the fc operator. The paper gives no number and says "similar to the
-            configuration as SE module", whose paper uses 16; biases and initial values as in ``nn.Linear``.
+    m is the mean of the input's plane, before standardization. The fc operator is ``W2 relu(W1 m + b1) + b2`` over all
+    channels. The paper gives no number of hidden units and says "similar to the configuration as SE module", whose
+    paper uses C / 16; biases and initial values are those of ``nn.Linear``.
     """
 
     name: ClassVar[str] = "iebn"
     aliases: ClassVar[dict[str, str]] = {"weight_readjust": "gate_weight", "bias_readjust": "gate_bias"}
+    without_beta = "position='gamma'"  # the paper's
 
     operator: str = "linear"
     position: str = "gamma"
@@ -84,11 +78,6 @@ class IEBN(Method):
     def gated(self) -> tuple[str, ...]:
         """Which of ``weight`` and ``bias`` the gate multiplies."""
         return POSITIONS[self.position]
-
-    @property
-    def without_beta(self) -> str:
-        """Return the position that the paper proposes."""
-        return "position='gamma'"
 
     def constant_gate(self, p: Params) -> Tensor | None:
         """Return activation(b_hat) where every g_hat is 0."""

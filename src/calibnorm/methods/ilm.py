@@ -20,18 +20,13 @@ class ILM(Method):
 
     ``omega = weight + sigmoid(U_1 relu(W var_k))`` and ``beta = bias + tanh(U_2 relu(W mean_k))``, where mean_k and
     var_k are the moments of key groups of channels, and all channels of a key group share one prediction. The learnable
-    weight starts at 1 and the bias at 0, one a channel. One encoder W without bias serves both branches, as in the
-    authors' code, where the variances are torch's unbiased ones; here they are biased, as everywhere in this library,
-    which differs by 1 / (values - 1).
-
-    Args:
-        groups: Of the normalization; None is the 32 of GN, or, where 32 does not divide C, their greatest common
-            divisor.
-        key_size: Channels a key group; None is 16, or, where 16 does not divide C, their greatest common divisor.
-        reduction: Key groups per hidden unit; with fewer key groups than that, 2 hidden units, as in the authors' code.
+    weight starts at 1 and the bias at 0, one a channel. One encoder W without bias serves both branches, and it has 2
+    hidden units or more, as in the authors' code, where the variances are torch's unbiased ones; here they are biased,
+    as everywhere in this library, which differs by 1 / (values - 1).
     """
 
     name: ClassVar[str] = "ilm"
+    batch_statistics = False
     groups: int | None = None
     key_size: int | None = None
     reduction: int = 16
@@ -40,11 +35,6 @@ class ILM(Method):
         check_groups(self.groups)
         check_groups(self.key_size, "key_size")
         check_reduction(self.reduction)
-
-    @property
-    def batch_statistics(self) -> bool:
-        """Return False: every instance stands by itself."""
-        return False
 
     @property
     def divisor(self) -> int:

@@ -24,16 +24,7 @@ class RBN(Method):
     ``X_cs = X_s * R(w_v * K_s + w_b)``, ``y = gamma * X_cs + beta``.
 
     The running statistics are those of X_cm. K_m is a statistic of X and K_s one of X_s (after the noise attack, if
-    any), by default both the plane's mean.
-
-    Args:
-        centering: Use the centering calibration (Table 2).
-        scaling: Use the scaling calibration (Table 2).
-        center_stat: K_m (Table 3): ``"mean"`` or ``"std"`` over the pixels of a channel, ``"spatial_mean"`` or
-            ``"spatial_std"`` over the channels at a pixel. Standard deviations are biased, without eps.
-        scale_stat: K_s, from the same four.
-        restrict: R: ``"sigmoid"`` (the paper's), ``"tanh"``, ``"hardsigmoid"`` or ``"softsign"``.
-        init: Initial w_m, w_v and w_b (Section 4.1).
+    any), by default both the plane's mean; standard deviations are biased, without eps. The paper's R is the sigmoid.
     """
 
     name: ClassVar[str] = "rbn"
@@ -87,9 +78,7 @@ class RBN(Method):
     def without_spatial(self) -> RBN:
         """Return the method without the calibrations that use spatial statistics."""
         return replace(
-            self,
-            centering=self.centering and not self.spatial_center,
-            scaling=self.scaling and not self.spatial_scale,
+            self, centering=self.centering and not self.spatial_center, scaling=self.scaling and not self.spatial_scale
         )
 
     def parameters(self, num_features: int) -> dict[str, Parameter]:

@@ -23,14 +23,10 @@ class SE(Method):
     The paper's Eq. 3 has no biases. They are the default because the IEBN paper's SE-ResNet-50 has them: its 28.09 M
     parameters are 28.088 M with biases and 28.072 M without. That paper's SE-ResNeXt-29 and SE-PreResNet-164 have none.
     The paper does not say how the layers start; as in ``nn.Linear`` here, and so the gate of a new layer is about 1/2.
-
-    Args:
-        alone: z is the input itself: no statistics of the batch, no gamma, no beta.
-        reduction: Channels per hidden unit, r; 16 in the paper. Fewer channels than that have one hidden unit.
-        biases: Of both layers; the paper's Eq. 3 has none.
     """
 
     name: ClassVar[str] = "se"
+    last_of_branch = True  # the paper's SE-ResNet has one SE block a residual branch (Fig. 3)
     alone: bool = False
     reduction: int = 16
     biases: bool = True
@@ -49,11 +45,6 @@ class SE(Method):
     def batch_statistics(self) -> bool:
         """Whether BN comes first."""
         return not self.alone
-
-    @property
-    def last_of_branch(self) -> bool:
-        """Return True: the paper's SE-ResNet has one SE block a residual branch (Fig. 3)."""
-        return True
 
     @property
     def gated(self) -> tuple[str, ...]:

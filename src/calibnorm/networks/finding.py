@@ -22,6 +22,7 @@ WITH_ACT = {
 """timm's layers that are a BatchNorm followed by dropout and an activation, and the BatchNorm that each of them is."""
 # By name, because importing them would cost every user of the library; DistributedDataParallel is imported by torch.
 _WRAPPERS = {"FullyShardedDataParallel", "FSDPModule", "OptimizedModule"}
+_PREPARED = "prepared for quantization, which knows the layers that it found; change the network first, then prepare it"
 
 
 class Found(NamedTuple):
@@ -56,6 +57,8 @@ def check_unwrapped(model: nn.Module) -> None:
                 f"the network is wrapped in {type(module).__name__}, which would not see that its layers change; "
                 "change the network first, then wrap it"
             )
+        if "_observed_graph_module_attrs" in getattr(module, "meta", ()):
+            raise ValueError(f"the network holds a {type(module).__name__} that is {_PREPARED}")
         if isinstance(module, torch.jit.ScriptModule):
             raise ValueError("the network holds a ScriptModule, whose layers cannot change; change it before scripting")
 
@@ -128,6 +131,16 @@ def refusal(module: nn.Module) -> str | None:
     if "forward" not in module.__dict__ and (has_act(module) or children.accepts(module)):
         return None
     return f"is a {kind}, whose own forward computes something that is not known; leave it out with exclude="
+
+
+def held_for_quantization(entry: Found) -> str | None:
+    """Return how torch's quantization holds a BatchNorm already, or None: it would go on asking the layer for it."""
+    holder = next(
+        (type(parent) for parent, _ in entry.places if type(parent).__module__.startswith("torch.ao.nn.")), None
+    )
+    if holder is not None:
+        return f"is part of a {holder.__module__}.{holder.__qualname__}: it is fused or {_PREPARED}"
+    return f"has an observer: it is {_PREPARED}" if "activation_post_process" in entry.module._modules else None
 
 
 def batchnorm_of(layer: Any) -> Any:

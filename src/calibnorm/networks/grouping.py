@@ -49,15 +49,9 @@ def param_groups(
             decaying = {name for name, s in layer.method.parameters(layer.num_features).items() if s.decays}
             owned = ((name.split("."), p) for name, p in layer.named_parameters())
             gates |= {id(p) for path, p in owned if path[0] not in ("bn", "act", "drop") and not decaying & {*path}}
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
+    groups: list[dict[str, Any]] = [{"params": [], "weight_decay": decay} for decay in (weight_decay, 0.0)]
     for parameter in model.parameters():
-        if not parameter.requires_grad:
-            continue
-        decays = decay_gates if id(parameter) in gates else decay_norm_and_bias or parameter.ndim > 1
-        (decayed if decays else free).append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
+        if parameter.requires_grad:
+            decays = decay_gates if id(parameter) in gates else decay_norm_and_bias or parameter.ndim > 1
+            groups[0 if decays else 1]["params"].append(parameter)
     return [group for group in groups if group["params"]]

@@ -34,7 +34,7 @@ class _AN(CalibratedNorm):
         over the instances of a batch.
 
         Args:
-            mixtures: K; the paper uses 10 in the early and 20 in the late stages of a network.
+            mixtures: K; the paper uses 10 in the early and 20 in the late stages of a network, which no layer can see.
             squeeze: s: ``"rsd"``, mean over standard deviation, or ``"mean"``.
 
         >>> import torch, calibnorm as cn

@@ -14,6 +14,7 @@ from calibnorm import _checks
 from calibnorm._checks import Noise
 from calibnorm.methods import Method
 from calibnorm.nn import running_statistics, spatial
+from calibnorm.nn.naming import in_network
 from calibnorm.ops import Call, Statistics, Step, normalize, update_running
 from calibnorm.ops.reference import accumulation_dtype
 from calibnorm.ops.synchronized import Synchronized
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 Tensors = Mapping[str, Tensor | None]
 """Learnable tensors by name; None where a layer has none."""
+
+_REMEDY = "in training {}, or the running statistics (cn.freeze_stats(model), or eval())"
+_LARGER_BATCH = "use a larger batch"
 
 
 def apply(
@@ -88,7 +92,7 @@ def apply(
         if method.plain_in_eval and _batch_norm_takes(x, fixed, tensors):
             return _add_and_rectify(_batch_norm_eval(x, fixed, tensors, eps, noise), residual, relu)
     elif method.reads_running:
-        tensors |= running_statistics.named_copies(running_mean, running_var, num_batches_tracked)
+        tensors |= running_statistics.named_copies(x, running_mean, running_var, num_batches_tracked)
     if method.spatial:
         y, (mean, var) = spatial.normalize(x, method, tensors, fixed, eps, noise, synchronized)
         y = _add_and_rectify(y, residual, relu)
@@ -118,23 +122,31 @@ def _refuse_single_values(x: Tensor, method: Method, use_batch: bool, where: str
     pixels = x.numel() // (n * channels)
     if method.own_values(channels, pixels) == 1:
         raise ValueError(
-            f"{where}: input of shape {tuple(x.shape)} has one value in a group of an instance, which has no variance: "
-            "every output would be beta; use planes of several pixels, or groups of several channels"
+            f"{in_network(where)}: input of shape {tuple(x.shape)} has one value in a group of an instance, which has "
+            "no variance: every output would be beta; use planes of several pixels, or groups of several channels"
         )
     if not (use_batch and method.batch_statistics):
         return
     size = method.ghost_size or n
     fewest = n % size or size  # the last ghost batch may be smaller
     if min(size, fewest) * pixels == 1:
-        what = "one value per channel" if method.ghost_size is None else "a ghost batch with one value per channel"
+        what, remedy = "one value per channel", _LARGER_BATCH
+        if method.ghost_size is not None:
+            what = "a ghost batch with one value per channel"
+            remedy = "use a larger size="
+            if size > 1:
+                remedy = (
+                    f"use a batch that leaves no remainder of one (with size={size}: {n - 1 or size} or {n + 1}, say; "
+                    "a DataLoader's drop_last=True leaves out a last batch that is smaller), or another size="
+                )
         raise ValueError(
-            f"{where}: input of shape {tuple(x.shape)} has {what}, which has no variance; in "
-            "training use a larger batch, or eval() to normalize with the running statistics"
+            f"{in_network(where)}: input of shape {tuple(x.shape)} has {what}, which has no variance; "
+            f"{_REMEDY.format(remedy)}"
         )
     if n == 1 and method.extra_statistics(channels):
         raise ValueError(
-            f"{where}: a batch of one instance has no variance of {', '.join(method.extra_statistics(channels))}; in "
-            "training use a larger batch, or eval() to normalize with the running statistics"
+            f"{in_network(where)}: a batch of one instance has no variance of "
+            f"{', '.join(method.extra_statistics(channels))}; {_REMEDY.format(_LARGER_BATCH)}"
         )
 
 
@@ -162,8 +174,8 @@ def _refuse_single_values_of_all(x: Tensor, method: Method, synchronized: Synchr
     if values == 1 or (extra and instances == 1):
         what = "one value per channel" if values == 1 else f"one instance, which has no variance of {', '.join(extra)},"
         raise ValueError(
-            f"{where}: input of shape {tuple(x.shape)} has {what} over all {synchronized.group.size()} processes; in "
-            "training use a larger batch, or eval() to normalize with the running statistics"
+            f"{in_network(where)}: input of shape {tuple(x.shape)} has {what} over all {synchronized.group.size()} "
+            f"processes; {_REMEDY.format(_LARGER_BATCH)}"
         )
 
 

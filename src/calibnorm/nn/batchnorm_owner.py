@@ -29,6 +29,16 @@ class BatchNormOwner(nn.Module):
         """The child's beta, (C,)."""
         return self.bn.bias  # type: ignore[return-value]
 
+    def __getattr__(self, name: str) -> Any:
+        """Say of what tools that fold a BatchNorm into a convolution ask for why it is not here."""
+        if name in ("running_mean", "running_var"):
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}: that belongs to its child `bn`. A layer "
+                "whose gate depends on the image cannot be folded into a convolution; first call cn.revert(model), "
+                "which is exact while the gates are constant (with lossy=True the gates of an average image stay)"
+            )
+        return super().__getattr__(name)
+
     def __setattr__(self, name: str, value: Any) -> None:
         """Hand gamma and beta through to the child; a property alone cannot, since nn.Module takes parameters first."""
         if name in ("weight", "bias"):

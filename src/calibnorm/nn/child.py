@@ -14,14 +14,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.utils.prune import BasePruningMethod
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 
 from calibnorm import _checks
+from calibnorm.nn.hooks import COMPUTE_WEIGHT
 
-# Hooks of a child that compute its weight before each forward; a child is never called, so the layer runs them.
-_COMPUTE_WEIGHT = (BasePruningMethod, SpectralNorm, WeightNorm)
 _TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _PLAIN = frozenset({nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d})
 
@@ -98,22 +94,12 @@ def read(child: Any, where: str) -> ChildState:
         TypeError: The child is of a class that the layer does not understand.
         ValueError: Its tensors, eps or momentum cannot be used.
     """
+    _check_class(child, where)
     if is_frozen(child):
         frozen: _Tensors = (child.weight, child.bias, child.running_mean, child.running_var, None)
         return _state(frozen, None, child.eps, False, False, num_features(child), where)
-    if type(child).__name__ == "FullyShardedDataParallel":
-        raise TypeError(
-            f"{where}: FSDP took its child `bn` alone, and only FSDP's own forward gathers its shards; wrap the whole "
-            "layer as one unit. Under mixed precision FSDP1 does this to every BatchNorm: also pass "
-            "MixedPrecision(..., _module_classes_to_ignore=())"
-        )
-    if not (type(child) in _PLAIN or is_batchnorm(child) or is_split(child)):
-        raise TypeError(
-            f"{where}: its child `bn` is a {type(child).__module__}.{type(child).__qualname__}, which it does not "
-            "know how to read; put back a torch BatchNorm, SyncBatchNorm or FrozenBatchNorm2d"
-        )
     for hook in child._forward_pre_hooks.values():
-        if isinstance(hook, _COMPUTE_WEIGHT):
+        if isinstance(hook, COMPUTE_WEIGHT):
             hook(child, ())
     tensors = _tensors(child)
     _, _, mean, var, _ = tensors
@@ -124,13 +110,43 @@ def read(child: Any, where: str) -> ChildState:
     return state._replace(group=_group(child)) if child.training and isinstance(child, nn.SyncBatchNorm) else state
 
 
+def _check_class(child: Any, where: str) -> None:
+    """Refuse a child that the layer does not understand."""
+    if type(child).__name__ == "FullyShardedDataParallel":
+        raise TypeError(
+            f"{where}: FSDP took its child `bn` alone, and only FSDP's own forward gathers its shards; wrap the whole "
+            "layer as one unit. Under mixed precision FSDP1 does this to every BatchNorm: also pass "
+            "MixedPrecision(..., _module_classes_to_ignore=())"
+        )
+    if not (type(child) in _PLAIN or accepts(child)):
+        remedy = "put back a torch BatchNorm, SyncBatchNorm or FrozenBatchNorm2d"
+        if type(child).__module__.startswith("torch.ao."):
+            remedy = "a layer stays in floating point: set the child's qconfig = None before preparing the network"
+        raise TypeError(
+            f"{where}: its child `bn` is a {type(child).__module__}.{type(child).__qualname__}, which it does not "
+            f"know how to read; {remedy}"
+        )
+    if "forward" in child.__dict__:
+        raise TypeError(
+            f"{where}: something has put a forward of its own on the child `bn` (as accelerate's hooks and wrappers of "
+            "functions do), which would never run; put it on the layer itself, or leave BatchNorms out of it"
+        )
+
+
+def check(child: Any, x: Tensor, where: str) -> None:
+    """Refuse a child that cannot be followed, before one of its hooks runs; see :func:`read`."""
+    _check_class(child, where)
+    refuse_shards(child.weight, child.bias, x, where)
+
+
 def _tensors(child: Any) -> _Tensors:
     """Return the tensors of ``_TENSORS``."""
     parameters, buffers = child._parameters, child._buffers
     if type(child) in _PLAIN and (*parameters, *buffers) == _TENSORS:
         # What the names below find, without nn.Module's way of finding them, which takes 0.6 us a name.
         return (*parameters.values(), *buffers.values())
-    return tuple(getattr(child, name) for name in _TENSORS)
+    # BatchNorms that were pickled before PyTorch 0.4.1 have no count.
+    return (*(getattr(child, name) for name in _TENSORS[:4]), getattr(child, "num_batches_tracked", None))
 
 
 def _state(
@@ -154,9 +170,9 @@ def _state(
     return ChildState(*tensors, momentum, eps, use_batch, update)
 
 
-def refuse_shards(state: ChildState, x: Tensor, where: str) -> None:
+def refuse_shards(weight: Tensor | None, bias: Tensor | None, x: Tensor, where: str) -> None:
     """Refuse parameters that FSDP2 holds as shards: it gathers them when it is called, and nobody calls a child."""
-    if type(x) is Tensor and any(type(t).__name__ == "DTensor" for t in (state.weight, state.bias)):
+    if type(x) is Tensor and any(type(t).__name__ == "DTensor" for t in (weight, bias)):
         raise ValueError(
             f"{where}: the parameters of its child `bn` are shards (DTensor), which only FSDP's own forward gathers; "
             "do not call fully_shard on the child alone, wrap the whole layer as one unit"
@@ -172,10 +188,14 @@ def _group(child: nn.SyncBatchNorm) -> dist.ProcessGroup | None:
 
 
 def weight_of_batch(state: ChildState) -> float | Tensor:
-    """Return the weight of this batch in the running statistics; ``momentum=None`` is a cumulative average."""
+    """Return the weight of this batch in the running statistics; ``momentum=None`` is a cumulative average.
+
+    Without a count an average cannot move: the weight is 0, as torch's.
+    """
     if state.momentum is not None:
         return state.momentum
-    assert state.num_batches_tracked is not None
+    if state.num_batches_tracked is None:
+        return 0.0
     assert state.running_mean is not None
     # A tensor, not a number: reading the count would break a compiled graph. In float32 the weight alone would be an
     # error of 3e-8 in float64 statistics.

@@ -25,6 +25,7 @@ def _checked(
     noise: Noise | None,
 ) -> Tensor:
     """Check what a user passed to a functional form, then normalize."""
+    noise = _checks.noise(noise)
     where = f"calibnorm.{name}"
     _checks.features(x, None, None, where)
     channels = x.shape[1]
@@ -90,25 +91,16 @@ def iebn(
     every plane of the input.
 
     Args:
-        input: (N, C, *spatial), any floating point dtype.
-        running_mean: (C,), moved in place in training; None in training keeps no statistics.
-        running_var: (C,), likewise; it receives the unbiased variance, as torch's does.
-        weight: gamma, (C,); None is 1.
-        bias: beta, (C,); None is 0.
+        input: (N, C, *spatial), any floating point dtype; from here to ``eps`` as for torch's ``batch_norm``.
+        running_mean, running_var: (C,), moved in place in training (unbiased variance); None keeps none.
+        weight, bias: gamma and beta, (C,); None is 1 and 0.
         training: Normalize with the statistics of this batch.
         momentum: Weight of this batch in the running statistics.
         eps: Added to the variance; positive, or 0 with ``training=False``.
-        gate_weight: g_hat, (C,); for ``operator="linear"``.
-        gate_bias: b_hat, (C,); for ``operator="linear"``.
-        fc1_weight: W1, (max(C // reduction, 1), C); for ``operator="fc"``.
-        fc1_bias: b1, (max(C // reduction, 1),).
-        fc2_weight: W2, (C, max(C // reduction, 1)).
-        fc2_bias: b2, (C,).
-        operator: ``"linear"``, ``"identity"`` or ``"fc"`` (Table 4).
-        position: ``"gamma"``, ``"beta"`` or ``"both"`` (Table 4).
-        activation: ``"sigmoid"``, ``"tanh"``, ``"relu"`` or ``"softmax"`` over channels (Fig. 4).
-        reduction: Channels per hidden unit of the fc operator.
-        noise: The constant noise attack (N_a, N_b): x^ becomes ``x^ * N_a + N_b``.
+        gate_weight, gate_bias: g_hat and b_hat, (C,); for ``operator="linear"``.
+        fc1_weight, fc1_bias, fc2_weight, fc2_bias: W1 (H, C), b1 (H,), W2 (C, H) and b2 (C,), with
+            H = max(C // reduction, 1); for ``operator="fc"``.
+        operator, position, activation, reduction, noise: As for :class:`calibnorm.IEBN2d`.
 
     Returns:
         y, of the input's shape, dtype and layout. Sums are kept in float32 or wider.
@@ -124,29 +116,11 @@ def iebn(
     >>> torch.allclose(y, plain * torch.sigmoid(torch.tensor(-1.0)), atol=1e-6)
     True
     """
-    params = {
-        "weight": weight,
-        "bias": bias,
-        "gate_weight": gate_weight,
-        "gate_bias": gate_bias,
-        "fc1_weight": fc1_weight,
-        "fc1_bias": fc1_bias,
-        "fc2_weight": fc2_weight,
-        "fc2_bias": fc2_bias,
-    }
     method = IEBN(operator=operator, position=position, activation=activation, reduction=reduction)
-    return _checked(
-        "iebn",
-        input,
-        method,
-        params,
-        running_mean,
-        running_var,
-        training,
-        momentum,
-        eps,
-        _checks.noise(noise),
-    )
+    linear = {"gate_weight": gate_weight, "gate_bias": gate_bias}
+    fc = {"fc1_weight": fc1_weight, "fc1_bias": fc1_bias, "fc2_weight": fc2_weight, "fc2_bias": fc2_bias}
+    params = {"weight": weight, "bias": bias, **linear, **fc}
+    return _checked("iebn", input, method, params, running_mean, running_var, training, momentum, eps, noise)
 
 
 def rbn(
@@ -177,21 +151,14 @@ def rbn(
     scaling calibration (Table 2).
 
     Args:
-        input: (N, C, *spatial), any floating point dtype.
-        running_mean: (C,), of X_cm; moved in place in training; None in training keeps no statistics.
-        running_var: (C,), likewise; it receives the unbiased variance, as torch's does.
-        weight: gamma, (C,); None is 1.
-        bias: beta, (C,); None is 0.
+        input: (N, C, *spatial), any floating point dtype; from here to ``eps`` as for torch's ``batch_norm``.
+        running_mean, running_var: (C,), of X_cm, moved in place in training (unbiased variance); None keeps none.
+        weight, bias: gamma and beta, (C,); None is 1 and 0.
         training: Normalize with the statistics of this batch.
         momentum: Weight of this batch in the running statistics.
         eps: Added to the variance; positive, or 0 with ``training=False``.
-        center_weight: w_m, (C,).
-        scale_weight: w_v, (C,).
-        scale_bias: w_b, (C,).
-        center_stat: K_m: ``"mean"``, ``"std"``, ``"spatial_mean"`` or ``"spatial_std"`` (Table 3).
-        scale_stat: K_s, from the same four.
-        restrict: R: ``"sigmoid"``, ``"tanh"``, ``"hardsigmoid"`` or ``"softsign"``.
-        noise: The constant noise attack (N_a, N_b): X_s becomes ``X_s * N_a + N_b`` before K_s is taken.
+        center_weight, scale_weight, scale_bias: w_m, w_v and w_b, (C,).
+        center_stat, scale_stat, restrict, noise: As for :class:`calibnorm.RBN2d`.
 
     Returns:
         y, of the input's shape, dtype and layout. Sums are kept in float32 or wider.
@@ -210,20 +177,7 @@ def rbn(
     """
     if (scale_weight is None) != (scale_bias is None):
         raise ValueError("calibnorm.rbn: scale_weight and scale_bias must be given together, or both be None")
-    params = {
-        "weight": weight,
-        "bias": bias,
-        "center_weight": center_weight,
-        "scale_weight": scale_weight,
-        "scale_bias": scale_bias,
-    }
-    method = RBN(
-        centering=center_weight is not None,
-        scaling=scale_weight is not None,
-        center_stat=center_stat,
-        scale_stat=scale_stat,
-        restrict=restrict,
-    )
-    return _checked(
-        "rbn", input, method, params, running_mean, running_var, training, momentum, eps, _checks.noise(noise)
-    )
+    method = RBN(center_weight is not None, scale_weight is not None, center_stat, scale_stat, restrict)
+    gates = {"center_weight": center_weight, "scale_weight": scale_weight, "scale_bias": scale_bias}
+    params = {"weight": weight, "bias": bias, **gates}
+    return _checked("rbn", input, method, params, running_mean, running_var, training, momentum, eps, noise)

@@ -56,8 +56,8 @@ class _GN(CalibratedNorm):
         batch. As ``nn.GroupNorm``.
 
         Args:
-            groups: G, which must divide C; None is the paper's 32 or, where 32 does not divide C, their greatest common
-                divisor.
+            groups: G, which must divide C; None is the paper's 32 or, where 32 does not divide C (the paper does not
+                say what then), their greatest common divisor.
 
         >>> import torch, calibnorm as cn
         >>> cn.GN2d(16, groups=4)(torch.randn(8, 16, 4, 4)).shape

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from calibnorm import _checks
 from calibnorm.methods import Method, build, not_an_option
 from calibnorm.nn import child as children
-from calibnorm.nn import loading
+from calibnorm.nn import hooks, loading, running_statistics
 from calibnorm.nn.apply import apply
 from calibnorm.nn.arguments import SHARED, LayerArguments, arguments_of, can_stand_over, description, takes
 from calibnorm.nn.batchnorm_owner import BatchNormOwner
@@ -31,14 +31,18 @@ class CalibratedNorm(BatchNormOwner):
 
     gamma, beta and the running statistics belong to the child ``bn``, a plain ``nn.BatchNorm1d/2d/3d``, so that
     whatever other software does to BatchNorm layers (synchronize, freeze, reset, replace) reaches them; the layer
-    follows the child it finds at each forward. The gates belong to the layer. The child itself is never called:
-    hooks belong on the layer.
+    follows the child it finds at each forward. The gates belong to the layer. The child itself is never called; its
+    hooks run all the same, around what the layer computes in its place. They see the input whose statistics the child
+    keeps, for RBN with its centre calibrated, and the layer's normalized output, before residual and activation.
 
-    Activation checkpointing runs a forward twice, and the statistics move twice, as torch's BatchNorm's do.
+    Activation checkpointing runs a forward twice, and the statistics move twice, as torch's BatchNorm's do. A method
+    that reads them in training (Batch Renorm) reads in the second what it read in the first.
     """
 
     dims: ClassVar[int]
     method_type: ClassVar[type[Method]]
+    qconfig = None
+    """Eager quantization looks here, and leaves a layer and its child in floating point."""
 
     act: nn.Module | str | None
     drop: nn.Module | None
@@ -156,14 +160,18 @@ class CalibratedNorm(BatchNormOwner):
 
     def _checked_gates(self, where: str) -> dict[str, nn.Parameter]:
         """Return the gates; refuse one of another shape, which would be broadcast, or read past its end."""
-        gates, shapes, channels = self.gates(), self._gate_shapes, self.num_features
+        gates, shapes, channels, remedy = self.gates(), self._gate_shapes, self.num_features, ""
         if channels != self._gate_channels:  # the child was replaced, and perhaps the gates: a pruned network
+            remedy = (
+                f": its child `bn` has {channels} channels now, and it was made with {self._gate_channels}. What mixes "
+                "channels cannot be cut by a pruning tool; prune after cn.revert(model, lossy=True), and convert again"
+            )
             shapes = {name: spec.shape for name, spec in self.method.parameters(channels).items()}
         if not _checks.sizes_known():
             return gates
         for name, gate in gates.items():
             if gate.shape != shapes[name]:
-                raise ValueError(f"{where}: {name} has shape {tuple(gate.shape)} instead of {shapes[name]}")
+                raise ValueError(f"{where}: {name} has shape {tuple(gate.shape)} instead of {shapes[name]}{remedy}")
         return gates
 
     @torch.no_grad()
@@ -204,27 +212,46 @@ class CalibratedNorm(BatchNormOwner):
         if isinstance(input, torch.fx.Proxy):  # type: ignore[unreachable]
             return self._as_one_node(input, residual, relu)  # type: ignore[unreachable]
         where = type(self).__name__
-        child = self._modules["bn"]  # as everywhere here: nn.Module's own way to a child takes 0.7 us
-        states = [children.read(part, where) for part in children.parts(child)]
+        child: Any = self._modules["bn"]  # as everywhere here: nn.Module's own way to a child takes 0.7 us
+        alone = not (hooks.has_hooks(child) or children.is_split(child))
+        state = children.read(child, where) if alone else None
         ranks = None if isinstance(child, nn.SyncBatchNorm) else self._ranks
         _checks.features(input, ranks, children.num_features(child), where)
         if residual is not None:  # here, not where it is added: by then the running statistics have moved
             _checks.residual(residual, input, where)
         rectifies = self.act == "relu" or is_relu(self.act)
-        if len(states) == 1 and (self.drop is None or is_identity(self.drop)) and (rectifies or self.act is None):
-            return self._normalize(input, states[0], where, residual, relu or rectifies)  # on the way of the passes
-        if len(states) == 1:
-            y = self._normalize(input, states[0], where)
+        if state is None:
+            y = self._in_place_of(child, input, where)
+        elif (self.drop is None or is_identity(self.drop)) and (rectifies or self.act is None):
+            return self._normalize(input, state, where, residual, relu or rectifies)  # on the way of the passes
         else:
-            if input.shape[0] % len(states):
-                raise ValueError(
-                    f"{where}: a batch of {input.shape[0]} cannot be split evenly among the {len(states)} parts of "
-                    "its child `bn` (timm's SplitBatchNorm2d); use a multiple"
-                )
-            shares = torch.split(input, input.shape[0] // len(states))
-            y = torch.cat([self._normalize(x, s, where) for x, s in zip(shares, states, strict=True)])
+            y = self._normalize(input, state, where)
         y = self._drop_and_act(y, residual)
         return torch.relu(y) if relu else y
+
+    def _in_place_of(self, child: nn.Module, x: Tensor, where: str) -> Tensor:
+        """Return what the layer computes where the child would be called, with the child's hooks run around it."""
+
+        def compute(x: Tensor) -> Tensor:
+            parts = children.parts(child)
+            states = [children.read(part, where) for part in parts]
+            if x.shape[0] % len(parts):
+                raise ValueError(
+                    f"{where}: a batch of {x.shape[0]} cannot be split evenly among the {len(parts)} parts of its "
+                    "child `bn` (timm's SplitBatchNorm2d); use a multiple"
+                )
+            shares = torch.split(x, x.shape[0] // len(parts)) if len(parts) > 1 else (x,)
+            first = self._normalize(shares[0], states[0], where)
+            others = zip(parts[1:], shares[1:], strict=True)
+            return torch.cat([first, *(self._in_place_of(part, share, where) for part, share in others)])
+
+        if not hooks.has_hooks(child):
+            return compute(x)
+        children.check(child, x, where)  # before any hook runs
+        seen = x
+        if self.method.enters_statistics:
+            seen = running_statistics.subject(self.method, x, self._checked_gates(where))
+        return hooks.call(child, x, compute, seen, where)
 
     def _normalize(
         self,
@@ -234,7 +261,7 @@ class CalibratedNorm(BatchNormOwner):
         residual: Tensor | None = None,
         relu: bool = False,
     ) -> Tensor:
-        children.refuse_shards(state, x, where)
+        children.refuse_shards(state.weight, state.bias, x, where)
         use_batch = state.use_batch and not (self.frozen and state.running_mean is not None)
         update = state.update and use_batch
         return apply(

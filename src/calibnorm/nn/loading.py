@@ -27,13 +27,8 @@ def adapt(
     missing: the gates may be trained, so they stay, and gamma or beta are not divided either, because the gate that
     they would be divided by need not be the one that stays.
 
-    Args:
-        state: The state dict that torch is about to load.
-        prefix: The layer's prefix in it, such as ``"layer1.0.bn1."``.
-        method: The layer's method.
-        child: The layer's BatchNorm; what it holds further (the parts of a split one) has flat keys too.
-        compensated: Whether the layer was converted with ``preserve=True``.
-        extra: Names of the extra statistics that the layer keeps.
+    What the child holds further (the parts of a split one) has flat keys too. ``extra`` names the extra statistics that
+    the layer keeps.
     """
     for theirs, ours in method.aliases.items():
         if prefix + theirs in state and prefix + ours not in state:

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether the module has hooks, which would miss a call that is not made."""
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
+from calibnorm.nn.hooks import has_hooks
 
 
 def is_relu(module: object) -> bool:

@@ -64,10 +64,8 @@ def register(
         _call_once(kind)
         METHODS[name] = kind
         for dims in (1, 2, 3):
-            layer = type(
-                f"{stem}{dims}d", (CalibratedNorm,), {"dims": dims, "method_type": kind, "__doc__": given.__doc__}
-            )
-            layer.__module__ = registered.__name__
+            members = {"dims": dims, "method_type": kind, "__doc__": given.__doc__, "__module__": registered.__name__}
+            layer = type(f"{stem}{dims}d", (CalibratedNorm,), members)
             setattr(registered, layer.__name__, layer)
             layers[name, dims] = layer
         return given
@@ -93,12 +91,7 @@ def _method(
 
     def parameters(self: Any, num_features: int) -> dict[str, Parameter]:
         specs = starts(num_features) if callable(starts) else starts
-        return {
-            key: value
-            if isinstance(value, Parameter)
-            else Parameter((num_features,), fill=_initial_value(name, key, value))
-            for key, value in specs.items()
-        }
+        return {key: _parameter(name, key, value, num_features) for key, value in specs.items()}
 
     def coefficients(self: Any, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
         return function(x, batch, p, **{key: getattr(self, key) for key in names})
@@ -114,7 +107,7 @@ def _method(
         "__post_init__": freeze,
         "parameters": parameters,
         "coefficients": coefficients,
-        "batch_statistics": property(lambda self: batch_statistics),
+        "batch_statistics": batch_statistics,
     }
     own = [(option.name, Any, field(default=option.default)) for option in options]
     kind: type[Method] = make_dataclass(stem, own, bases=(Method,), namespace=members, frozen=True)
@@ -138,10 +131,12 @@ def _check_initial_values(name: str, starts: object) -> None:
         ) from None
 
 
-def _initial_value(name: str, key: str, value: object) -> float:
-    """Return an initial value; refuse what is no number."""
+def _parameter(name: str, key: str, value: object, channels: int) -> Parameter:
+    """Return what the user gave, a number as one a channel; refuse what is neither a number nor a Parameter."""
+    if isinstance(value, Parameter):
+        return value
     try:
-        return _checks.real(f"parameters[{key!r}]", value)
+        return Parameter((channels,), fill=_checks.real(f"parameters[{key!r}]", value))
     except TypeError as error:
         raise TypeError(f"{name!r}: {error}; for another shape give a calibnorm.methods.Parameter") from None
 
@@ -177,11 +172,9 @@ def _call_once(kind: type[Method]) -> None:
                 f"cn.register_method tried {kind.name!r} on planes {shape} {kept}, and it failed so; p held {held}."
             )
             raise
-        pair = isinstance(found, tuple) and len(found) == 2 and all(isinstance(t, Tensor) for t in found)
-        if not pair:
-            came = (
-                f"({', '.join(type(t).__name__ for t in found)})" if isinstance(found, tuple) else type(found).__name__
-            )
+        if not (isinstance(found, tuple) and len(found) == 2 and all(isinstance(t, Tensor) for t in found)):
+            inner = ", ".join(type(t).__name__ for t in found) if isinstance(found, tuple) else ""
+            came = f"({inner})" if isinstance(found, tuple) else type(found).__name__
             raise TypeError(f"the function of {kind.name!r} must return two tensors, scale and shift, not {came}")
         for which, tensor in zip(("scale", "shift"), found, strict=True):
             try:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from calibnorm.methods import Method
+from calibnorm.nn import recomputation
 from calibnorm.ops import Statistics, update_running
+from calibnorm.ops.reference import accumulation_dtype, affine, moments
 from calibnorm.ops.statistics import reduction_of
 from calibnorm.ops.synchronized import Synchronized
 
@@ -20,10 +22,21 @@ def with_extra(running: Statistics, extra: Sequence[Statistics]) -> Statistics:
     return torch.cat(means), torch.cat(variances)
 
 
-def named_copies(mean: Tensor | None, var: Tensor | None, batches: Tensor | None) -> dict[str, Tensor]:
+def named_copies(x: Tensor, mean: Tensor | None, var: Tensor | None, batches: Tensor | None) -> dict[str, Tensor]:
     """Return the buffers that are there by their names, as a backward may read them after they have moved."""
     named = {"running_mean": mean, "running_var": var, "num_batches_tracked": batches}
-    return {name: buffer.clone() for name, buffer in named.items() if buffer is not None}
+    return recomputation.copies({name: buffer for name, buffer in named.items() if buffer is not None}, x)
+
+
+def subject(method: Method, x: Tensor, gates: Mapping[str, Tensor]) -> Tensor:
+    """Return what the running statistics are about: x, or x with its centre calibrated; differentiable."""
+    shape, dtype = (-1, *[1] * (x.ndim - 2)), accumulation_dtype(x.dtype)
+    around = {name: gate.to(dtype).reshape(shape) for name, gate in gates.items() if name in method.spatial}
+    moved = method.before_steps(x, around)
+    m, v = moments(moved)
+    params = {name: gate.to(m.dtype) for name, gate in gates.items()}
+    mean, _ = method.without_spatial().instance_stats(m, v, params)
+    return affine(moved, m, torch.ones_like(m), mean[:, : x.shape[1]]).to(x.dtype)
 
 
 def move(

@@ -35,7 +35,7 @@ class _SE(CalibratedNorm):
         Args:
             alone: No batch normalization: neither gamma and beta nor statistics, and affine and track_running_stats
                 have no effect. For branches that end in a convolution (PreResNet, DenseNet).
-            reduction: Channels per hidden unit, r.
+            reduction: Channels per hidden unit, r; fewer channels than that have one hidden unit.
             biases: Whether the two fully connected layers have them.
 
         >>> import torch, calibnorm as cn

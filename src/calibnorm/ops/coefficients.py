@@ -124,6 +124,8 @@ def pull_back(
 
 def _vjp(outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor]) -> list[Tensor]:
     """Return the gradients by autograd, zeros where an input does not matter; the graph stays."""
+    if not inputs or not outputs:  # a residual alone wants a gradient, which is not of the coefficients
+        return [torch.zeros_like(t) for t in inputs]
     return list(
         torch.autograd.grad(outputs, inputs, cotangents, retain_graph=True, allow_unused=True, materialize_grads=True)
     )

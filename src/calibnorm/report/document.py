@@ -149,11 +149,7 @@ def of(parts: Iterable[AnyPart], place: Place) -> list[AnyPart]:
 def says_something(block: Block) -> bool:
     """Return whether a block has anything in it."""
     match block:
-        case Paragraph():
-            return bool(block.text)
-        case Bullets():
-            return bool(block.items)
-        case Table():
-            return bool(block.rows)
-        case Picture():
+        case Paragraph(text=said) | Bullets(items=said) | Table(rows=said):
+            return bool(said)
+        case _:
             return True

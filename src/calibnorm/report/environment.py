@@ -13,12 +13,14 @@ import torch
 
 import calibnorm
 
+PACKAGE = Path(calibnorm.__file__).resolve().parent
+
 
 def describe_environment() -> dict[str, Any]:
     """Return versions, machine and threads, and the commit where the library runs from its git checkout."""
     return {
         "calibnorm": calibnorm.__version__,
-        "commit": library_commit(),
+        "commit": git_commit(),
         "backend": next(name for name, status in calibnorm.backends().items() if status.runs),
         "torch": torch.__version__,
         "numpy": package_version("numpy"),
@@ -38,22 +40,15 @@ def package_version(name: str) -> str | None:
         return None
 
 
-def library_commit() -> str | None:
-    """Return the commit of the checkout that the library runs from; see git_commit."""
-    return git_commit(Path(calibnorm.__file__).resolve().parent)
-
-
 def cpu_name() -> str:
     """Return the processor's name as well as the system tells it."""
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
-def git_commit(package: Path) -> str | None:
+def git_commit(package: Path = PACKAGE) -> str | None:
     """Return the commit of the checkout that holds the package as src/calibnorm, with "+changes" where files differ.
 
     A package in a site-packages folder that lies inside somebody else's checkout has no commit.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from calibnorm.report.document import Bullets, Document, Paragraph, Table
@@ -27,28 +28,21 @@ def show(document: Document, console: Console | None = None) -> None:
         print("\n" + "\n\n".join(texts(document, "screen")), flush=True)
         return
     console = console or Console()
-    console.print(f"\n[bold]{escaped(document.title)}[/bold]\n", highlight=False)
+    say = partial(console.print, highlight=False, markup=False)
+    say("", document.title, "", sep="\n", style="bold")
     for section in document.at("screen"):
         if section.title:
-            console.print(f"[bold]{escaped(section.title)}[/bold]", highlight=False)
+            say(section.title, style="bold")
         for block in section.blocks:
             if isinstance(block, Paragraph):
-                console.print(block.text, "", highlight=False, markup=False, sep="\n")
+                say(block.text, "", sep="\n")
             elif isinstance(block, Bullets):
                 for item in block.items:
-                    style = "red" if block.wrong else None
-                    console.print(f"- {item}", style=style, highlight=False, markup=False)
-                console.print()
+                    say(f"- {item}", style="red" if block.wrong else None)
+                say()
             elif isinstance(block, Table):
                 for part in block.parts():
                     show_table(part, console)
-
-
-def escaped(text: str) -> str:
-    """Return a text that rich prints as it is."""
-    from rich.markup import escape
-
-    return escape(text)
 
 
 def show_table(table: Table, console: Console) -> None:

@@ -99,7 +99,7 @@ def test_a_setting_of_another_task_is_refused(
 ) -> None:
     monkeypatch.setitem(RECIPES, "angles", RECIPE)
     assert calling.main(["compare", "angles", "--momentum", "0.5", "--out", str(tmp_path)]) == 2
-    assert "--momentum: is no setting of angles" in capsys.readouterr().err
+    assert "--momentum 0.5: is not known" in capsys.readouterr().err
 
 
 def test_nothing_that_compares_knows_it() -> None:

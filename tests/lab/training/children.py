@@ -26,7 +26,6 @@ _context.set_forkserver_preload(
     [
         "calibnorm.lab.training.run",
         "calibnorm.lab.experiments.worker_process",
-        "calibnorm.lab.demo.parallel",
         "sklearn.datasets",
         "sklearn.model_selection",
     ]

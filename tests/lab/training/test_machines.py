@@ -22,6 +22,7 @@ from calibnorm.errors import RunFailed, UsageError
 from calibnorm.lab import tasks
 from calibnorm.lab.data.workers import readers
 from calibnorm.lab.experiments import worker_process, workers
+from calibnorm.lab.experiments.grid import Run
 from calibnorm.lab.tasks.classify import Classify
 from calibnorm.lab.training import machine, processes
 from calibnorm.lab.training import run as runs
@@ -193,8 +194,8 @@ def test_runs_side_by_side_divide_them_too(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(workers, "Worker", started)
     monkeypatch.setattr(runs, "train", trained)
-    todo: Any = [SimpleNamespace(recipe=TINY, folder=tmp_path)] * 3
+    todo = [Run(TINY, tmp_path / f"seed{seed}") for seed in range(3)]
     with pytest.raises(Started) as caught:
-        workers.train_in_workers(todo, 8, worker_process.Settings(tmp_path, "cpu"), lambda: None, {})
+        workers.train_in_workers(workers.Queue(todo, {}), 8, worker_process.Settings(tmp_path, "cpu"), lambda: None)
     answer = worker_process.trained(todo[0], caught.value.args[0])
     assert answer.message == "2 readers"

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from calibnorm.errors import Setting, UsageError, as_option, called, written
+from calibnorm.errors import Setting, UsageError, as_option, called
 from calibnorm.lab import data, models, recipes
 from calibnorm.lab.experiments import texts
 from calibnorm.lab.experiments.checks import check
@@ -189,7 +189,7 @@ class Comparison(Report):
         c, columns = self.config, self.grid.columns()
         words = [COMMAND, c.recipe, "--norms", *map(shlex.quote, columns)]
         words += [f"--baseline {shlex.quote(self.baseline)}"] if self.baseline != columns[0] else []
-        words += [f"--noise {text}" for text in c.conditions if c.conditions != ("none",)]
+        words += [f"--noise {text}" for text in c.conditions if c.noise or c.conditions != ("none",)]
         words += [f"--seeds {c.seeds}"] + ([f"--name {c.name}"] if c.name else [])
-        words += [f"{as_option(Setting(name))} {written(value)}" for name, value in c.override.items()]
+        words += [as_option(Setting(name, value)) for name, value in c.override.items()]
         return " ".join(words)

@@ -8,15 +8,4 @@ from calibnorm.report.pictures.points import Seeds, differences, finals
 from calibnorm.report.pictures.ratios import ratios
 from calibnorm.report.pictures.style import Style, save, styles
 
-__all__ = [
-    "Point",
-    "Seeds",
-    "Style",
-    "bands",
-    "curves",
-    "differences",
-    "finals",
-    "ratios",
-    "save",
-    "styles",
-]
+__all__ = ["Point", "Seeds", "Style", "bands", "curves", "differences", "finals", "ratios", "save", "styles"]

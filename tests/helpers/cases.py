@@ -71,3 +71,45 @@ def errors(
         dy = randn(*y.shape, seed=99, dtype=y.dtype)
         results.append({"value": y, **gradients(y, leaves, dy)})
     return {name: error(results[0][name], results[1][name]) for name in results[1]}
+
+
+EVERY_METHOD: list[tuple[str, dict[str, Any]]] = [
+    ("bn", {}),
+    ("iebn", {}),
+    ("iebn", {"position": "both"}),
+    ("iebn", {"operator": "fc", "reduction": 2}),
+    ("iebn", {"operator": "identity", "activation": "tanh"}),
+    ("rbn", {}),
+    ("rbn", {"center_stat": "std", "scale_stat": "std"}),
+    ("rbn", {"center_stat": "spatial_mean", "scale_stat": "spatial_std"}),
+    ("se", {"reduction": 2}),
+    ("in", {}),
+    ("gn", {"groups": 2}),
+    ("ln", {}),
+    ("sn", {}),
+    ("bcn", {"groups": 2}),
+    ("ilm", {"groups": 2, "key_size": 2}),
+    ("frn", {}),
+    ("an", {"mixtures": 3}),
+    ("ghost", {"size": 2}),
+    ("brn", {"start": 0, "r_batches": 1, "d_batches": 1}),
+    ("iebn", {"over": {"method": "brn", "start": 0, "r_batches": 1, "d_batches": 1}}),
+    ("rbn", {"over": "sn"}),
+    ("rbn", {"over": {"method": "ghost", "size": 2}}),
+]
+"""Every method, and every option that changes which statistics enter or which code runs; for four channels.
+
+The limits of Batch Renorm are open from the second batch on, so that it differs from BN.
+"""
+
+
+def _name(value: object) -> str:
+    return "-".join(map(str, value.values())) if isinstance(value, dict) else str(value)
+
+
+each_method = pytest.mark.parametrize(("method", "options"), EVERY_METHOD, ids=_name)
+
+
+def layer_of(method: str, options: Mapping[str, Any], dims: int = 2, **arguments: Any) -> Any:
+    """A random layer of a method of :data:`EVERY_METHOD`."""
+    return randomize(cn.norm_layer(method, dims=dims, **options)(4, **arguments))
