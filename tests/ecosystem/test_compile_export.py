@@ -34,7 +34,10 @@ NETWORKS = [
 
 @pytest.mark.parametrize(("norm", "training"), NETWORKS)
 def test_dynamo_takes_the_network_in_one_graph(norm, training):
-    """One graph for all batches; test_compiled_equals_eager_in_one_graph asks the layers for batches not marked as dynamic."""
+    """One graph for all batches.
+
+    Batches that are not marked as dynamic are the layers' own test, test_compiled_equals_eager_in_one_graph.
+    """
     # Without code generation, which is the nightly test below.
     model = network(norm).train(training)
     eager, counter = copy.deepcopy(model), CompileCounterWithBackend("aot_eager")
