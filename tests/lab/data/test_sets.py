@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 from torch.nn.functional import avg_pool2d
 
 from calibnorm.errors import UsageError
 from calibnorm.lab import data
 from calibnorm.lab.data import Split
 from calibnorm.lab.data.image_set import balanced, fit, make
-from calibnorm.lab.demo import data as demo
 
 
 def test_names_and_what_is_known_of_them():
@@ -47,12 +48,17 @@ def test_another_size_than_the_sets(monkeypatch, color):
         data.load("mnist", Path())
 
 
-def test_digits_are_those_of_the_demo():
-    """The same split, and, standardized, the same images."""
-    images, theirs = data.load("digits", Path("unused")), demo.load()
-    assert torch.equal(images.train.labels, theirs.train_labels)
+def test_digits_are_scikit_learns():
+    """The same split as by hand, and, standardized, the same images."""
+    images, bunch = data.load("digits", Path("unused")), load_digits()
+    train, test, labels, _ = map(
+        torch.as_tensor,
+        train_test_split(bunch.images, bunch.target, test_size=1 / 3, stratify=bunch.target, random_state=0),
+    )
+    assert torch.equal(images.train.labels, labels)
     ours = torch.cat([batch for batch, _ in data.test_feed(images, batch_size=128, device="cpu")])
-    torch.testing.assert_close(ours, theirs.test_images, rtol=1e-6, atol=1e-6)
+    theirs = ((test - train.mean()) / train.std(correction=0)).float().unsqueeze(1)
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
     test, train = images.test.labels.bincount(minlength=10), images.train.labels.bincount(minlength=10)
     assert (test - train / 2).abs().max() <= 1  # stratified: a third of each digit
 
