@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from calibnorm.errors import RunFailed, Stopped, UsageError
+from calibnorm.errors import RunFailed, Stopped, UsageError, exit_status
 from calibnorm.lab import cli, data
 from calibnorm.lab.data.folders import _train_order
 from calibnorm.lab.data.pictures import scan
@@ -25,7 +25,7 @@ from calibnorm.lab.tasks.classify import Classify
 from calibnorm.lab.training import folder as folders
 from calibnorm.lab.training import learner, meetings
 from calibnorm.lab.training import run as runs
-from calibnorm.lab.training.ending import exit_status, is_of_a_collective
+from calibnorm.lab.training.ending import is_of_a_collective
 from calibnorm.report.files import write_whole
 from lab.training import children
 from lab.training.test_processes import free_port, pair

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,17 +15,11 @@ from calibnorm.lab.locks import exclusive
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.tasks import Task
 from calibnorm.lab.training.progress import EpochFigures
-from calibnorm.report.files import read_json, write_json, write_whole
+from calibnorm.report.files import read_json, write_json
 from calibnorm.report.measure import Measure
 
-CONFIG, RESULT, METRICS, TIMING, ENVIRONMENT, CHECKPOINTS = (
-    "config.json",
-    "result.json",
-    "metrics.csv",
-    "timing.csv",
-    "environment.json",
-    "checkpoints",
-)
+CONFIG, RESULT, ENVIRONMENT = "config.json", "result.json", "environment.json"
+METRICS, TIMING, CHECKPOINTS = "metrics.csv", "timing.csv", "checkpoints"
 BEST, LAST, LOCK = "best.pt", "last.pt", ".lock"
 
 NUMERICAL = ("torch", "backend", "device", "cpu", "processes", "threads", "convolutions")
@@ -280,12 +272,3 @@ def writing(folder: Path) -> Iterator[None]:
             f"{error.filename or folder}: cannot be written ({error.strerror}); the checkpoint of before is whole: "
             "make room, and start the same command again"
         ) from error
-
-
-def write_rows(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    """Write a CSV anew, a line an epoch: a resumed run's metrics.csv is that of an undisturbed one."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(path, text.getvalue().encode())

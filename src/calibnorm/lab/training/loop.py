@@ -65,7 +65,7 @@ class Loop(Generic[Batch]):
         self.watcher = watcher
         self._save, self._stop, self._minutes = save, stop, checkpoint_minutes
         self.progress = Progress()
-        self._processes = Processes(fabric)
+        self._processes = Processes(fabric.world_size)
         self._sums = torch.zeros((), dtype=torch.float64, device=fabric.device)  # as long as the first step's are
         self._losses = LossWatch(fabric.device)
         self._meetings = Meetings(fabric, LOOK_EVERY)

@@ -18,7 +18,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
-from calibnorm.errors import RunFailed, Setting, UsageError
+from calibnorm.errors import ReasonedError, RunFailed, Setting, UsageError
 from calibnorm.lab.recipes import Precision
 from calibnorm.lab.training.machine import Accelerator, Kind, check_precision, choose
 
@@ -145,19 +145,10 @@ def on_first(fabric: Fabric, work: Callable[[], T]) -> T:
 
     Only process 0 touches a run's folder: the machines need not share a disk.
     """
-    value: T | None = None
-    error: UsageError | RunFailed | None = None
-    if fabric.is_global_zero:
-        try:
-            value = work()
-        except (UsageError, RunFailed) as caught:
-            error = caught
+    value, error = _tried(work, UsageError, RunFailed) if fabric.is_global_zero else (None, None)
     if fabric.world_size > 1:
         value, error = fabric.broadcast((value, error))
-    if error is not None:
-        error.shared = True
-        raise error
-    return value  # type: ignore[return-value]  # work returned it
+    return _agreed(value, error)
 
 
 def on_all(fabric: Fabric, work: Callable[[], T]) -> T:
@@ -165,21 +156,27 @@ def on_all(fabric: Fabric, work: Callable[[], T]) -> T:
 
     Otherwise the others would wait, for as long as half an hour, for a process that is gone.
     """
-    value: T | None = None
-    error: UsageError | None = None
-    try:
-        value = work()
-    except UsageError as caught:
-        error = caught
+    value, error = _tried(work, UsageError)
     if fabric.world_size > 1:
-        errors = enumerate(Processes(fabric).gather(error))
+        errors = enumerate(Processes(fabric.world_size).gather(error))
         number, error = next(((n, e) for n, e in errors if e is not None), (0, None))
         if error is not None and number > 0:
             error = error.after(f"process {number}: ")
+    return _agreed(value, error)
+
+
+def _tried(work: Callable[[], T], *kinds: type[ReasonedError]) -> tuple[T | None, ReasonedError | None]:
+    try:
+        return work(), None
+    except kinds as error:
+        return None, error
+
+
+def _agreed(value: T | None, error: ReasonedError | None) -> T:
     if error is not None:
         error.shared = True
         raise error
-    return value  # type: ignore[return-value]  # work returned it
+    return value  # type: ignore[return-value]  # the work returned it
 
 
 def largest(fabric: Fabric, *values: int) -> tuple[int, ...]:
@@ -193,20 +190,20 @@ def largest(fabric: Fabric, *values: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Processes:
-    """What the processes of a run know together; it is a task's `Together`."""
+    """What so many processes of a run know together; it is a task's `Together`."""
 
-    fabric: Fabric
+    count: int
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sum over the processes; the argument stays as it is."""
-        if self.fabric.world_size > 1:
+        if self.count > 1:
             values = values.clone()
             dist.all_reduce(values, dist.ReduceOp.SUM)
         return values
 
     def gather(self, value: T) -> list[T]:
         """Return the values of all processes, in their order."""
-        values = [value] * self.fabric.world_size
-        if self.fabric.world_size > 1:
+        values = [value] * self.count
+        if self.count > 1:
             dist.all_gather_object(values, value)
         return values
