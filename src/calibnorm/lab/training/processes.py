@@ -112,10 +112,8 @@ def _environment(devices: int, nodes: int) -> ClusterEnvironment:
 
 
 def _tasks() -> int:
-    """Return how many processes srun has started, of which this is one; 1 in a batch script by itself.
-
-    SLURM_NTASKS, which Lightning looks at, is also set in a batch script that srun did not start.
-    """
+    """Return how many processes srun has started, of which this is one; 1 in a batch script by itself."""
+    # SLURM_NTASKS, which Lightning looks at, is also set in a batch script that srun did not start.
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
 
 
@@ -126,9 +124,8 @@ def _counts(machine: Machine) -> tuple[int, int]:
     if not TorchElasticEnvironment.detect():
         devices, nodes, tasks = machine.devices or 1, machine.num_nodes or 1, _tasks()
         if devices * nodes > 1 and tasks not in (1, devices * nodes):
-            raise UsageError(
-                Setting("devices", devices), f"srun started {tasks} processes; {devices * nodes} are wanted, or 1"
-            )
+            reason = f"srun started {tasks} processes; {devices * nodes} are wanted, or 1"
+            raise UsageError(Setting("devices", devices), reason)
         if nodes > 1 and tasks == 1:
             raise UsageError(Setting("num_nodes", nodes), "start the command with torchrun on every machine")
         return devices, nodes

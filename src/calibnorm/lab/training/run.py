@@ -132,11 +132,7 @@ def load(task: Task[Any], data_root: Path, fabric: Fabric, workers: int | None =
 
 @contextlib.contextmanager
 def _named_workers() -> Iterator[None]:
-    """Say in a line that a process that reads pictures has died.
-
-    Raises:
-        RunFailed: In place of what torch raises then, wherever the program is.
-    """
+    """Raise RunFailed, in a line, in place of what torch raises anywhere when a process that reads has died."""
     try:
         yield
     except RuntimeError as error:
