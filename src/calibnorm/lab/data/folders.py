@@ -203,8 +203,7 @@ class _FolderFeed(ImageFeed):
     def __init__(self, pictures: Pictures, order: _Order, classes: int, device: torch.device, workers: int) -> None:
         super().__init__(classes, 3)
         self._order, self._device = order, device
-        mean, std = (255 * torch.tensor(values, device=device).view(-1, 1, 1) for values in (MEAN, STD))
-        self._mean, self._std = mean, std
+        self._mean, self._std = (255 * torch.tensor(values, device=device).view(-1, 1, 1) for values in (MEAN, STD))
         self._loader: DataLoader[Any] = DataLoader(
             pictures,
             batch_sampler=order,
@@ -268,7 +267,6 @@ class _FolderFeed(ImageFeed):
         return iterator
 
     def close(self) -> None:
-        """End the worker processes; an iteration after that starts new ones."""
         if self._end is not None:
             self._end()
             atexit.unregister(self._end)
