@@ -114,6 +114,15 @@ class Stopped(Exception):
         return self.message
 
 
+def exit_status(error: BaseException) -> int:
+    """Return the exit status of a command that an error ends."""
+    if isinstance(error, Stopped):
+        return 128 + error.number
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return 2 if isinstance(error, UsageError) else 1
+
+
 def as_argument(setting: Setting) -> str:
     """Return a setting as Python writes it: ``batch_size=0``."""
     if setting.value is NOT_GIVEN:

@@ -68,14 +68,7 @@ def first_paragraph(box: str) -> str:
 
 
 def line(problem: str, args: Sequence[str], known: Mapping[str, Any], prog: str) -> str:
-    """Return in a line what is wrong: the words as they were typed, and what is allowed.
-
-    Args:
-        problem: What tyro says.
-        args: All words.
-        known: The types of the options.
-        prog: The command's name.
-    """
+    """Return in a line what is wrong, of what tyro says: the words as they were typed, and what is allowed."""
     if problem.startswith("Unrecognized "):
         return unknown(problem.partition(": ")[2], args, known, prog)
     about = [name for name in known if re.search(rf"(?<![\w-]){name}(?![\w-])", problem)]
@@ -178,16 +171,11 @@ def noise(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[tuple[float, floa
 @READERS.primitive_rule
 def optional(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     """What may be left out is put back to that by the word none."""
-    kinds = get_args(kind.type)
-    if (
-        get_origin(kind.type) not in (Union, UnionType)
-        or type(None) not in kinds
-        or len(kinds) != 2
-        or kind.type == Noise
-    ):
+    others = [each for each in get_args(kind.type) if each is not type(None)]
+    one = len(others) == 1 and len(get_args(kind.type)) == 2
+    if get_origin(kind.type) not in (Union, UnionType) or not one or kind.type == Noise:
         return None
-    (other,) = (each for each in kinds if each is not type(None))
-    inner = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(other, kind.markers))
+    inner = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(others[0], kind.markers))
     assert isinstance(inner, PrimitiveConstructorSpec)
     return PrimitiveConstructorSpec(
         inner.nargs,

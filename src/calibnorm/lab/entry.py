@@ -27,17 +27,10 @@ def missing_modules() -> list[str]:
 
 
 def main() -> int:
-    """Run the command line, or say in one line how to install what it needs.
-
-    Returns:
-        The exit status: 2 where the lab extra is not installed, else that of the command.
-    """
+    """Run the command line; or return 2 after a line on how to install what it needs."""
     if missing := missing_modules():
-        print(
-            f"calibnorm: this command needs {', '.join(missing)}; "
-            'in the folder of calibnorm\'s source run: pip install ".[lab]"',
-            file=sys.stderr,
-        )
+        remedy = 'in the folder of calibnorm\'s source run: pip install ".[lab]"'
+        print(f"calibnorm: this command needs {', '.join(missing)}; {remedy}", file=sys.stderr)
         return 2
     from calibnorm.lab import cli
 

@@ -28,16 +28,8 @@ def slug(text: str, mark: str = "_") -> str:
 
 
 def check_name(name: str) -> str:
-    """Return what ``--name`` gave where it is a single plain folder.
-
-    Raises:
-        UsageError: It is not, such as "../x".
-    """
+    """Return what ``--name`` gave where it is a single plain folder; raise UsageError for others, such as "../x"."""
     if not _PLAIN.fullmatch(name):
-        raise UsageError(
-            Setting("name", name),
-            "must begin with a letter or digit and hold letters, digits and _ . , = + - alone; ",
-            Setting("out"),
-            " takes a path",
-        )
+        reason = "must begin with a letter or digit and hold letters, digits and _ . , = + - alone; "
+        raise UsageError(Setting("name", name), reason, Setting("out"), " takes a path")
     return name

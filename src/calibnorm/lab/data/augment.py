@@ -30,10 +30,8 @@ class Shifts:
     def draw(count: int, generator: torch.Generator, *, flip: bool) -> Shifts:
         """Draw uniform crops and, where asked, fair flips."""
         top, left = torch.randint(0, 2 * PADDING + 1, (2, count), generator=generator)
-        coins = (
-            torch.randint(0, 2, (count,), generator=generator) == 1
-        )  # drawn always: a crop is the same without flips
-        return Shifts(top, left, coins & flip)
+        coins = torch.randint(0, 2, (count,), generator=generator)  # drawn always: a crop is the same without flips
+        return Shifts(top, left, (coins == 1) & flip)
 
     def to(self, device: torch.device) -> Shifts:
         """Return the same numbers on a device."""

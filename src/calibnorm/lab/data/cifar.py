@@ -33,14 +33,7 @@ def read_cifar100(root: Path) -> tuple[Split, Split]:
 
 
 def _read(title: str, known: Any, labels: str, root: Path) -> tuple[Split, Split]:
-    """Read the set's files, each checked against the checksum that torchvision knows before it is unpickled.
-
-    Args:
-        title: The set's name in messages.
-        known: torchvision's class: names and checksums.
-        labels: The key of the labels.
-        root: Holds the folder or the archive.
-    """
+    """Read the set's files, each checked against the checksum that torchvision knows before it is unpickled."""
     folder, archive = root / known.base_folder, root / known.filename
     if folder.is_dir():
         where, content = folder, _from_folder(folder)
@@ -54,9 +47,8 @@ def _read(title: str, known: Any, labels: str, root: Path) -> tuple[Split, Split
         for name, md5 in files:
             stored = content(name)
             if (found := _md5(stored)) != md5:
-                raise UsageError(
-                    f"{where}: {name} is not the original (MD5 {found}, not {md5}); download {known.filename} again"
-                )
+                reason = f"{name} is not the original (MD5 {found}, not {md5})"
+                raise UsageError(f"{where}: {reason}; download {known.filename} again")
             entry = _Arrays(io.BytesIO(stored), encoding="latin1").load()
             images.append(np.asarray(entry["data"], dtype=np.uint8).reshape(-1, 3, 32, 32))
             targets += entry[labels]
@@ -93,9 +85,8 @@ def _from_archive(archive: Path, known: Any) -> Callable[[str], bytes]:
     """Return a function that reads a file out of the archive, in memory: nothing is unpacked to the disk."""
     stored = archive.read_bytes()
     if (found := _md5(stored)) != known.tgz_md5:
-        raise UsageError(
-            f"{archive}: not the original (MD5 {found}, not {known.tgz_md5}), or not whole; download it again"
-        )
+        reason = f"not the original (MD5 {found}, not {known.tgz_md5}), or not whole"
+        raise UsageError(f"{archive}: {reason}; download it again")
 
     def content(name: str) -> bytes:
         try:

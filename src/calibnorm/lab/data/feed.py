@@ -84,17 +84,7 @@ class ImageFeed(Feed[ImageBatch]):
 
 
 def check_shares(name: str, images_a_batch: int, available: int, world: int) -> None:
-    """Refuse a batch that is larger than the set, or that the processes cannot share equally.
-
-    Args:
-        name: The option in the message.
-        images_a_batch: Its value.
-        available: Images in the set.
-        world: Processes.
-
-    Raises:
-        UsageError: It cannot be used.
-    """
+    """Raise UsageError for a batch, by its setting's name, that is larger than the set or cannot be shared equally."""
     if not 0 < images_a_batch <= available:
         raise UsageError(Setting(name, images_a_batch), f"choose between 1 and the {available} training images")
     if images_a_batch % world:
@@ -102,7 +92,7 @@ def check_shares(name: str, images_a_batch: int, available: int, world: int) -> 
 
 
 def check_augment(value: str) -> None:
-    """Refuse a word that is no augmentation."""
+    """Raise UsageError for a word that is no augmentation."""
     if value not in get_args(Augment):
         raise UsageError(Setting("augment", value), f"unknown; choose one of {', '.join(get_args(Augment))}")
 

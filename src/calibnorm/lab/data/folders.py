@@ -5,8 +5,7 @@ from __future__ import annotations
 import atexit
 import time
 import weakref
-from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from torch.utils.data import DataLoader, Sampler
 from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.data import sets
 from calibnorm.lab.data.augment import standardize
-from calibnorm.lab.data.feed import Augment, ImageBatch, ImageFeed, check_augment, check_shares, share
+from calibnorm.lab.data.feed import Augment, ImageBatch, ImageFeed, check_augment, check_shares
 from calibnorm.lab.data.image_set import balanced
 from calibnorm.lab.data.pictures import Damaged, Listing, Pictures, collate, scan
 from calibnorm.lab.data.seeding import generator
@@ -72,13 +71,7 @@ def _named_errors() -> Iterator[None]:
 
 
 class FolderFeeds(NamedTuple):
-    """Both feeds of a folder set.
-
-    Args:
-        train: Training batches.
-        test: The validation pictures.
-        class_names: The names of the classes' folders: the labels.
-    """
+    """Both feeds of a folder set, and the names of the classes' folders: the labels."""
 
     train: ImageFeed
     test: ImageFeed
@@ -130,17 +123,15 @@ def folder_feeds(
     except OSError as error:  # a folder that must not be looked into
         raise UsageError(Setting("data", name), f"{error.filename}: {error.strerror}") from None
     _check_classes(train, test, sets.info(name).classes)
-    if workers is None:
-        workers = readers()
     rows = torch.arange(len(train))
     if train_images is not None:
         rows = balanced(train.labels, len(train.classes), train_images, 0)
     check_shares("batch_size", batch_size, len(rows), world)
-    train_order = _TrainOrder(rows, batch_size, seed, rank, world)
-    test_order = _TestOrder(len(test), max(1, batch_size // world), rank, world)
-    common = (len(train.classes), device, workers)
+    test_rows = torch.arange(len(test))[rank::world]
+    test_order = _Order(lambda epoch: test_rows, len(test_rows), max(1, batch_size // world))
+    common = (len(train.classes), device, readers() if workers is None else workers)
     return FolderFeeds(
-        _FolderFeed(Pictures(train, size, seed, augment), train_order, *common),
+        _FolderFeed(Pictures(train, size, seed, augment), _train_order(rows, batch_size, seed, rank, world), *common),
         _FolderFeed(Pictures(test, size, seed, "none"), test_order, *common),
         train.classes,
     )
@@ -151,84 +142,68 @@ def _find(name: str, root: Path) -> Path:
     for folder in (root / name, root):
         if (folder / "train").is_dir():
             return folder
+    asked, place = Setting("data", name), f"{(root / name).absolute()}/train/CLASS/ and val/CLASS/"
     if name != "imagenet":
-        raise UsageError(
-            Setting("data", name),
-            f"is missing; put pictures into {(root / name).absolute()}/train/CLASS/ and val/CLASS/, or name the folder "
-            "that holds train and val as the ",
-            Setting("data_root"),
-        )
+        remedy = f"put pictures into {place}, or name the folder that holds train and val as the "
+        raise UsageError(asked, f"is missing; {remedy}", Setting("data_root"))
     for folder in (root / name, root):
         if (folder / "ILSVRC2012_img_train.tar").is_file():
             command = f"from torchvision.datasets import ImageNet as I; I('{folder}', 'train'); I('{folder}', 'val')"
-            raise UsageError(Setting("data", name), f'archives in {folder} are not unpacked: run python -c "{command}"')
-    raise UsageError(
-        Setting("data", name),
-        "is missing; download ILSVRC2012 (its archives img_train, img_val and devkit_t12) and unpack the pictures into "
-        f"{(root / name).absolute()}/train/CLASS/ and val/CLASS/",
-    )
+            raise UsageError(asked, f'archives in {folder} are not unpacked: run python -c "{command}"')
+    remedy = "download ILSVRC2012 (its archives img_train, img_val and devkit_t12)"
+    raise UsageError(asked, f"is missing; {remedy} and unpack the pictures into {place}")
 
 
 def _check_classes(train: Listing, test: Listing, classes: int | None) -> None:
     if different := sorted(set(train.classes) ^ set(test.classes)):
         name = different[0]
         there, lacking = (train, test) if name in train.classes else (test, train)
-        raise UsageError(
-            f"{there.folder} has a class {name!r} that {lacking.folder} has not ({len(different)} such classes); "
-            "both need the same folders"
-        )
+        reason = f"has a class {name!r} that {lacking.folder} has not ({len(different)} such classes)"
+        raise UsageError(f"{there.folder} {reason}; both need the same folders")
     if classes not in (None, len(train.classes)):
-        raise UsageError(
-            f"{train.folder}: {len(train.classes)} folders of classes instead of {classes}; ",
-            Setting("data", "folders"),
-            " takes any number",
-        )
+        reason = f"{len(train.classes)} folders of classes instead of {classes}; "
+        raise UsageError(f"{train.folder}: {reason}", Setting("data", "folders"), " takes any number")
 
 
 class _Order(Sampler[list[tuple[int, int]]]):
-    """Yields, for the epoch and from the batch that were set, what :class:`Pictures` is asked for."""
+    """Yields, for the epoch and from the batch that were set, what :class:`Pictures` is asked for.
 
-    epoch = 0
-    start = 0
+    Args:
+        rows: A process's pictures of an epoch, in their order.
+        count: How many these are.
+        size: Of a batch, this process's part of it.
+    """
 
-    @abstractmethod
+    epoch = start = 0
+
+    def __init__(self, rows: Callable[[int], Tensor], count: int, size: int) -> None:
+        self._rows, self._count, self._size = rows, count, size
+
     def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
-
-
-class _TrainOrder(_Order):
-    def __init__(self, rows: Tensor, batch_size: int, seed: int, rank: int, world: int) -> None:
-        self._rows, self._batch_size, self._seed, self._rank, self._world = rows, batch_size, seed, rank, world
-
-    def __len__(self) -> int:
-        return len(self._rows) // self._batch_size
+        return -(-self._count // self._size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = self._rows[torch.randperm(len(self._rows), generator=generator("main order", self._seed, self.epoch))]
-        for number in range(self.start, len(self)):
-            yield [
-                (self.epoch, row) for row in order[share(number, self._batch_size, self._rank, self._world)].tolist()
-            ]
+        rows = self._rows(self.epoch)
+        for first in range(self.start * self._size, self._count, self._size):
+            yield [(self.epoch, row) for row in rows[first : first + self._size].tolist()]
 
 
-class _TestOrder(_Order):
-    def __init__(self, count: int, batch_size: int, rank: int, world: int) -> None:
-        self._rows, self._batch_size = range(rank, count, world), batch_size
+def _train_order(rows: Tensor, batch_size: int, seed: int, rank: int, world: int) -> _Order:
+    """Return the order of whole batches, of each of which a process has an equal part."""
+    batches = len(rows) // batch_size
 
-    def __len__(self) -> int:
-        return -(-len(self._rows) // self._batch_size)
+    def mine(epoch: int) -> Tensor:
+        order = rows[torch.randperm(len(rows), generator=generator("main order", seed, epoch))]
+        return order[: batches * batch_size].view(batches, world, -1)[:, rank].flatten()
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for first in range(self.start * self._batch_size, len(self._rows), self._batch_size):
-            yield [(self.epoch, row) for row in self._rows[first : first + self._batch_size]]
+    return _Order(mine, batches * batch_size // world, batch_size // world)
 
 
 class _FolderFeed(ImageFeed):
     def __init__(self, pictures: Pictures, order: _Order, classes: int, device: torch.device, workers: int) -> None:
         super().__init__(classes, 3)
         self._order, self._device = order, device
-        mean, std = (255 * torch.tensor(values, device=device).view(-1, 1, 1) for values in (MEAN, STD))
-        self._mean, self._std = mean, std
+        self._mean, self._std = (255 * torch.tensor(values, device=device).view(-1, 1, 1) for values in (MEAN, STD))
         self._loader: DataLoader[Any] = DataLoader(
             pictures,
             batch_sampler=order,
@@ -292,7 +267,6 @@ class _FolderFeed(ImageFeed):
         return iterator
 
     def close(self) -> None:
-        """End the worker processes; an iteration after that starts new ones."""
         if self._end is not None:
             self._end()
             atexit.unregister(self._end)

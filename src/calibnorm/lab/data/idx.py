@@ -28,9 +28,6 @@ def read(path: Path, dimensions: int, sha256: str) -> Tensor:
         dimensions: How many the array must have: 3 for images, 1 for labels.
         sha256: That of the unpacked content, so that plain files and files that were packed again are known too.
 
-    Returns:
-        uint8, in the shape that the header gives.
-
     Raises:
         UsageError: The file cannot be read, is truncated, is not what its header says, or not the original.
     """

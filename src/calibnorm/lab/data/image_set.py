@@ -67,25 +67,14 @@ def make(name: str, train: Split, test: Split, classes: int) -> ImageSet:
         raise UsageError(Setting("data", name), f"images of {shapes}; they must have one shape")
     mean, std = statistics(train.images)
     if min(std) == 0:
-        raise UsageError(
-            Setting("data", name), "a channel has one value in all training images; nothing can be learned from it"
-        )
+        reason = "a channel has one value in all training images; nothing can be learned from it"
+        raise UsageError(Setting("data", name), reason)
     channels, size = train.images.shape[1:3]
     return ImageSet(name, train, test, classes, channels, size, mean, std)
 
 
 def check(name: str, part: str, split: Split, classes: int) -> None:
-    """Refuse images or labels that are not what :class:`Split` says.
-
-    Args:
-        name: The set's name.
-        part: "training" or "test".
-        split: To look at.
-        classes: Labels are 0 to ``classes`` - 1.
-
-    Raises:
-        UsageError: Another shape or type, no images, or a label outside.
-    """
+    """Raise UsageError for "training" or "test" images, or for labels, that are not what :class:`Split` says."""
     if wrong := _wrong(split.images, split.labels, classes):
         raise UsageError(Setting("data", name), f"the {part} images {wrong}")
 
@@ -121,12 +110,6 @@ def statistics(images_NCHW: Tensor) -> tuple[tuple[float, ...], tuple[float, ...
     return tuple(means), tuple(stds)
 
 
-def subset(split: Split, classes: int, count: int, seed: int) -> Split:
-    """Return the images that :func:`balanced` chooses, in their order in the set."""
-    rows = balanced(split.labels, classes, count, seed)
-    return Split(split.images[rows], split.labels[rows])
-
-
 def balanced(labels: Tensor, classes: int, count: int, seed: int) -> Tensor:
     """Choose ``count`` images, the classes as equal as they can be; a smaller choice is a part of a larger one.
 
@@ -143,9 +126,8 @@ def balanced(labels: Tensor, classes: int, count: int, seed: int) -> Tensor:
         UsageError: Less than one image, or more than there are.
     """
     if not 0 < count <= len(labels):
-        raise UsageError(
-            Setting("train_images", count), f"choose between 1 and the {len(labels)} training images there are"
-        )
+        reason = f"choose between 1 and the {len(labels)} training images there are"
+        raise UsageError(Setting("train_images", count), reason)
     queues = []
     for label in range(classes):
         rows = (labels == label).nonzero().flatten()
@@ -178,9 +160,8 @@ def shrink(images: ImageSet, size: int) -> ImageSet:
         return images
     if size < 1 or images.size % size:
         sizes = ", ".join(str(n) for n in range(1, images.size + 1) if images.size % n == 0)
-        raise UsageError(
-            Setting("image_size", size), f"{images.name} has {images.size} pixels a side; choose one of {sizes}"
-        )
+        reason = f"{images.name} has {images.size} pixels a side; choose one of {sizes}"
+        raise UsageError(Setting("image_size", size), reason)
     side = images.size // size
 
     def smaller(split: Split) -> Split:

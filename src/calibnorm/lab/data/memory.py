@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -58,22 +59,18 @@ def train_feed(
         UsageError: A batch larger than the set, one that the processes cannot share equally, or an unknown word.
     """
     check_augment(augment)
-    device = torch.device(device)
+    stream = partial(_Stream, seed=seed, device=torch.device(device), augment=augment)
     if mix is None:
         check_shares("batch_size", batch_size, len(images.train), world)
-        streams = [_Stream("main", images, batch_size, 0, seed, device, augment)]
+        streams = [stream("main", images, batch_size, 0)]
         return _TrainFeed(streams, len(images.train) // batch_size, images.classes, rank, world)
     check_shares("mix_main", mix_main, len(images.train), world)
     check_shares("mix_others", mix_others, len(mix.train), world)
     if batch_size != mix_main + mix_others:
-        raise UsageError(
-            Setting("batch_size", batch_size), f"mixed batches of {mix_main} and {mix_others} images need their sum"
-        )
-    others = fit(mix, images.channels, images.size)
-    streams = [
-        _Stream("main", images, mix_main, 0, seed, device, augment),
-        _Stream("others", others, mix_others, images.classes, seed, device, augment),
-    ]
+        reason = f"mixed batches of {mix_main} and {mix_others} images need their sum"
+        raise UsageError(Setting("batch_size", batch_size), reason)
+    others = stream("others", fit(mix, images.channels, images.size), mix_others, images.classes)
+    streams = [stream("main", images, mix_main, 0), others]
     return _TrainFeed(streams, len(images.train) // mix_main, images.classes + mix.classes, rank, world)
 
 
@@ -87,15 +84,8 @@ def test_feed(
 ) -> ImageFeed:
     """Return the test images in the set's order, each once over all processes; the last batch may be smaller.
 
-    Args:
-        images: From :func:`calibnorm.lab.data.load`; standardized as its training images are.
-        batch_size: Images a batch of all processes together.
-        device: Where the images are put, as bytes, once.
-        rank: This process takes every ``world``-th image, from number ``rank`` on.
-        world: Processes that share the images; one of them may have a batch more than another.
-
-    Raises:
-        UsageError: A batch size below 1.
+    Arguments are those of :func:`train_feed`. A process takes every ``world``-th image, from number ``rank`` on, and
+    may have a batch more than another. A batch size below 1 is a UsageError.
     """
     if batch_size < 1:
         raise UsageError(Setting("batch_size", batch_size), "must be at least 1")

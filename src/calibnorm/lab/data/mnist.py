@@ -45,20 +45,12 @@ def read_fashion_mnist(root: Path) -> tuple[Split, Split]:
     from torchvision.datasets import FashionMNIST
 
     folders = [root / "FashionMNIST" / "raw", DEBIAN_FASHION_MNIST]
-    return _read(
-        "FashionMNIST", folders, FashionMNIST.mirrors[-1], ", or install Debian's package dataset-fashion-mnist"
-    )
+    otherwise = ", or install Debian's package dataset-fashion-mnist"
+    return _read("FashionMNIST", folders, FashionMNIST.mirrors[-1], otherwise)
 
 
 def _read(title: str, folders: list[Path], mirror: str, otherwise: str = "") -> tuple[Split, Split]:
-    """Read the four files of the first folder that holds one of them.
-
-    Args:
-        title: The set's name in messages.
-        folders: Where the files may lie; the first is where they should.
-        mirror: The address that torchvision has them from.
-        otherwise: Another way to get them, for the message.
-    """
+    """Read the four files of the first folder that holds one of them; or say where to get them, or how otherwise."""
     checksums = SHA256[title]
     for folder in folders:
         paths = {stem: path for stem in checksums if (path := _find(folder, stem))}
@@ -73,10 +65,8 @@ def _read(title: str, folders: list[Path], mirror: str, otherwise: str = "") -> 
         raise UsageError(f"{title} is {state}: download {files} from {mirror} into {folder.absolute()}{otherwise}")
 
     def part(name: str) -> Split:
-        images, labels = (
-            idx.read(paths[stem], dimensions, checksums[stem])
-            for stem, dimensions in ((f"{name}-{IMAGES}", 3), (f"{name}-{LABELS}", 1))
-        )
+        stems = ((f"{name}-{IMAGES}", 3), (f"{name}-{LABELS}", 1))
+        images, labels = (idx.read(paths[stem], dimensions, checksums[stem]) for stem, dimensions in stems)
         return Split(images.unsqueeze(1), labels.to(torch.int64))
 
     return part("train"), part("t10k")

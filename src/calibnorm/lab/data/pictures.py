@@ -69,9 +69,8 @@ def scan(folder: Path) -> Listing:
         classes, labels = find_classes(str(folder))
         found = make_dataset(str(folder), labels, IMG_EXTENSIONS)
     except FileNotFoundError as error:  # without any, or with empty ones, which it names
-        raise UsageError(
-            f"{folder}: put the pictures there, one folder a class ({str(error).splitlines()[0]})"
-        ) from None
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"{folder}: put the pictures there, one folder a class ({reason})") from None
     start = len(os.path.join(folder, ""))  # a million paths: relative_to takes five seconds more
     names = np.array([path[start:].encode("utf-8", "surrogateescape") for path, _ in found])
     return Listing(folder, tuple(classes), names, torch.tensor([label for _, label in found]))

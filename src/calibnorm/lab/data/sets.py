@@ -11,7 +11,7 @@ from typing import Any
 
 from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.data import cifar, digits, mnist
-from calibnorm.lab.data.image_set import ImageSet, Split, check, make, subset
+from calibnorm.lab.data.image_set import ImageSet, Split, balanced, check, make
 
 
 @dataclass(frozen=True)
@@ -102,20 +102,19 @@ def load(name: str, root: Path, *, train_images: int | None = None, subset_seed:
 def _load(name: str, root: Path, train_images: int | None, subset_seed: int) -> ImageSet:
     facts, read = info(name), _SETS[name][1]
     if read is None or facts.classes is None:
-        raise UsageError(
-            Setting("data", name), "its pictures do not fit into memory; calibnorm.lab.data.folder_feeds reads them"
-        )
+        reason = "its pictures do not fit into memory; calibnorm.lab.data.folder_feeds reads them"
+        raise UsageError(Setting("data", name), reason)
     try:
         train, test = read(root)
     except OSError as error:  # a folder that must not be looked into
         raise UsageError(Setting("data", name), f"{error.filename}: {error.strerror}") from None
     if train_images is not None:
         check(name, "training", train, facts.classes)
-        train = subset(train, facts.classes, train_images, subset_seed)
+        rows = balanced(train.labels, facts.classes, train_images, subset_seed)
+        train = Split(train.images[rows], train.labels[rows])
     images = make(name, train, test, facts.classes)
     if (images.channels, images.size) != (facts.channels, facts.size):
         found, expected = (f"{x.channels} x {x.size} x {x.size}" for x in (images, facts))
-        raise UsageError(
-            Setting("data", name), f"images of {found} instead of {expected}; put the original files there"
-        )
+        reason = f"images of {found} instead of {expected}; put the original files there"
+        raise UsageError(Setting("data", name), reason)
     return images

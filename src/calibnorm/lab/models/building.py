@@ -54,26 +54,15 @@ def build(
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
     model = network.make(num_classes, in_channels)
+    noises = {} if noise is None else {"noise": noise, "noise_in": noise_in}
     try:
-        return placing.place(
-            model, network, norm, stage, {} if noise is None else {"noise": noise, "noise_in": noise_in}
-        )
+        return placing.place(model, network, norm, stage, noises)
     except (TypeError, ValueError) as error:
         raise UsageError(Setting("norm", norm), f"{name} cannot have it: {error}") from error
 
 
 def check(name: str, *, norm: str | Norm = "bn", stages: str = ALL, in_channels: int = 3) -> None:
-    """Refuse what :func:`build` would, as far as that shows without making a network: at once.
-
-    Args:
-        name: As that of :func:`build`.
-        norm: Likewise.
-        stages: Likewise.
-        in_channels: Likewise.
-
-    Raises:
-        UsageError: One of these cannot be.
-    """
+    """Raise UsageError where :func:`build` would, as far as that shows without making a network: at once."""
     _checked(name, norm, stages, in_channels)
 
 
@@ -81,10 +70,8 @@ def _checked(name: str, norm: str | Norm, stages: str, in_channels: int) -> tupl
     network = networks.find(name)
     _check_count("in_channels", in_channels)
     if in_channels != 3 and not network.grey:
-        raise UsageError(
-            Setting("model", name),
-            f"takes images of 3 channels, not {in_channels}; choose another network, or other images",
-        )
+        reason = f"takes images of 3 channels, not {in_channels}; choose another network, or other images"
+        raise UsageError(Setting("model", name), reason)
     return network, parse_norm(norm), _stage(name, network, stages)
 
 

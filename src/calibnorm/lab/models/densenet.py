@@ -40,21 +40,18 @@ class DenseNet(nn.Module):
 
     def __init__(self, layers: int, growth: int, classes: int, in_channels: int = 3) -> None:
         super().__init__()
-        channels = 2 * growth
-        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
-        self.denseblock1 = dense_block(channels, growth, layers)
-        channels += layers * growth
-        self.transition1 = transition(channels, channels // 2)
-        channels //= 2
-        self.denseblock2 = dense_block(channels, growth, layers)
-        channels += layers * growth
-        self.transition2 = transition(channels, channels // 2)
-        channels //= 2
-        self.denseblock3 = dense_block(channels, growth, layers)
-        channels += layers * growth
-        self.norm = nn.BatchNorm2d(channels)
+        first, more = 2 * growth, layers * growth
+        second = (first + more) // 2
+        third = (second + more) // 2
+        self.conv = nn.Conv2d(in_channels, first, 3, padding=1, bias=False)
+        self.denseblock1 = dense_block(first, growth, layers)
+        self.transition1 = transition(first + more, second)
+        self.denseblock2 = dense_block(second, growth, layers)
+        self.transition2 = transition(second + more, third)
+        self.denseblock3 = dense_block(third, growth, layers)
+        self.norm = nn.BatchNorm2d(third + more)
         self.relu = nn.ReLU(inplace=True)
-        self.fc = nn.Linear(channels, classes)
+        self.fc = nn.Linear(third + more, classes)
         initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:

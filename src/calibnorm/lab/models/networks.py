@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -47,9 +48,8 @@ def _library(module: str, name: str) -> Any:
         return import_module(module)
     except ModuleNotFoundError as error:
         library = module.partition(".")[0]
-        raise UsageError(
-            Setting("model", name), f"needs {library}, which is not installed; pip install {library}"
-        ) from error
+        reason = f"needs {library}, which is not installed; pip install {library}"
+        raise UsageError(Setting("model", name), reason) from error
 
 
 def _torchvision(name: str) -> Callable[[int, int], nn.Module]:
@@ -76,19 +76,11 @@ def _mobilenet_v2(classes: int, in_channels: int) -> nn.Module:
     return network
 
 
-def _resnet50_32(classes: int, in_channels: int) -> nn.Module:
-    return ResNet((3, 4, 6, 3), 64, classes, in_channels)
-
-
-def _resnet14_32(classes: int, in_channels: int) -> nn.Module:
-    return ResNet((1, 1, 1, 1), 16, classes, in_channels)
-
-
+TORCHVISIONS = ("resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d")
 NAMED: dict[str, Network] = {
-    "resnet50_32": _small(_resnet50_32, stages=4),
-    "resnet14_32": _small(_resnet14_32, stages=4),
-    **{name: Network(_torchvision(name), 4) for name in ("resnet34", "resnet50", "resnet101", "resnet152")},
-    "resnext50_32x4d": Network(_torchvision("resnext50_32x4d"), 4),
+    "resnet50_32": _small(partial(ResNet, (3, 4, 6, 3), 64), stages=4),
+    "resnet14_32": _small(partial(ResNet, (1, 1, 1, 1), 16), stages=4),
+    **{name: Network(_torchvision(name), 4) for name in TORCHVISIONS},
     "res2net50": Network(_res2net50, 4, grey=True),
     "mobilenet_v2": Network(_mobilenet_v2, 0, grey=True),
 }
@@ -126,15 +118,11 @@ def find(name: object) -> Network:
             repeats, odd = divmod(depth - rest, factor)
             if odd or repeats < 1:
                 near = [factor * max(n, 1) + rest for n in (repeats, repeats + 1)]
-                fitting = " and ".join(map(str, dict.fromkeys(near)))
-                raise UsageError(
-                    Setting("model", name),
-                    f"its depth must be {factor}n+{rest}, such as {fitting}; by name there are {', '.join(names())}",
-                )
+                reason = f"its depth must be {factor}n+{rest}, such as {' and '.join(map(str, dict.fromkeys(near)))}"
+                raise UsageError(Setting("model", name), f"{reason}; by name there are {', '.join(names())}")
             if make is _resnext and depth == 101:
-                raise UsageError(
-                    Setting("model", name), "ResNeXts of 101 layers are ImageNet's and not here; try resnext50_32x4d"
-                )
+                reason = "ResNeXts of 101 layers are ImageNet's and not here; try resnext50_32x4d"
+                raise UsageError(Setting("model", name), reason)
             return make(repeats, *widths)
     known = f"{', '.join(names())}, or {', '.join(PATTERNS)}"
     raise UsageError(Setting("model", name), f"is not known; choose from {known}")
@@ -153,25 +141,22 @@ def image_size(name: str) -> int:
 
 
 def _resnet(depth: int) -> Network:
-    return _small(lambda classes, inputs: ResNet((depth,) * 3, 16, classes, inputs))
+    return _small(partial(ResNet, (depth,) * 3, 16))
 
 
 def _preresnet(depth: int) -> Network:
     # SE comes behind a branch's last convolution: `placing` fills the place that the block has for it.
-    return _small(lambda classes, inputs: PreResNet(depth, classes, inputs), se_biases=False)
+    return _small(partial(PreResNet, depth), se_biases=False)
 
 
 def _densenet(layers: int, growth: int) -> Network:
     # SE on the 4k channels between a layer's convolutions. On the k = 12 that the layer adds, a reduction of 16 would
     # leave one hidden unit, and 0.77 and 0.80 M parameters where the IEBN paper prints 0.78 and 0.81.
-    return _small(lambda classes, inputs: DenseNet(layers, growth, classes, inputs), se="*.norm2", se_biases=False)
+    return _small(partial(DenseNet, layers, growth), se="*.norm2", se_biases=False)
 
 
 def _resnext(depth: int, groups: int, width: int) -> Network:
-    def make(classes: int, inputs: int) -> nn.Module:
-        return ResNet((depth,) * 3, 64, classes, inputs, groups=groups, group_width=width)
-
-    return _small(make, se_biases=False)
+    return _small(partial(ResNet, (depth,) * 3, 64, groups=groups, group_width=width), se_biases=False)
 
 
 _NUMBER = "([1-9][0-9]*)"

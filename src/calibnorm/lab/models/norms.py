@@ -23,12 +23,9 @@ class Norm:
     """A method with its options; ``str`` gives the canonical text, without the options that are the defaults.
 
     Args:
-        method: One of ``cn.methods()``.
+        method: One of ``cn.methods()``; a UsageError refuses others, as it does unknown options and values.
         options: Options of the method by name, such as ``{"init": (0.0, 1.0)}``; and ``skip``, ``"shortcut"`` or None:
             whether the norms of shortcut branches stay plain. They do in ``"iebn"`` unless told otherwise.
-
-    Raises:
-        UsageError: The method, an option or a value is not known.
 
     >>> str(Norm("bn", {"gamma_init": 0.269})), str(Norm("rbn", {"scaling": True}))
     ('bn:gamma_init=0.269', 'rbn')

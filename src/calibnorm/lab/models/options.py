@@ -33,11 +33,7 @@ _OVER = re.compile(r"(?P<method>[A-Za-z_]\w*)(?:\((?P<options>.*)\))?", re.ASCII
 
 
 def known(method: object, *, network: bool = True) -> dict[str, Any]:
-    """Return the options of a method by name, with their types.
-
-    Args:
-        method: Its name.
-        network: Whether the method is a network's, which has the option ``skip`` too.
+    """Return the options of a method by name, with their types; a network's method has the option ``skip`` too.
 
     Raises:
         UsageError: There is no such method.
@@ -49,9 +45,8 @@ def known(method: object, *, network: bool = True) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in layer_options(layer):
         if name not in _ELSEWHERE:
-            hint = "over" if name == "over" else hints.get(name, Any)
-            # a registered method's options are not annotated
-            found[name] = type(starts[name]) if hint is Any else hint
+            hint = hints.get(name, Any)  # a registered method's options are not annotated
+            found[name] = "over" if name == "over" else type(starts[name]) if hint is Any else hint
     return {**found, "skip": "skip"} if network else found
 
 
@@ -73,11 +68,7 @@ def check_name(method: str, name: str, kinds: Mapping[str, Any]) -> None:
 
 
 def parse(norm: str, method: str, kinds: Mapping[str, Any], listed: str) -> dict[str, Any]:
-    """Return the options that a list such as ``position=both,init=(0,1)`` gives.
-
-    Raises:
-        UsageError: It is none, or an option or value is not known; ``norm`` is the whole text, for the message.
-    """
+    """Return the options in a list such as ``position=both,init=(0,1)``; errors name ``norm``, the whole text."""
     found: dict[str, Any] = {}
     for part in _split(norm, listed):
         name, equals, value = (piece.strip() for piece in part.partition("="))
@@ -152,9 +143,8 @@ def _value(norm: str, name: str, given: str, kind: Any) -> Any:
             raise UsageError(Setting("norm", norm), f"{wrong} {what}")
         return kind(given)
     if kind is not str:
-        raise UsageError(
-            Setting("norm", norm), f"{name} is a {kind.__name__}, which cannot be written as text; build it in Python"
-        )
+        reason = f"{name} is a {kind.__name__}, which cannot be written as text; build it in Python"
+        raise UsageError(Setting("norm", norm), reason)
     if not _WORD.fullmatch(given):
         raise UsageError(Setting("norm", norm), f"{wrong} a word")
     return given

@@ -15,7 +15,7 @@ from calibnorm.lab.models.preresnet import PreActivation, PreResNet
 
 
 def place(model: nn.Module, network: Network, norm: Norm, stage: int | None, noise: dict[str, Any]) -> nn.Module:
-    """Return the network with its norms replaced, in place.
+    """Return the network with its norms replaced, in place; errors are those of ``cn.convert``.
 
     Args:
         model: The network, with ``nn.BatchNorm2d``.
@@ -23,10 +23,6 @@ def place(model: nn.Module, network: Network, norm: Norm, stage: int | None, noi
         norm: What its norms become.
         stage: The only stage to convert, from 1; None is the whole network.
         noise: ``noise`` and ``noise_in`` of every BatchNorm, converted or not; empty is none.
-
-    Raises:
-        TypeError: As ``cn.convert``.
-        ValueError: As ``cn.convert``.
     """
     options = {**noise, **norm.layer_options}
     if norm.method == "se":

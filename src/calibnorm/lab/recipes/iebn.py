@@ -54,6 +54,5 @@ def densenet100(data: Cifar) -> Classification:
 
 def imagenet(model: str) -> Classification:
     """ImageNet, Table 7: 120 epochs of batches of 256, learning rate 0.1, a tenth after 30, 60 and 90."""
-    return replace(
-        resnet164("cifar100"), model=model, data="imagenet", epochs=120, batch_size=256, milestones=(30, 60, 90)
-    )
+    longer = replace(resnet164("cifar100"), epochs=120, batch_size=256, milestones=(30, 60, 90))
+    return replace(longer, model=model, data="imagenet")

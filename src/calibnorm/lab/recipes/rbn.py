@@ -10,26 +10,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from calibnorm.lab.recipes import iebn
 from calibnorm.lab.recipes.classification import Classification
 
 
 def imagenet(model: str) -> Classification:
     """ImageNet's ResNets, section 4.1: 100 epochs of batches of 256, learning rate 0.1, a tenth every 30 epochs."""
-    return Classification(
-        model=model,
-        data="imagenet",
-        norm="rbn",
-        epochs=100,
-        batch_size=256,
-        learning_rate=0.1,
-        momentum=0.9,
-        weight_decay=1e-4,
-        decay_gates=True,
-        schedule="step",
-        milestones=(30, 60, 90),
-        gamma=0.1,
-        augment="crop_flip",
-    )
+    return replace(iebn.imagenet(model), norm="rbn", epochs=100)
 
 
 def mobilenet_v2() -> Classification:
@@ -37,15 +24,8 @@ def mobilenet_v2() -> Classification:
 
     The paper says "SGD" alone: the momentum of 0.9 is ours.
     """
-    return replace(
-        imagenet("mobilenet_v2"),
-        epochs=200,
-        learning_rate=0.05,
-        weight_decay=4e-5,
-        schedule="cosine",
-        milestones=(),
-        warmup_epochs=5,
-    )
+    cosine = replace(imagenet("mobilenet_v2"), schedule="cosine", milestones=(), warmup_epochs=5)
+    return replace(cosine, epochs=200, learning_rate=0.05, weight_decay=4e-5)
 
 
 def cifar(model: str) -> Classification:
@@ -54,12 +34,5 @@ def cifar(model: str) -> Classification:
     CIFAR-100, whose accuracies the printed ones resemble, with the usual settings for these networks: 200 epochs of
     batches of 128, learning rate 0.1 along a cosine, weight decay 5e-4 on everything, pad-4 crops and flips.
     """
-    return replace(
-        imagenet(model),
-        data="cifar100",
-        epochs=200,
-        batch_size=128,
-        weight_decay=5e-4,
-        schedule="cosine",
-        milestones=(),
-    )
+    cosine = replace(imagenet(model), schedule="cosine", milestones=())
+    return replace(cosine, data="cifar100", epochs=200, batch_size=128, weight_decay=5e-4)

@@ -99,32 +99,21 @@ class Recipe:
         rising = list(self.milestones) == sorted(set(self.milestones)) and min(self.milestones, default=1) >= 1
         self.require("milestones", rising, "must be rising epochs from 1")
         if self.schedule == "step" and self.milestones and self.milestones[-1] >= self.epochs:
-            raise UsageError(
-                *(Setting("milestones", self.milestones), f"{self.milestones[-1]} is never reached in "),
-                *(Setting("epochs", self.epochs), "; give others, or none by ", Setting("milestones"), " alone"),
-            )
+            reason = f"{self.milestones[-1]} is never reached in "
+            remedy = ("; give others, or none by ", Setting("milestones"), " alone")
+            self.require("milestones", False, reason, Setting("epochs", self.epochs), *remedy)
         warm = 0 <= self.warmup_epochs < self.epochs
         self.require("warmup_epochs", warm, "must be at least 0 and less than ", Setting("epochs"))
-        clipped = self.clip_norm is None or self.clip_norm > 0
-        self.require("clip_norm", clipped, "must be a positive number")
-        averaged = self.ema is None or 0 < self.ema < 1
-        self.require("ema", averaged, "must be between 0 and 1, such as 0.999")
+        self.require("clip_norm", self.clip_norm is None or self.clip_norm > 0, "must be a positive number")
+        self.require("ema", self.ema is None or 0 < self.ema < 1, "must be between 0 and 1, such as 0.999")
 
     def require(self, name: str, allowed: bool, *reason: str | Setting) -> None:
-        """Refuse a setting's value, for a reason, unless it is allowed.
-
-        Raises:
-            UsageError: It is not.
-        """
+        """Raise UsageError for a setting's value, for a reason, unless it is allowed."""
         if not allowed:
             raise UsageError(Setting(name, getattr(self, name)), *reason)
 
     def check_counts(self, *names: str) -> None:
-        """Refuse numbers below 1.
-
-        Raises:
-            UsageError: One of these settings is one.
-        """
+        """Raise UsageError where one of these settings is below 1."""
         for name in names:
             self.require(name, getattr(self, name) >= 1, "must be at least 1")
 
@@ -196,9 +185,7 @@ class Recipe:
         if task not in _CLASSES:
             raise UsageError(f"{where}: task {task!r} is not known; there are {', '.join(_CLASSES)}")
         hints = {f.name: get_type_hints(_CLASSES[task])[f.name] for f in dataclasses.fields(_CLASSES[task])}
-        values = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in settings.items() if key != "task"
-        }
+        values = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items() if key != "task"}
         if unknown := sorted(values.keys() - hints):
             raise UsageError(f"{where}: {unknown[0]} is no setting of a recipe; it was written by another version")
         for key, value in values.items():
@@ -240,12 +227,7 @@ def parse_noise(text: str) -> Noise:
 
 
 def check_noise(noise: tuple[float, float]) -> None:
-    """Refuse what is no attack: with N_a = 0, the features would be gone.
-
-    Raises:
-        UsageError: It is none.
-    """
+    """Raise UsageError for what is no attack: with N_a = 0, the features would be gone."""
     if len(noise) != 2 or not all(map(math.isfinite, noise)) or noise[0] == 0:
-        raise UsageError(
-            Setting("noise", ",".join(f"{n:g}" for n in noise)), "needs two finite numbers, the first not 0"
-        )
+        given = ",".join(f"{n:g}" for n in noise)
+        raise UsageError(Setting("noise", given), "needs two finite numbers, the first not 0")

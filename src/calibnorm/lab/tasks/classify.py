@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,81 +33,47 @@ class Classify(Task[ImageBatch], recipes=Classification):
     def __init__(self, recipe: Classification) -> None:
         super().__init__(recipe)
         classes = data.info(recipe.data).classes
-        chance = 2 * 100 / classes if classes else float("nan")
-        self.headline = Measure(
-            "test_accuracy", "%", higher_is_better=True, chance=chance, chance_means="twice the accuracy of guessing"
-        )
+        chance, chance_means = 2 * 100 / classes if classes else float("nan"), "twice the accuracy of guessing"
+        percent = partial(Measure, unit="%", higher_is_better=True)
+        self.headline = percent("test_accuracy", chance=chance, chance_means=chance_means)
         self.measures = (
             Measure("train_loss", digits=4),
-            Measure("train_accuracy", "%", higher_is_better=True, in_result=False),
+            percent("train_accuracy", in_result=False),
             Measure("test_loss", digits=4, in_result=False),
             self.headline,
-            Measure("test_top5", "%", higher_is_better=True, in_line=False),
+            percent("test_top5", in_line=False),
         )
 
     def check(self) -> None:
-        """See `Task`."""
         recipe, info = self.recipe, data.info(self.recipe.data)
         models.check(recipe.model, norm=recipe.norm, stages=recipe.stages, in_channels=info.channels)
         if recipe.mix is not None:
             with called(data="mix"):
-                other = data.info(recipe.mix)
-            recipe.require(
-                "mix", not (info.folder or other.folder), "sets in memory can be mixed, not folders of pictures"
-            )
+                folders = info.folder or data.info(recipe.mix).folder
+            recipe.require("mix", not folders, "sets in memory can be mixed, not folders of pictures")
 
     def feeds(self, data_root: Path, place: Place, workers: int | None) -> Feeds[ImageBatch]:
-        """See `Task`; ``workers`` is for folders of pictures, by default one a core, at most 8."""
-        recipe, info = self.recipe, data.info(self.recipe.data)
+        recipe, info, batch_size = self.recipe, data.info(self.recipe.data), self.recipe.images_a_step
+        size = recipe.image_size or info.size
+        common: dict[str, Any] = {"batch_size": batch_size, "seed": recipe.seed, "augment": recipe.augment, **place}
         if info.folder:
-            pictures = data.folder_feeds(
-                recipe.data,
-                data_root,
-                batch_size=recipe.batch_size,
-                seed=recipe.seed,
-                augment=recipe.augment,
-                size=recipe.image_size or info.size,
-                train_images=recipe.train_images,
-                workers=workers,
-                **place,
-            )
-            return Feeds(pictures.train, pictures.test)
-        images = self._sized(data.load(recipe.data, data_root, train_images=recipe.train_images))
-        others = None
+            common |= {"size": size, "train_images": recipe.train_images, "workers": workers}
+            return Feeds(*data.folder_feeds(recipe.data, data_root, **common)[:2])
+        images = data.shrink(data.load(recipe.data, data_root, train_images=recipe.train_images), size)
         if recipe.mix is not None:
             with called(data="mix"):
-                others = self._sized(data.load(recipe.mix, data_root, train_images=None))
-        train = data.train_feed(
-            images,
-            batch_size=recipe.images_a_step,
-            seed=recipe.seed,
-            augment=recipe.augment,
-            mix=others,
-            mix_main=recipe.mix_main,
-            mix_others=recipe.mix_others,
-            **place,
-        )
-        return Feeds(train, data.test_feed(images, batch_size=recipe.images_a_step, **place))
-
-    def _sized(self, images: data.ImageSet) -> data.ImageSet:
-        return images if self.recipe.image_size is None else data.shrink(images, self.recipe.image_size)
+                others = data.load(recipe.mix, data_root)
+                common |= {"mix": others if recipe.image_size is None else data.shrink(others, recipe.image_size)}
+            common |= {"mix_main": recipe.mix_main, "mix_others": recipe.mix_others}
+        return Feeds(data.train_feed(images, **common), data.test_feed(images, batch_size=batch_size, **place))
 
     def network(self, feeds: Feeds[ImageBatch]) -> nn.Module:
-        """See `Task`."""
         recipe, train = self.recipe, feeds.train
         assert isinstance(train, ImageFeed)
-        return models.build(
-            recipe.model,
-            num_classes=train.classes,
-            norm=recipe.norm,
-            noise=recipe.noise,
-            noise_in=recipe.noise_in,
-            stages=recipe.stages,
-            in_channels=train.channels,
-        )
+        norms: dict[str, Any] = {name: getattr(recipe, name) for name in ("norm", "noise", "noise_in", "stages")}
+        return models.build(recipe.model, num_classes=train.classes, in_channels=train.channels, **norms)
 
     def try_out(self, network: nn.Module, feeds: Feeds[ImageBatch]) -> None:
-        """See `Task`."""
         recipe, train = self.recipe, feeds.train
         assert isinstance(train, ImageFeed)
         images, labels = next(iter(feeds.test))
@@ -115,34 +83,29 @@ class Classify(Task[ImageBatch], recipes=Classification):
             scores = copy.deepcopy(network).train()(images[:count].to(next(network.parameters()).device))
         except (RuntimeError, ValueError, TypeError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise UsageError(
-                Setting("model", recipe.model), f"does not take images of {shape} ({recipe.data}): {reason}"
-            ) from error
+            text = f"does not take images of {shape} ({recipe.data}): {reason}"
+            raise UsageError(Setting("model", recipe.model), text) from error
         fits = isinstance(scores, Tensor) and scores.shape == (count, train.classes)
         recipe.require("model", fits, f"gives no scores of {train.classes} classes for {recipe.data}")
         known = int(labels.min()) >= 0 and int(labels.max()) < train.classes
         recipe.require("data", known, f"a label {int(labels.max())} is not among {train.classes} classes")
 
     def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
-        """See `Task`."""
         recipe = self.recipe
         groups = cn.param_groups(network, recipe.weight_decay, decay_gates=recipe.decay_gates)
         return torch.optim.SGD(groups, recipe.learning_rate, recipe.momentum, nesterov=recipe.nesterov)
 
     def loss(self, network: Network, batch: ImageBatch) -> tuple[Tensor, Tensor]:
-        """See `Task`."""
         images, labels = batch
         logits = network(images)
         loss = cross_entropy(logits, labels, self.recipe.label_smoothing)
         return loss, sums(loss, logits, labels)
 
     def train_figures(self, sums: Tensor) -> dict[str, float]:
-        """See `Task`."""
         loss, accuracy, _ = means(sums)
         return {"train_loss": loss, "train_accuracy": accuracy}
 
     def meter(self, device: torch.device) -> Accuracy:
-        """See `Task`."""
         return Accuracy(device)
 
 
@@ -157,13 +120,11 @@ class Accuracy:
         self._sums = torch.zeros(4, dtype=torch.float64, device=device)
 
     def add(self, network: Network, batch: ImageBatch) -> None:
-        """See `Meter`."""
         images, labels = batch
         logits = network(images)
         self._sums += sums(cross_entropy(logits, labels), logits, labels)
 
     def figures(self, together: Together) -> dict[str, float]:
-        """See `Meter`."""
         names = ("test_loss", "test_accuracy", "test_top5")
         return dict(zip(names, means(together.sum(self._sums)), strict=True))
 

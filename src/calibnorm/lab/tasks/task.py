@@ -32,12 +32,7 @@ class Place(TypedDict):
 
 @dataclass(frozen=True)
 class Feeds(Generic[Batch]):
-    """What a run reads.
-
-    Args:
-        train: Batches to learn from, as many in every process.
-        test: Batches of the test images, of which each is in one process.
-    """
+    """What a run reads: batches to learn from, as many in every process; and test images, each in one process."""
 
     train: Feed[Batch]
     test: Feed[Batch]
@@ -69,14 +64,11 @@ class Meter(Protocol[Taken]):
 
 
 class Task(ABC, Generic[Batch]):
-    """What is learned, of one recipe.
+    """What is learned, of one `recipe`: its settings.
 
     A subclass names the recipes that it is for, ``class Angles(Task[Batch], recipes=AngleRecipe)``, and annotates
     `recipe` with them. Where both are outside this package, they stand in one module, or that of the recipes imports
     the other: a process that is given a recipe imports the recipe's module.
-
-    Args:
-        recipe: The settings.
 
     Attributes:
         measures: All figures of a run, in the order of metrics.csv. The names of those of an epoch's training begin
@@ -96,11 +88,7 @@ class Task(ABC, Generic[Batch]):
         Task.kinds[recipes] = cls
 
     def check(self) -> None:
-        """Refuse what cannot be, before anything is read.
-
-        Raises:
-            UsageError: The setting that cannot be used is named.
-        """
+        """Raise UsageError, with its name, for a setting that cannot be used, before anything is read."""
 
     @abstractmethod
     def feeds(self, data_root: Path, place: Place, workers: int | None) -> Feeds[Batch]:
@@ -127,11 +115,7 @@ class Task(ABC, Generic[Batch]):
         """
 
     def try_out(self, network: nn.Module, feeds: Feeds[Batch]) -> None:
-        """Send a few images through a copy of the network, as training will.
-
-        Raises:
-            UsageError: It does not take them, or what comes out is not what training needs.
-        """
+        """Send a few images through a copy of the network; raise UsageError where training would not be content."""
 
     @abstractmethod
     def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:

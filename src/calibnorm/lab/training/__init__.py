@@ -7,6 +7,7 @@ interruption, watchers; command is the command line.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,12 +19,6 @@ __all__ = ["Result", "train"]
 
 def __getattr__(name: str) -> Any:
     """Import when asked for: Lightning takes seconds, and `calibnorm train --help` passes through here."""
-    if name == "train":
-        from calibnorm.lab.training.run import train
-
-        return train
-    if name == "Result":
-        from calibnorm.lab.training.folder import Result
-
-        return Result
+    if name in __all__:
+        return getattr(import_module(f"{__name__}.{'run' if name == 'train' else 'folder'}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -46,10 +46,10 @@ class Checkpoints:
         data = dumped(content)
         path = self.folder / f"step-{step:09d}-{digest(data)}.pt"
         write_whole(path, data)
+        others = [old for old in self.paths() if old != path]
         # One of the same step: at an epoch's last step, it has the epoch's test still before it.
-        same = [old for old in self.paths() if old != path and step_of(old) == step]
-        before = [old for old in self.paths() if old != path and old not in same]
-        for old in [*same, *before[: 1 - KEPT]]:
+        same = [old for old in others if old.name.startswith(f"step-{step:09d}-")]
+        for old in [*same, *[old for old in others if old not in same][: 1 - KEPT]]:
             old.unlink()
         return path
 
@@ -78,21 +78,12 @@ class Checkpoints:
         return sorted(path for path in self.folder.glob("step-*.pt") if _NAME.fullmatch(path.name))
 
 
-def step_of(path: Path) -> int:
-    """Return the step in a checkpoint's name."""
-    match = _NAME.fullmatch(path.name)
-    assert match is not None
-    return int(match[1])
-
-
 def _loaded(path: Path, data: bytes) -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UsageError(
-            f"{path}: is no checkpoint of calibnorm, as it holds more than tensors, numbers and texts; nothing of it "
-            "was run; remove it"
-        ) from error
+        reason = "is no checkpoint of calibnorm, as it holds more than tensors, numbers and texts"
+        raise UsageError(f"{path}: {reason}; nothing of it was run; remove it") from error
     return content
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from calibnorm.errors import NOT_GIVEN, ReasonedError, RunFailed, Setting, Stopped, UsageError, as_option
+from calibnorm.errors import NOT_GIVEN, ReasonedError, RunFailed, Setting, Stopped, UsageError, as_option, exit_status
 from calibnorm.lab.arguments import parsed
 from calibnorm.lab.naming import check_name, slug
 from calibnorm.lab.recipes import RECIPES, Recipe, recipe, summary
@@ -33,6 +33,10 @@ Several GPUs: --devices N, or torchrun on each machine (docs/training.md).
     {PROGRAM} iebn-resnet164-cifar100 --norm bn --seed 3
 
 recipes:"""
+
+
+OF_THE_COMMAND = ("out", "name", "progress", "tensorboard")
+"""Options that are not arguments of `train`."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +77,18 @@ class RunOptions:
         if self.name is not None:
             check_name(self.name)
 
+    def of_train(self) -> dict[str, Any]:
+        """Return those that `train` takes, too."""
+        return {name: value for name, value in vars(self).items() if name not in OF_THE_COMMAND}
+
 
 def main(args: Sequence[str]) -> int:
-    """Run `calibnorm train` with what follows these words.
-
-    Returns:
-        The exit status: 0; 1 where the run cannot go on; 2 for input that cannot be used, before any training; 130 or
-        143 after Ctrl-C or SIGTERM.
+    """Run `calibnorm train` with what follows these words, and return its exit status.
 
     Raises:
-        UsageError: The input cannot be used, in process 0.
+        UsageError: The input cannot be used; this and the other two are raised in process 0 alone.
+        RunFailed: The run cannot go on.
+        Stopped: SIGINT or SIGTERM came.
     """
     if args and args[0] in ("-h", "--help", "--list"):
         print(listing())
@@ -108,13 +114,10 @@ def main(args: Sequence[str]) -> int:
             else:
                 number = os.environ.get("RANK", os.environ.get("LOCAL_RANK"))
                 print(f"calibnorm: process {number}: {in_words(error, options)}", file=sys.stderr)
-            return status(error)
-        if isinstance(error, UsageError):
-            raise UsageError(in_words(error, options)) from error
-        going_on = f"{error}; the same command goes on from there ({folder})"
-        text = going_on if isinstance(error, Stopped) else in_words(error, options)
-        print(f"calibnorm: {text}", file=sys.stderr)
-        return status(error)
+            return exit_status(error)
+        if isinstance(error, Stopped):
+            raise Stopped(error.number, f"{error}; the same command goes on from there ({folder})") from error
+        raise type(error)(in_words(error, options)) from error
 
 
 def read(name: str, words: Sequence[str]) -> tuple[Recipe, RunOptions]:
@@ -125,16 +128,10 @@ def read(name: str, words: Sequence[str]) -> tuple[Recipe, RunOptions]:
     """
     chosen = recipe(name)
     kinds = {"recipe": type(chosen), "options": RunOptions}
-    both: Any = make_dataclass(
-        "Both", [(name, Annotated[kind, tyro.conf.arg(name="")]) for name, kind in kinds.items()]
-    )
-    command = parsed(
-        both,
-        prog=f"{PROGRAM} {name}",
-        description=summary(name),
-        default=both(chosen, RunOptions()),
-        args=words,
-    )
+    unnamed = tyro.conf.arg(name="")
+    both: Any = make_dataclass("Both", [(part, Annotated[kind, unnamed]) for part, kind in kinds.items()])
+    default = both(chosen, RunOptions())
+    command = parsed(both, words, prog=f"{PROGRAM} {name}", description=summary(name), default=default)
     return command.recipe, command.options
 
 
@@ -154,13 +151,6 @@ def in_words(error: ReasonedError, options: RunOptions) -> str:
     return error.words(written)
 
 
-def status(error: UsageError | RunFailed | Stopped) -> int:
-    """Return the exit status of a run that did not come to its end."""
-    if isinstance(error, Stopped):
-        return 128 + error.number
-    return 2 if isinstance(error, UsageError) else 1
-
-
 def run(settings: Recipe, folder: Path, options: RunOptions) -> int:
     """Train, and print what came out."""
     from calibnorm.lab import tasks
@@ -177,19 +167,8 @@ def run(settings: Recipe, folder: Path, options: RunOptions) -> int:
     before = finished(folder, task) is not None
     with Interruption() as stop:
         try:
-            result = train(
-                settings,
-                folder,
-                data_root=options.data_root,
-                accelerator=options.accelerator,
-                devices=options.devices,
-                num_nodes=options.num_nodes,
-                workers=options.workers,
-                override=options.override,
-                checkpoint_minutes=options.checkpoint_minutes,
-                watcher=_watcher(folder, options) if first_process() else None,
-                stop=stop,
-            )
+            watcher = _watcher(folder, options) if first_process() else None
+            result = train(settings, folder, watcher=watcher, stop=stop, **options.of_train())
         except KeyboardInterrupt:
             text = f"\ncalibnorm: stopped at once; the same command goes on from the last checkpoint ({folder})"
             print(text, file=sys.stderr)
@@ -210,16 +189,10 @@ def _watcher(folder: Path, options: RunOptions) -> Watcher:
 
 def last_split(path: Path) -> str | None:
     """Return the last line of timing.csv as a sentence."""
-    import csv
-
     from calibnorm.lab.training.clock import Timing
 
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if not rows:
-        return None
-    figures: dict[str, Any] = {key: int(text) if key == "epoch" else float(text) for key, text in rows[-1].items()}
-    return str(Timing(**figures))
+    _, *rows = path.read_text(encoding="utf-8").splitlines()
+    return str(Timing(len(rows), *map(float, rows[-1].split(",")[1:]))) if rows else None
 
 
 def run_name(settings: Recipe) -> str:

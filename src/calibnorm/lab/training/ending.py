@@ -18,7 +18,7 @@ from datetime import timedelta
 import torch.distributed as dist
 from lightning.fabric import Fabric
 
-from calibnorm.errors import RunFailed, Stopped, UsageError
+from calibnorm.errors import RunFailed, Stopped, exit_status
 
 POLL_S = 1.0
 SEEN_S = 10.0
@@ -77,11 +77,9 @@ class _Ending(threading.Thread):
         self._over = threading.Event()
 
     def rest(self) -> None:
-        """Watch no longer."""
         self._over.set()
 
     def run(self) -> None:
-        """Watch."""
         asked = 0.0
         while not self._over.wait(POLL_S):
             try:
@@ -138,13 +136,6 @@ class _Ending(threading.Thread):
         for worker in multiprocessing.active_children():
             worker.kill()
         os._exit(status)
-
-
-def exit_status(error: BaseException) -> int:
-    """Return what the command's exit status will be."""
-    if isinstance(error, KeyboardInterrupt):
-        return 130
-    return 2 if isinstance(error, UsageError) else 1
 
 
 def is_of_a_collective(error: BaseException) -> bool:

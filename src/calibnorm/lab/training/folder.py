@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,17 +15,11 @@ from calibnorm.lab.locks import exclusive
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.tasks import Task
 from calibnorm.lab.training.progress import EpochFigures
-from calibnorm.report.files import read_json, write_json, write_whole
+from calibnorm.report.files import read_json, write_json
 from calibnorm.report.measure import Measure
 
-CONFIG, RESULT, METRICS, TIMING, ENVIRONMENT, CHECKPOINTS = (
-    "config.json",
-    "result.json",
-    "metrics.csv",
-    "timing.csv",
-    "environment.json",
-    "checkpoints",
-)
+CONFIG, RESULT, ENVIRONMENT = "config.json", "result.json", "environment.json"
+METRICS, TIMING, CHECKPOINTS = "metrics.csv", "timing.csv", "checkpoints"
 BEST, LAST, LOCK = "best.pt", "last.pt", ".lock"
 
 NUMERICAL = ("torch", "backend", "device", "cpu", "processes", "threads", "convolutions")
@@ -66,7 +58,7 @@ class Result:
 
     def sentence(self, headline: Measure) -> str:
         """Say it in a line."""
-        after = "1 epoch" if self.epochs == 1 else f"{self.epochs} epochs"
+        after = f"{self.epochs} epoch{'s' if self.epochs != 1 else ''}"
         last, best = (headline.text(self.figures[f"{of}{headline.name}"]) for of in ("", "best_"))
         return f"{headline.label} {last} after {after} (the best was {best} after {self.best_epoch})"
 
@@ -95,11 +87,7 @@ def best_row(rows: Sequence[EpochFigures], headline: Measure) -> EpochFigures | 
 
 
 def read_result(folder: Path) -> Result | None:
-    """Return the result of a finished run, or None.
-
-    Raises:
-        UsageError: Something else is in the file.
-    """
+    """Return the result of a finished run, or None; raise UsageError where something else is in the file."""
     if not (folder / RESULT).exists():
         return None
     content = read_json(folder / RESULT) or {}
@@ -110,9 +98,8 @@ def read_result(folder: Path) -> Result | None:
 
 
 def _damaged_result(folder: Path) -> UsageError:
-    return UsageError(
-        f"{folder / RESULT}: is damaged; remove it, and the same command makes it again from the last checkpoint"
-    )
+    remedy = "remove it, and the same command makes it again from the last checkpoint"
+    return UsageError(f"{folder / RESULT}: is damaged; {remedy}")
 
 
 def finished(folder: Path, task: Task[Any]) -> Result | None:
@@ -172,19 +159,13 @@ def check(folder: Path, recipe: Recipe, override: Sequence[str] = ()) -> dict[st
     changed = [name for name in now if now[name] != before.get(name)]
     if other := [name for name in changed if name not in override]:
         name = other[0]
+        reason = f"holds a run with {name} {before[name]}, not {now[name]}; choose another "
         advice = (" To change it under way: ", Setting("override", name), ".") if name in recipe.changeable else ()
-        raise UsageError(
-            Setting("folder", folder),
-            f"holds a run with {name} {before[name]}, not {now[name]}; choose another ",
-            *(Setting("folder"), "."),
-            *advice,
-        )
+        raise UsageError(Setting("folder", folder), reason, Setting("folder"), ".", *advice)
     if changed and "epochs" not in changed and read_result(folder) is not None:
-        raise UsageError(
-            Setting("override", changed[0]),
-            f"the run in {folder} is finished, and would not be trained any more; give it more ",
-            *(Setting("epochs"), ", or choose another ", Setting("folder")),
-        )
+        reason = f"the run in {folder} is finished, and would not be trained any more; give it more "
+        remedy = (Setting("epochs"), ", or choose another ", Setting("folder"))
+        raise UsageError(Setting("override", changed[0]), reason, *remedy)
     return before
 
 
@@ -198,19 +179,12 @@ def check_epochs(folder: Path, epochs: int, rows: Sequence[EpochFigures]) -> Non
     least = done + 1 if rows and not rows[-1].tested else done
     if epochs < least:
         untested = ", the last one without a test" if least > done else ""
-        raise UsageError(
-            Setting("epochs", epochs),
-            f"the run in {folder} has done {done} already{untested}; choose {least} or more, or choose another ",
-            Setting("folder"),
-        )
+        reason = f"the run in {folder} has done {done} already{untested}; choose {least} or more, or choose another "
+        raise UsageError(Setting("epochs", epochs), reason, Setting("folder"))
 
 
 def claim(folder: Path, recipe: Recipe, override: Sequence[str] = ()) -> None:
-    """Write the recipe into a folder; note what has changed where it holds a run.
-
-    Raises:
-        UsageError: As `check`.
-    """
+    """Write the recipe into a folder, which `check` looks at; note what has changed where it holds a run."""
     before, now = check(folder, recipe, override), recipe.to_dict()
     if before is None:
         write_json(folder / CONFIG, now)
@@ -268,24 +242,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Say in one line when a file cannot be written; what was there before is whole.
-
-    Raises:
-        RunFailed: In place of an OSError.
-    """
+    """Raise RunFailed, in one line, when a file cannot be written; what was there before is whole."""
     try:
         yield
     except OSError as error:
-        raise RunFailed(
-            f"{error.filename or folder}: cannot be written ({error.strerror}); the checkpoint of before is whole: "
-            "make room, and start the same command again"
-        ) from error
-
-
-def write_rows(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    """Write a CSV anew, a line an epoch: a resumed run's metrics.csv is that of an undisturbed one."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(path, text.getvalue().encode())
+        reason = f"cannot be written ({error.strerror}); the checkpoint of before is whole"
+        remedy = "make room, and start the same command again"
+        raise RunFailed(f"{error.filename or folder}: {reason}: {remedy}") from error

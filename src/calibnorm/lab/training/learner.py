@@ -147,19 +147,12 @@ def channels_last(value: Any) -> Any:
 
 
 def check_statistics(recipe: Recipe, network: nn.Module, processes: int) -> None:
-    """Refuse a norm whose statistics cannot be those of all processes.
-
-    Raises:
-        UsageError: It has ghost batches, and there are several processes.
-    """
+    """Raise UsageError for ghost batches in several processes: their statistics cannot be those of all of them."""
     ghosts = (m for m in network.modules() if isinstance(m, CalibratedNorm) and m.method.ghost_size is not None)
     if processes > 1 and recipe.sync_statistics and any(ghosts):
-        raise UsageError(
-            Setting("norm", recipe.norm),
-            f"ghost batches are small on purpose, and statistics of {processes} processes are not; add ",
-            Setting("sync_statistics", False),
-            ", and each process has ghost batches of its own",
-        )
+        reason = f"ghost batches are small on purpose, and statistics of {processes} processes are not; add "
+        remedy = (Setting("sync_statistics", False), ", and each process has ghost batches of its own")
+        raise UsageError(Setting("norm", recipe.norm), reason, *remedy)
 
 
 def synchronizable(network: nn.Module) -> list[str]:

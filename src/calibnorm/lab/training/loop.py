@@ -65,7 +65,7 @@ class Loop(Generic[Batch]):
         self.watcher = watcher
         self._save, self._stop, self._minutes = save, stop, checkpoint_minutes
         self.progress = Progress()
-        self._processes = Processes(fabric)
+        self._processes = Processes(fabric.world_size)
         self._sums = torch.zeros((), dtype=torch.float64, device=fabric.device)  # as long as the first step's are
         self._losses = LossWatch(fabric.device)
         self._meetings = Meetings(fabric, LOOK_EVERY)
@@ -122,12 +122,8 @@ class Loop(Generic[Batch]):
             progress.step += 1
             self._losses.see(loss, progress.step)
             clock.mark()
-            self.watcher.step(progress.step - progress.epoch * batches, self._figures_so_far)
+            self.watcher.step(progress.step - progress.epoch * batches, lambda: self.task.train_figures(self._sums))
             self._between_steps()
-
-    def _figures_so_far(self) -> dict[str, float]:
-        """Return the epoch's own figures until now, of this process's images; waits for the device."""
-        return self.task.train_figures(self._sums)
 
     def _between_steps(self) -> None:
         """Stop, or save, where it is time: all processes do the same, and so they meet, once a second."""
@@ -164,32 +160,19 @@ class Loop(Generic[Batch]):
         return meter.figures(self._processes)
 
     def check(self) -> None:
-        """Look at what is about to be written.
-
-        Raises:
-            Diverged: There is a number in it that is none.
-        """
+        """Raise Diverged where what is about to be written holds a number that is none."""
         bad = self._losses.first_bad() or (0 if self.learner.finite() else self.progress.step)
         (early,) = largest(self.fabric, earliness(bad))
         if early:
             raise self._diverged(earliness(early))
 
     def save(self) -> None:
-        """Write a checkpoint.
-
-        Raises:
-            Diverged: There is a number in it that is none.
-            RunFailed: It cannot be written.
-        """
+        """Look at what is about to be written, and write a checkpoint."""
         self.check()
         self.write()
 
     def write(self) -> None:
-        """Write a checkpoint of what `check` has looked at.
-
-        Raises:
-            RunFailed: It cannot be written.
-        """
+        """Write a checkpoint of what `check` has looked at; raise RunFailed where it cannot be written."""
         under_way = self.progress.step > self.progress.epoch * len(self.feeds.train)
         content = {
             **self.learner.state_dict(),
@@ -215,11 +198,9 @@ class Loop(Generic[Batch]):
     def _diverged(self, step: int) -> Diverged:
         epoch = (step - 1) // len(self.feeds.train) + 1
         kept = f"the checkpoint of step {self._saved_step} is kept" if self._saved_step else "nothing was saved before"
-        return Diverged(
-            f"the loss or a weight is NaN or infinite at step {step} (epoch {epoch}); {kept}; the same settings come "
-            "here again: try a smaller ",
-            *(Setting("learning_rate"), ", ", Setting("warmup_epochs"), ", or ", Setting("clip_norm")),
-        )
+        reason = f"the loss or a weight is NaN or infinite at step {step} (epoch {epoch})"
+        remedies = (Setting("learning_rate"), ", ", Setting("warmup_epochs"), ", or ", Setting("clip_norm"))
+        return Diverged(f"{reason}; {kept}; the same settings come here again: try a smaller ", *remedies)
 
     def _stopped(self, number: int) -> Stopped:
         epoch, batches = self.progress.epoch, len(self.feeds.train)

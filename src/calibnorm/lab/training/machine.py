@@ -19,10 +19,6 @@ Kind = Literal["cpu", "cuda"]
 def check_machine(recipe: Recipe, accelerator: Accelerator) -> None:
     """Refuse what this machine cannot do, without starting a process; seconds with ``recipe.compile``, else at once.
 
-    Args:
-        recipe: The settings; its precision and its compilation are looked at.
-        accelerator: "cpu", "cuda" or "auto".
-
     Raises:
         UsageError: There is no GPU, it or the CPU has not the precision, or torch.compile does not work here.
     """
@@ -45,11 +41,7 @@ def choose(wanted: Accelerator) -> Kind:
 
 
 def check_precision(kind: Kind, precision: Precision) -> None:
-    """Refuse arithmetic that a device has not.
-
-    Raises:
-        UsageError: It has not.
-    """
+    """Raise UsageError for arithmetic that a device has not."""
     if kind == "cpu" and precision == "float16":
         raise UsageError(Setting("precision", precision), "needs a GPU; on a CPU use bfloat16 or float32")
     if kind == "cuda" and precision == "bfloat16" and not torch.cuda.is_bf16_supported():
@@ -85,22 +77,15 @@ def float32_convolutions(device: torch.device) -> str | None:
 
 
 def _set_cudnn(convolution: str, recurrence: str, deterministic: bool, benchmark: bool) -> None:
-    """Set how cuDNN computes.
-
-    torch has three names for the precision, and cannot read the older one where the newer two differ from it.
-    """
     cudnn: Any = torch.backends.cudnn
+    # torch has three names for the precision, and cannot read the older one where the newer two differ from it.
     cudnn.allow_tf32 = convolution == "tf32"
     cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = convolution, recurrence
     cudnn.deterministic, cudnn.benchmark = deterministic, benchmark
 
 
 def check_compiler(kind: Kind) -> None:
-    """Compile something small for a device: seconds, where a whole network takes minutes to find out.
-
-    Raises:
-        UsageError: It does not work here.
-    """
+    """Raise UsageError where torch.compile does not work: seconds, where a whole network takes minutes to find out."""
     device = torch.device("cpu")
     if kind == "cuda":  # each process on its own: on the first GPU all of them would take memory
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())

@@ -18,7 +18,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
-from calibnorm.errors import RunFailed, Setting, UsageError
+from calibnorm.errors import ReasonedError, RunFailed, Setting, UsageError
 from calibnorm.lab.recipes import Precision
 from calibnorm.lab.training.machine import Accelerator, Kind, check_precision, choose
 
@@ -112,10 +112,8 @@ def _environment(devices: int, nodes: int) -> ClusterEnvironment:
 
 
 def _tasks() -> int:
-    """Return how many processes srun has started, of which this is one; 1 in a batch script by itself.
-
-    SLURM_NTASKS, which Lightning looks at, is also set in a batch script that srun did not start.
-    """
+    """Return how many processes srun has started, of which this is one; 1 in a batch script by itself."""
+    # SLURM_NTASKS, which Lightning looks at, is also set in a batch script that srun did not start.
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
 
 
@@ -126,9 +124,8 @@ def _counts(machine: Machine) -> tuple[int, int]:
     if not TorchElasticEnvironment.detect():
         devices, nodes, tasks = machine.devices or 1, machine.num_nodes or 1, _tasks()
         if devices * nodes > 1 and tasks not in (1, devices * nodes):
-            raise UsageError(
-                Setting("devices", devices), f"srun started {tasks} processes; {devices * nodes} are wanted, or 1"
-            )
+            reason = f"srun started {tasks} processes; {devices * nodes} are wanted, or 1"
+            raise UsageError(Setting("devices", devices), reason)
         if nodes > 1 and tasks == 1:
             raise UsageError(Setting("num_nodes", nodes), "start the command with torchrun on every machine")
         return devices, nodes
@@ -145,19 +142,10 @@ def on_first(fabric: Fabric, work: Callable[[], T]) -> T:
 
     Only process 0 touches a run's folder: the machines need not share a disk.
     """
-    value: T | None = None
-    error: UsageError | RunFailed | None = None
-    if fabric.is_global_zero:
-        try:
-            value = work()
-        except (UsageError, RunFailed) as caught:
-            error = caught
+    value, error = _tried(work, UsageError, RunFailed) if fabric.is_global_zero else (None, None)
     if fabric.world_size > 1:
         value, error = fabric.broadcast((value, error))
-    if error is not None:
-        error.shared = True
-        raise error
-    return value  # type: ignore[return-value]  # work returned it
+    return _agreed(value, error)
 
 
 def on_all(fabric: Fabric, work: Callable[[], T]) -> T:
@@ -165,21 +153,27 @@ def on_all(fabric: Fabric, work: Callable[[], T]) -> T:
 
     Otherwise the others would wait, for as long as half an hour, for a process that is gone.
     """
-    value: T | None = None
-    error: UsageError | None = None
-    try:
-        value = work()
-    except UsageError as caught:
-        error = caught
+    value, error = _tried(work, UsageError)
     if fabric.world_size > 1:
-        errors = enumerate(Processes(fabric).gather(error))
+        errors = enumerate(Processes(fabric.world_size).gather(error))
         number, error = next(((n, e) for n, e in errors if e is not None), (0, None))
         if error is not None and number > 0:
             error = error.after(f"process {number}: ")
+    return _agreed(value, error)
+
+
+def _tried(work: Callable[[], T], *kinds: type[ReasonedError]) -> tuple[T | None, ReasonedError | None]:
+    try:
+        return work(), None
+    except kinds as error:
+        return None, error
+
+
+def _agreed(value: T | None, error: ReasonedError | None) -> T:
     if error is not None:
         error.shared = True
         raise error
-    return value  # type: ignore[return-value]  # work returned it
+    return value  # type: ignore[return-value]  # the work returned it
 
 
 def largest(fabric: Fabric, *values: int) -> tuple[int, ...]:
@@ -193,20 +187,20 @@ def largest(fabric: Fabric, *values: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Processes:
-    """What the processes of a run know together; it is a task's `Together`."""
+    """What so many processes of a run know together; it is a task's `Together`."""
 
-    fabric: Fabric
+    count: int
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sum over the processes; the argument stays as it is."""
-        if self.fabric.world_size > 1:
+        if self.count > 1:
             values = values.clone()
             dist.all_reduce(values, dist.ReduceOp.SUM)
         return values
 
     def gather(self, value: T) -> list[T]:
         """Return the values of all processes, in their order."""
-        values = [value] * self.fabric.world_size
-        if self.fabric.world_size > 1:
+        values = [value] * self.count
+        if self.count > 1:
             dist.all_gather_object(values, value)
         return values

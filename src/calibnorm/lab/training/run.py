@@ -30,7 +30,7 @@ from calibnorm.lab.training.processes import Machine, on_first
 from calibnorm.lab.training.progress import EpochFigures, Progress
 from calibnorm.lab.training.watchers import Watcher
 from calibnorm.report.environment import describe_environment, package_version
-from calibnorm.report.files import write_json, write_whole
+from calibnorm.report.files import write_csv, write_json, write_whole
 
 T = TypeVar("T")
 
@@ -132,11 +132,7 @@ def load(task: Task[Any], data_root: Path, fabric: Fabric, workers: int | None =
 
 @contextlib.contextmanager
 def _named_workers() -> Iterator[None]:
-    """Say in a line that a process that reads pictures has died.
-
-    Raises:
-        RunFailed: In place of what torch raises then, wherever the program is.
-    """
+    """Raise RunFailed, in a line, in place of what torch raises anywhere when a process that reads has died."""
     try:
         yield
     except RuntimeError as error:
@@ -156,6 +152,7 @@ class Files:
 
     def open(self, override: Sequence[str]) -> dict[str, Any] | None:
         """Claim the folder; return the newest checkpoint's content."""
+        device = self.fabric.device
 
         def work() -> dict[str, Any] | None:
             for part in (self.folder, self.checkpoints.folder):
@@ -166,21 +163,18 @@ class Files:
             folders.claim(self.folder, self.recipe, override)
             environment = describe_environment() | {
                 "lightning": package_version("lightning"),
-                "device": _device_name(self.fabric.device),
+                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
                 "processes": self.fabric.world_size,
                 "threads": torch.get_num_threads(),
-                "convolutions": float32_convolutions(self.fabric.device),
+                "convolutions": float32_convolutions(device),
             }
             changed = folders.note_environment(self.folder, environment)
             if content is not None and changed:
-                self._warn(changed)
+                what = ", ".join(f"{name} {now} in place of {before}" for name, (before, now) in changed.items())
+                self._say(f"{self.folder}: goes on with {what}: not bit for bit what an undisturbed run comes to")
             return content
 
         return self._first(work)
-
-    def _warn(self, changed: dict[str, list[Any]]) -> None:
-        what = ", ".join(f"{name} {now} in place of {before}" for name, (before, now) in changed.items())
-        self._say(f"{self.folder}: goes on with {what}: not bit for bit what an undisturbed run comes to")
 
     def checkpoint(self, content: dict[str, Any], step: int) -> None:
         """Write a checkpoint."""
@@ -191,13 +185,8 @@ class Files:
         headline = self.task.headline
 
         def work() -> None:
-            content = {
-                "recipe": self.recipe.to_dict(),
-                "epoch": row.epoch,
-                headline.name: row.figures[headline.name],
-                "network": self.learner.weights(),
-            }
-            written = dumped(content)
+            figures = {"epoch": row.epoch, headline.name: row.figures[headline.name]}
+            written = dumped({"recipe": self.recipe.to_dict(), **figures, "network": self.learner.weights()})
             write_whole(self.folder / folders.LAST, written)
             if folders.best_row(rows, headline) is row:
                 write_whole(self.folder / folders.BEST, written)
@@ -205,13 +194,13 @@ class Files:
         self._first(work)
 
     def tables(self, rows: Sequence[EpochFigures], timings: Sequence[Timing]) -> None:
-        """Write metrics.csv and timing.csv."""
+        """Write metrics.csv and timing.csv anew: a resumed run's metrics.csv is that of an undisturbed one."""
 
         def work() -> None:
             columns = ["epoch", *(measure.name for measure in self.task.measures), "learning_rate"]
-            folders.write_rows(self.folder / folders.METRICS, columns, (row.flat() for row in rows))
+            write_csv(self.folder / folders.METRICS, [row.flat() for row in rows], columns)
             columns = [field.name for field in fields(Timing)]
-            folders.write_rows(self.folder / folders.TIMING, columns, map(asdict, timings))
+            write_csv(self.folder / folders.TIMING, [*map(asdict, timings)], columns)
 
         self._first(work)
 
@@ -227,7 +216,3 @@ class Files:
                 return work()
 
         return on_first(self.fabric, guarded)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

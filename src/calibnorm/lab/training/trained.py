@@ -7,18 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from calibnorm.errors import UsageError
 from calibnorm.lab import tasks
 from calibnorm.lab.tasks import Feeds, Task
 from calibnorm.lab.training.folder import CONFIG, LAST, read_recipe
 from calibnorm.lab.training.learner import initial_network
-
-T = TypeVar("T")
+from calibnorm.lab.training.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -41,19 +40,7 @@ class Trained:
         meter = self.task.meter(torch.device("cpu"))
         for batch in self.feeds.test:
             meter.add(self.network, batch)
-        return meter.figures(Alone())[self.task.headline.name]
-
-
-class Alone:
-    """What one process knows by itself; it is a task's `Together`."""
-
-    def sum(self, values: Tensor) -> Tensor:
-        """Return the values."""
-        return values
-
-    def gather(self, value: T) -> list[T]:
-        """Return the value alone."""
-        return [value]
+        return meter.figures(Processes(1))[self.task.headline.name]
 
 
 @contextmanager
@@ -78,9 +65,8 @@ def trained(folder: Path, data_root: Path) -> Iterator[Trained]:
             content = torch.load(folder / LAST, map_location="cpu", weights_only=True)
             network.load_state_dict(content["network"])
         except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
-            raise UsageError(
-                f"{folder / LAST}: is missing or damaged, so the run cannot be tested; train it again"
-            ) from error
+            reason = "is missing or damaged, so the run cannot be tested; train it again"
+            raise UsageError(f"{folder / LAST}: {reason}") from error
         yield Trained(task, feeds, network.eval())
     finally:
         feeds.close()

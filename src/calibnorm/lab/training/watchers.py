@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +47,12 @@ class Lines(Watcher):
         self._epochs = 0
 
     def say(self, text: str) -> None:
-        """See `Watcher`."""
         print(text, flush=True)
 
     def start(self, measures: Sequence[Measure], epochs: int) -> None:
-        """See `Watcher`."""
         self._measures, self._epochs = measures, epochs
 
     def epoch(self, row: EpochFigures, timing: Timing | None, seconds: float) -> None:
-        """See `Watcher`."""
         self.say(f"{line(row, self._epochs, self._measures)}  {seconds:.1f} s")
 
 
@@ -74,16 +72,13 @@ class Bar(Lines):
         self._next = 0.0
 
     def say(self, text: str) -> None:
-        """See `Watcher`."""
         self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def begin(self, epoch: int, batches: int, done: int) -> None:
-        """See `Watcher`."""
         self._bar.start()
         self._task = self._bar.add_task(f"epoch {epoch}/{self._epochs}", total=batches, completed=done, figures="")
 
     def step(self, done: int, figures: Callable[[], dict[str, float]]) -> None:
-        """See `Watcher`."""
         if self._task is None:
             return
         self._bar.update(self._task, completed=done)
@@ -92,14 +87,12 @@ class Bar(Lines):
             self._next = time.monotonic() + self.PAUSE_S
 
     def epoch(self, row: EpochFigures, timing: Timing | None, seconds: float) -> None:
-        """See `Watcher`."""
         if self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None
         super().epoch(row, timing, seconds)
 
     def close(self) -> None:
-        """See `Watcher`."""
         self._bar.stop()
 
 
@@ -112,15 +105,12 @@ class Board(Watcher):
         self._logger = TensorBoardLogger(root_dir=folder, name="tensorboard", version="")
 
     def epoch(self, row: EpochFigures, timing: Timing | None, seconds: float) -> None:
-        """See `Watcher`."""
         figures = {**row.flat(), **({} if timing is None else vars(timing))}
-        self._logger.log_metrics(
-            {name: value for name, value in figures.items() if name != "epoch" and math.isfinite(value)}, row.epoch
-        )
+        finite = {name: value for name, value in figures.items() if name != "epoch" and math.isfinite(value)}
+        self._logger.log_metrics(finite, row.epoch)
         self._logger.save()
 
     def close(self) -> None:
-        """See `Watcher`."""
         self._logger.finalize("")
 
 
@@ -129,15 +119,12 @@ class Several(Watcher):
 
     def __init__(self, watchers: Sequence[Watcher]) -> None:
         for name in ("say", "start", "begin", "step", "epoch", "close"):
-            setattr(self, name, _calling([getattr(watcher, name) for watcher in watchers]))
+            setattr(self, name, partial(self._each, [getattr(watcher, name) for watcher in watchers]))
 
-
-def _calling(functions: Sequence[Callable[..., None]]) -> Callable[..., None]:
-    def call(*arguments: Any) -> None:
+    @staticmethod
+    def _each(functions: Sequence[Callable[..., None]], *arguments: Any) -> None:
         for function in functions:
             function(*arguments)
-
-    return call
 
 
 def screen(progress: bool = True) -> Watcher:
