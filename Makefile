@@ -1,7 +1,7 @@
 # `make demo` alone, or `make test` alone, is enough on a fresh clone: both set up what they need first.
 #
 #   make setup     virtual environment in .venv with what constraints.txt pins
-#   make demo      BN, IEBN and RBN trained side by side on real digits; results in runs/demo
+#   make demo      BN, IEBN, RBN and their controls on real digits, in a deep network; results in runs/compare/demo
 #   make test      everything that must pass: lint, and pytest with branch coverage
 #   make lint      ruff, mypy and clang-format only
 #   make bench     layer times against nn.BatchNorm2d, a minute; results in runs/bench

@@ -3,11 +3,11 @@
     PYTHONPATH=src python benchmarks/gpu_check.py
 
 needs torch 2.11 or newer, its triton, and this repository; nothing is installed. The kernels are compiled by Triton as
-they are first used. Values of all of them are checked against the reference in float64
-(tests/helpers/kernel_checks.py); then
-layers are timed against nn.BatchNorm2d and the authors' formulations, the most telling cases first, until the time is
-over; then the host's time to launch a layer; then training steps of ResNet-50 and ResNet-164, the latter also in a CUDA
-graph. gpu-layer.csv, .json and .md and gpu-host.csv in runs/bench, or where --out says, carry the card's name.
+they are first used. Values of all of them are checked against the reference in float64, by
+tests/helpers/kernel_checks.py; then layers are timed against nn.BatchNorm2d and the authors' formulations, the most
+telling cases first, until the time is over; then the host's time to launch a layer; then training steps of ResNet-50
+and ResNet-164, the latter also in a CUDA graph. gpu-layer.csv, .json and .md and gpu-host.csv in runs/bench, or where
+--out says, carry the card's name.
 
 With TRITON_INTERPRET=1 and no GPU it rehearses: the checks on tiny shapes, no times.
 

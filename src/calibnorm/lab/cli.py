@@ -80,7 +80,8 @@ def compare(words: Sequence[str]) -> Status:
 
     Prints mean, standard deviation and 95 % intervals, differences from the first norm paired by seed, and what failed;
     writes a report, learning curves, and a CSV with every run. Finished runs are used again, unfinished ones go on: the
-    same command after Ctrl-C, or with more seeds or norms, trains what is missing. Several of it may share a folder.
+    same command after Ctrl-C, or with more seeds or norms, trains what is missing. Several such commands may share a
+    folder.
     """
     from calibnorm.lab.experiments.compare import run
 
@@ -104,7 +105,8 @@ def table(config: TableConfig) -> Status:
 def inspect_gates(config: GatesConfig) -> Status:
     """Test trained networks again with every gate held constant: what they take from each image.
 
-    Of every finished run of a comparison, or of one run; prints a table and writes average_gates.csv into the folder.
+    FOLDER is a comparison's or a run's. Every finished run in it is tested; a table is printed and written into the
+    folder as average_gates.csv.
     """
     from calibnorm.lab.experiments.gates import run
 

@@ -48,7 +48,7 @@ class DemoConfig(CompareConfig):
     """Seconds, not minutes: one seed and one epoch of a small network. Accuracies mean nothing."""
 
     def resolved(self) -> DemoConfig:
-        """Return the settings that run: with ``quick``, those of the short run, but for what is given."""
+        """Return the settings that run: with ``quick``, those of the short run, except where a value is given."""
         if not self.quick:
             return self
         name = f"{self.name}-quick" if self.name == type(self).name else self.name

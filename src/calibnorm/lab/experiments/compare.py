@@ -175,10 +175,10 @@ class Comparison(Report):
             f"{measure.plural.capitalize()} are those after the last epoch on the test images, mean ± sample standard "
             f"deviation over seeds; runs that failed are not in them.{less}",
             "Differences are paired by seed: runs of a seed share initial weights and batches. Intervals are 95 %, "
-            "Student's t over seeds: they assume that the differences are independent and roughly normal, which fails "
+            "Student's t over seeds. They assume that the differences are independent and roughly normal, which fails "
             "where some runs train and others stay at chance. Look at each seed there.",
-            f"{looked_at if compared else ''}All seeds share one set of test images, whose own chance is in no "
-            "interval.",
+            f"{looked_at if compared else ''}All seeds share one set of test images, and no interval holds "
+            "the chance that lies in its choice.",
             (f'"At chance" is a finished run of {at_chance}; "failed" one' if at_chance else '"Failed" is a run')
             + " whose loss stopped being finite, or whose process ended with an error.",
         ]

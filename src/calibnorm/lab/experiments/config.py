@@ -75,8 +75,8 @@ class Common:
     """What both commands have."""
 
     jobs: int | None = None
-    """Processes of one thread each; by default one a core, or one a GPU; 0 trains in the command's own. The results do
-    not depend on their number."""
+    """Processes of one thread each; by default one a core, or one a GPU; 0 trains in the command's own
+    process. The results do not depend on their number."""
     data_root: Path = Path("data")
     """Folder of the data sets."""
     accelerator: Accelerator = "auto"
@@ -113,8 +113,8 @@ class CompareConfig(Common):
     baseline: Annotated[str | None, tyro.conf.arg(metavar="NORM")] = None
     """The norm, one of --norms, that the others are compared with; the first by default."""
     noise: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="none|N_a,N_b")] = ()
-    """A condition: none, or a constant noise attack such as 0.5,0.2. Once for each; without it, none alone (the demo:
-    none and 0.8,0.5)."""
+    """A condition: none, or a constant noise attack such as 0.5,0.2. Give it once for each condition;
+    without it, there is none alone (in the demo: none and 0.8,0.5)."""
     seeds: int = 3
     """Runs of each norm in each condition; each seed gives all norms the same initial weights and batches."""
     name: str | None = None

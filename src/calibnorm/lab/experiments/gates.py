@@ -153,8 +153,9 @@ def document(rows: list[GatesHeld], measure: Measure, unfinished: int) -> Docume
     ]
     left_out = f"{unfinished} unfinished runs are left out." if unfinished else ""
     how = (
-        f"{measure.label.capitalize()} of every run as trained, and with every gate the constant of an average input; "
-        "of RBN also with its scaling gate alone held. Gates vary by so much of their mean from image to image."
+        f"{measure.label.capitalize()} of every run as trained, and with every gate held at the constant of an average "
+        'input. For RBN there is also a test with its scaling gate alone held. "Gates vary by" is the standard '
+        "deviation of a gate from image to image, over its mean."
     )
     return Document(
         "Trained gates, held constant",

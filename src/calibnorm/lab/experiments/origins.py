@@ -24,8 +24,8 @@ def made_with(command: str, seconds: float, grid: Grid) -> list[Block]:
         Paragraph(f"`{command}`, {seconds:.0f} s this time."),
         Bullets(lines),
         Paragraph(
-            "Every run's own settings and machine: config.json and environment.json in its folder. Every run: "
-            "results.csv. Every cell: summary.csv."
+            "The settings and the machine of every run stand in its folder, in config.json and environment.json. "
+            "results.csv has a line for every run, summary.csv one for every cell."
         ),
     ]
 

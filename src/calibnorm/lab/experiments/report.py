@@ -23,7 +23,7 @@ SEEDS = "from three seeds on, its 95 % interval"
 
 @dataclass(frozen=True)
 class Report(ABC):
-    """What every report says; what is compared, and what came out, a command's own report adds.
+    """What every report says. A command's own report adds what is compared, and what came out.
 
     Args:
         grid: The runs.

@@ -1,4 +1,4 @@
-"""One run in a process: in a worker, told through a pipe what to train, or in the command's own."""
+"""One run in a process: in a worker, told through a pipe what to train, or in the command's own process."""
 
 from __future__ import annotations
 

@@ -137,15 +137,15 @@ class TableReport(Report):
         if self.scale != "paper":
             sentences.append(
                 f"Scale {self.scale}: {self.stand_ins()} The "
-                "numbers cannot be compared with the paper's in their level; what can be looked at beside the paper's "
-                "is the difference from the baseline, and at this scale that too is a hint at most."
+                "levels of the numbers cannot be compared with the paper's. Differences from the baseline can be "
+                "looked at beside the paper's, and at this scale they are hints at most."
             )
         seeds = len(self.grid.seeds)
         worse = " Less is better: a negative difference is a gain." if self.table.shows == "error" else ""
         sentences.append(
-            f"Ours: after the last epoch, mean ± sample standard deviation over "
+            f"Ours are those after the last epoch, mean ± sample standard deviation over "
             f"{seeds} seed{'s' if seeds != 1 else ''}; differences are paired by seed, with 95 % intervals of "
-            f"Student's t.{worse} The paper's: as printed, ± the standard deviation where it prints one."
+            f"Student's t.{worse} The paper's are as printed, with ± the standard deviation where it prints one."
         )
         sentences.append(
             '"Failed" counts runs whose loss stopped being finite, that ended with an error, or that finished at '
