@@ -51,11 +51,7 @@ def names() -> tuple[str, ...]:
 
 
 def info(name: str) -> Info:
-    """Return what is known of a set without reading it.
-
-    Raises:
-        UsageError: No set of that name.
-    """
+    """Return what is known of a set without reading it; raise UsageError where there is none of that name."""
     if name not in _SETS:
         raise UsageError(Setting("data", name), f"unknown; choose one of {', '.join(_SETS)}")
     return _SETS[name][0]

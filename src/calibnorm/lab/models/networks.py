@@ -129,10 +129,7 @@ def find(name: object) -> Network:
 
 
 def image_size(name: str) -> int:
-    """Return the pixels a side of the images that a network is made for.
-
-    Raises:
-        UsageError: There is no such network.
+    """Return the pixels a side of the images that a network is made for; raise UsageError where there is no such one.
 
     >>> image_size("preresnet29"), image_size("resnet50")
     (32, 224)

@@ -37,7 +37,6 @@ class Classification(Recipe):
     """Share of a label that is spread over all classes."""
 
     def __post_init__(self) -> None:
-        """Refuse what no run can mean."""
         super().__post_init__()
         self.check_counts("mix_main", "mix_others", *(["image_size"] if self.image_size is not None else []))
         own = self.batch_size if self.mix is None else self.mix_main
@@ -51,11 +50,9 @@ class Classification(Recipe):
 
     @property
     def images_a_step(self) -> int:
-        """Images that a step trains on, over all processes."""
         return self.batch_size if self.mix is None else self.mix_main + self.mix_others
 
     def images_in_words(self) -> str:
-        """Return which images a run is trained on."""
         main = f"{self.train_images} training images of {self.data}" if self.train_images else self.data
         size = f" at {self.image_size} x {self.image_size} pixels" if self.image_size else ""
         augment = {"none": "", "crop": ", random crops", "crop_flip": ", random crops and flips"}[self.augment]
@@ -63,10 +60,8 @@ class Classification(Recipe):
         return f"{main}{size}{augment}{mix}"
 
     def optimizer_in_words(self) -> list[str]:
-        """Return what is to say of a task's optimizer beside the settings of all recipes."""
         return [f"SGD with {'Nesterov' if self.nesterov else 'momentum'} {self.momentum:g}"]
 
     def unusual_in_words(self) -> list[str]:
-        """Return the settings that most runs leave at their defaults, where this one does not."""
         smoothed = [f"label smoothing {self.label_smoothing:g}"] if self.label_smoothing else []
         return smoothed + super().unusual_in_words()

@@ -40,11 +40,7 @@ RECIPES: dict[str, Recipe] = {name: maker() for name, maker in MAKERS.items()}
 
 
 def recipe(name: str) -> Recipe:
-    """Return a recipe by its name.
-
-    Raises:
-        UsageError: There is none of that name.
-    """
+    """Return a recipe by its name; raise UsageError where there is none of that name."""
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, 3, 0.5) or RECIPES
         raise UsageError(f"recipe {name}: is not known; choose from {', '.join(near)} (calibnorm train --list)")

@@ -87,7 +87,6 @@ class Recipe:
         _CLASSES[cls.task] = cls
 
     def __post_init__(self) -> None:
-        """Refuse what no run can mean."""
         self.check_counts("epochs", "test_every", "batch_size")
         self.require("seed", self.seed >= 0, "must not be negative")
         rate, decay = self.learning_rate, self.weight_decay

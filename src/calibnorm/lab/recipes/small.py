@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from calibnorm.lab.recipes.classification import Classification
 
 
@@ -17,15 +19,8 @@ def digits_tiny() -> Classification:
 
 def fashion_small() -> Classification:
     """ResNet-20 on the whole of FashionMNIST, ten epochs: hours on one CPU core."""
-    return Classification(
-        model="resnet20",
-        data="fashion_mnist",
-        norm="iebn",
-        epochs=10,
-        augment="crop_flip",
-        schedule="cosine",
-        warmup_epochs=1,
-    )
+    warm = Classification("resnet20", "fashion_mnist", epochs=10, schedule="cosine", warmup_epochs=1)
+    return replace(warm, norm="iebn", augment="crop_flip")
 
 
 def fashion_study() -> Classification:
@@ -34,14 +29,5 @@ def fashion_study() -> Classification:
     Depth was bought with pixels and images: 5000 training images of 14 x 14. The rest is the usual recipe of a CIFAR
     ResNet with a warm-up, a cosine and batches of 64; nothing was tuned for any norm.
     """
-    return Classification(
-        model="resnet56",
-        data="fashion_mnist",
-        train_images=5000,
-        image_size=14,
-        epochs=6,
-        test_every=3,
-        batch_size=64,
-        schedule="cosine",
-        warmup_epochs=1,
-    )
+    warm = Classification("resnet56", "fashion_mnist", epochs=6, schedule="cosine", warmup_epochs=1)
+    return replace(warm, train_images=5000, image_size=14, test_every=3, batch_size=64)

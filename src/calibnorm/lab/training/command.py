@@ -67,7 +67,6 @@ class RunOptions:
     """Write TensorBoard's files into the folder, too."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
         if not self.checkpoint_minutes >= 0:
             raise UsageError(Setting("checkpoint_minutes", self.checkpoint_minutes), "must be 0 or more")
         if self.workers is not None and self.workers < 0:

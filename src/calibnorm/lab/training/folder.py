@@ -47,7 +47,6 @@ class Result:
     seconds: float
 
     def __getattr__(self, name: str) -> float:
-        """Return a figure."""
         if name in (figures := self.__dict__.get("figures", {})):
             return float(figures[name])
         raise AttributeError(name)

@@ -29,11 +29,7 @@ def check_machine(recipe: Recipe, accelerator: Accelerator) -> None:
 
 
 def choose(wanted: Accelerator) -> Kind:
-    """Return where a run trains; "auto" is a GPU where there is one.
-
-    Raises:
-        UsageError: A GPU is wanted, and there is none.
-    """
+    """Return where a run trains, "auto" being a GPU where there is one; raise UsageError for "cuda" without a GPU."""
     gpu = torch.cuda.is_available()
     if wanted == "cuda" and not gpu:
         raise UsageError(Setting("accelerator", "cuda"), "torch sees no GPU here; use ", Setting("accelerator", "cpu"))

@@ -7,12 +7,11 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from lightning.fabric import Fabric
-from lightning.fabric.plugins import MixedPrecision
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -20,9 +19,12 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 
 from calibnorm.errors import ReasonedError, RunFailed, Setting, UsageError
 from calibnorm.lab.recipes import Precision
-from calibnorm.lab.training.machine import Accelerator, Kind, check_precision, choose
+from calibnorm.lab.training.machine import Accelerator, check_precision, choose
 
 T = TypeVar("T")
+
+MIXED: dict[str, Any] = {"bfloat16": "bf16-mixed", "float16": "16-mixed"}
+"""Fabric's names of mixed precision, with float32 weights; the scaler of float16's gradients is Fabric's."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ def start(machine: Machine, precision: Precision) -> Fabric:
             devices=devices,
             num_nodes=nodes,
             strategy="ddp" if devices * nodes > 1 else "auto",
-            # Of the two lists Fabric takes one; left to itself, it finds a Slurm batch job, and starts nobody there.
-            plugins=[environment, *_arithmetic(kind, precision)],
+            precision=MIXED.get(precision),
+            plugins=[environment],  # left to itself, Fabric finds a Slurm batch job, and starts nobody there
         )
         try:
             fabric.launch()
@@ -88,15 +90,6 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
-
-
-def _arithmetic(kind: Kind, precision: Precision) -> list[MixedPrecision]:
-    """Return Fabric's plugin for mixed precision; none is float32. The scaler of float16's gradients is Fabric's."""
-    if precision == "bfloat16":
-        return [MixedPrecision("bf16-mixed", kind)]
-    if precision == "float16":
-        return [MixedPrecision("16-mixed", kind, torch.amp.GradScaler(kind))]
-    return []
 
 
 def _environment(devices: int, nodes: int) -> ClusterEnvironment:
