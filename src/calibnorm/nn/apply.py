@@ -132,8 +132,8 @@ def _refuse_single_values(x: Tensor, method: Method, use_batch: bool, where: str
             remedy = "use a larger size="
             if size > 1:
                 remedy = (
-                    f"use a batch that leaves no remainder of one (with size={size}: {n - 1 or size} or {n + 1}, say; a "
-                    "DataLoader's drop_last=True leaves out a last batch that is smaller), or another size="
+                    f"use a batch that leaves no remainder of one (with size={size}: {n - 1 or size} or {n + 1}, say; "
+                    "a DataLoader's drop_last=True leaves out a last batch that is smaller), or another size="
                 )
         raise ValueError(
             f"{where}: input of shape {tuple(x.shape)} has {what}, which has no variance; in "
