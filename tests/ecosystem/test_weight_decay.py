@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import calibnorm as cn
+from cases import each_method, layer_of
 from ecosystem.nets import GATES, LAYERS, NAMES, gates, images, loss, network
 
 
@@ -97,3 +98,34 @@ def test_only_decayed_parameters_shrink(name):
     optimizer.step()
     shrunk = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert shrunk == {n for n in before if n.rpartition(".")[2] not in GATES}
+
+
+def ultralytics(model):
+    """Today's rule of Ultralytics, and of Detectron2 and MMCV: each module's own parameters, by name and class."""
+    groups = {"weight": [], "norm": [], "bias": []}
+    for module in model.modules():
+        for name, p in module.named_parameters(recurse=False):
+            norm = isinstance(module, nn.modules.batchnorm._BatchNorm) or name.startswith("gate")
+            groups["bias" if name == "bias" else "norm" if norm else "weight"].append(p)
+    return [{"params": params, "weight_decay": 0.05 if name == "weight" else 0.0} for name, params in groups.items()]
+
+
+@each_method
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("rule", [ultralytics, lambda model: cn.param_groups(model, weight_decay=0.05)])
+def test_rules_that_ask_modules_for_their_own_parameters_meet_each_once(method, options, dims, rule):
+    model = nn.Sequential(nn.Linear(4, 4), layer_of(method, options, dims), nn.Linear(4, 4))
+    groups = [group for group in rule(model) if group["params"]]
+    names_by_decay(model, groups)
+    torch.optim.SGD(groups, lr=0.1)
+
+
+@each_method
+def test_loops_that_ask_for_attributes_meet_gamma_twice(method, options):
+    """As documented: the layer shows its child's, and torch refuses what comes of it; a set of them is right."""
+    layer = layer_of(method, options)
+    met = [m.weight for m in layer.modules() if isinstance(getattr(m, "weight", None), nn.Parameter)]
+    assert len(met) == 2
+    assert met[0] is met[1] is layer.bn.weight
+    with pytest.raises(ValueError, match="some parameters appear in more than one parameter group"):
+        torch.optim.SGD([{"params": met[:1]}, {"params": met[1:]}], lr=0.1)

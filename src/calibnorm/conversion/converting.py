@@ -166,6 +166,7 @@ def _move_in(source: nn.Module, new: CalibratedNorm, layer: LayerPlan) -> None:
         new.compensated = True
     if new.method.initial_weight != 1.0:
         _scale(new, new.method.initial_weight, ("weight",))
+    new._gamma_unseen = bool(layer["preserve"]) or new.method.initial_weight != 1.0
 
 
 @torch.no_grad()

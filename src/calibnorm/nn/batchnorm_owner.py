@@ -10,7 +10,11 @@ from calibnorm.nn import child as children
 
 
 class BatchNormOwner(nn.Module):
-    """Shows gamma, beta, eps and momentum of the child ``bn`` as its own; setting them sets the child's."""
+    """Shows gamma, beta, eps and momentum of the child ``bn`` as its own; setting them sets the child's.
+
+    A loop over ``modules()`` that asks for ``m.weight`` meets gamma here and at the child: an optimizer that is made so
+    has it twice. Ask every module for its ``named_parameters(recurse=False)``, or use ``cn.param_groups``.
+    """
 
     bn: nn.Module
 

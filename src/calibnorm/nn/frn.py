@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,23 +14,30 @@ from calibnorm.nn.arguments import LayerArguments, takes
 from calibnorm.nn.layer import CalibratedNorm
 
 
+@dataclass
+class _FRNArguments(LayerArguments):
+    eps: float = 1e-6
+
+
 class _FRN(CalibratedNorm):
     method_type = FRN
 
-    @takes(LayerArguments)
-    def __init__(self, *args: Any, **options: Any) -> None:
+    @takes(_FRNArguments)
+    def __init__(self, num_features: int, eps: float = 1e-6, *args: Any, **options: Any) -> None:
         r"""Filter Response Normalization (Singh and Krishnan, CVPR 2020, Eq. 1), without its TLU.
 
         :math:`y = \gamma x / \sqrt{\nu^2 + \epsilon} + \beta`, :math:`\nu^2` the mean square of every plane of the
         input. The same in training and in eval, and for any batch. The paper follows it with a :class:`TLU` instead of
-        a ReLU, and uses ``eps=1e-6``; the default is 1e-5, as every layer's here, and ``cn.convert`` keeps the eps of
-        the network.
+        a ReLU. ``cn.convert`` keeps the eps of the network.
+
+        Args:
+            eps: Added to the mean square; 1e-6 as in the paper, where other layers have torch's 1e-5 (timm's FRN too).
 
         >>> import torch, calibnorm as cn
-        >>> cn.FRN2d(16, eps=1e-6)(torch.randn(8, 16, 4, 4)).shape
+        >>> cn.FRN2d(16)(torch.randn(8, 16, 4, 4)).shape
         torch.Size([8, 16, 4, 4])
         """
-        super().__init__(*args, **options)
+        super().__init__(num_features, eps, *args, **options)
 
 
 class FRN1d(_FRN, dims=1):
@@ -61,7 +69,7 @@ class TLU(nn.Module):
         ValueError: It is not positive, or the input has another number of channels.
 
     >>> import torch, calibnorm as cn
-    >>> layer = torch.nn.Sequential(cn.FRN2d(16, eps=1e-6), cn.TLU(16))
+    >>> layer = torch.nn.Sequential(cn.FRN2d(16), cn.TLU(16))
     >>> layer(torch.randn(8, 16, 4, 4)).shape
     torch.Size([8, 16, 4, 4])
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, ClassVar, NoReturn, Self
@@ -18,6 +19,7 @@ from calibnorm.nn.arguments import SHARED, LayerArguments, arguments_of, can_sta
 from calibnorm.nn.batchnorm_owner import BatchNormOwner
 from calibnorm.nn.plain_modules import is_identity, is_relu
 from calibnorm.ops import Statistics
+from calibnorm.ops.inputs import transformed
 
 BATCHNORMS: dict[int, type[nn.BatchNorm1d] | type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {
     1: nn.BatchNorm1d,
@@ -46,6 +48,9 @@ class CalibratedNorm(BatchNormOwner):
 
     act: nn.Module | str | None
     drop: nn.Module | None
+
+    _gamma_unseen = False
+    """Whether gamma has just been given another start than 1, and no forward has looked whether it is still there."""
 
     def __init__(self, num_features: int, *of_batchnorm: Any, **options: Any) -> None:
         own = {name: value for name, value in options.items() if name not in SHARED}
@@ -93,6 +98,7 @@ class CalibratedNorm(BatchNormOwner):
     def _start_gamma(self) -> None:
         if self.weight is not None and self.method.initial_weight != 1.0:
             nn.init.constant_(self.weight, self.method.initial_weight)
+            self._gamma_unseen = True
 
     def _create_gates(self, channels: int, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
         specs = self.method.parameters(channels)
@@ -178,7 +184,8 @@ class CalibratedNorm(BatchNormOwner):
     def reset_parameters(self) -> None:
         """Set gamma, beta, the gates and the running statistics to their initial values.
 
-        A layer that was converted with ``preserve=True`` stays so: gamma and beta again take back the initial gate.
+        A layer that was converted with ``preserve=True`` stays so: gamma and beta again take back the initial gate. A
+        loop over ``modules()`` that resets the child after the layer loses that, and a forward then warns.
         """
         self.bn.reset_parameters()  # type: ignore[operator]
         self._start_gamma()
@@ -192,6 +199,19 @@ class CalibratedNorm(BatchNormOwner):
             for tensor in (getattr(self, name) for name in self.method.gated):
                 if tensor is not None:
                     tensor.div_(initial.to(tensor))
+            self._gamma_unseen = True
+
+    def _look_at_gamma(self, where: str) -> None:
+        """Warn, once, where gamma is 1 again before the first forward: a loop has reset the child after the layer."""
+        self._gamma_unseen = False
+        gamma = self.weight if "weight" in self.method.gated or self.method.initial_weight != 1.0 else None
+        if gamma is not None and not gamma.is_meta and bool((gamma == 1.0).all()):
+            what = "preserve=True" if self.compensated else f"gamma_init={self.method.initial_weight}"
+            warnings.warn(
+                f"{where}: something has set gamma back to 1, as loops over modules() that initialize BatchNorms do, "
+                f"and {what} is lost; call reset_parameters() of this layer after such a loop, or cn.convert after it",
+                stacklevel=4,
+            )
 
     def forward(self, input: Tensor, residual: Tensor | None = None, *, relu: bool = False) -> Tensor:
         """Normalize ``input``; add ``residual``, if any, and apply the activation, if the layer has one.
@@ -262,6 +282,8 @@ class CalibratedNorm(BatchNormOwner):
         relu: bool = False,
     ) -> Tensor:
         children.refuse_shards(state.weight, state.bias, x, where)
+        if self._gamma_unseen and not transformed(x):
+            self._look_at_gamma(where)
         use_batch = state.use_batch and not (self.frozen and state.running_mean is not None)
         update = state.update and use_batch
         return apply(
@@ -331,6 +353,7 @@ class CalibratedNorm(BatchNormOwner):
         return ", ".join([str(self.num_features), *(f"{name}={value!r}" for name, value in self.options().items())])
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        self._gamma_unseen = False
         loading.adapt(state_dict, prefix, self.method, self.bn, self.compensated, self._extra)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
