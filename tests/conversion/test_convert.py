@@ -271,3 +271,37 @@ def test_a_network_without_memory_converts(method):
     with FakeTensorMode():
         net = convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), method)
         assert net(torch.randn(2, 3, 8, 8)).shape == (2, 4, 6, 6)
+
+
+@pytest.mark.parametrize("preserve", [False, True])
+@pytest.mark.parametrize("method", ["iebn", "rbn"])
+def test_a_network_that_was_converted_in_inference_mode_trains(method, preserve):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    with torch.inference_mode():
+        convert(net, method, preserve=preserve)
+    net(randn(2, 3, 8, 8).float()).square().sum().backward()
+    assert all(p.grad is not None and not p.is_inference() for p in net.parameters())
+
+
+class Doubled(cn.IEBN2d):
+    def forward(self, *args, **kwargs):
+        return 2 * super().forward(*args, **kwargs)
+
+
+def set_on_the_instance():
+    layer = cn.IEBN2d(4)
+    layer.forward = partial(torch.mul, other=2)
+    return layer
+
+
+@pytest.mark.parametrize("make", [lambda: Doubled(4), set_on_the_instance], ids=["subclass", "instance"])
+def test_a_layer_with_a_forward_of_its_own_is_refused_by_name(make):
+    """As a BatchNorm with one is: neither another method nor BatchNorm would compute what it adds."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), make())
+    before = snapshot(net)
+    for change in (partial(cn.convert, net, "gn"), partial(cn.revert, net), partial(cn.revert, net, lossy=True)):
+        with pytest.raises(ValueError, match=r"^1 is a .*, whose own forward computes something that is not known"):
+            change()
+    assert snapshot(net) == before
+    cn.convert(net, "iebn")  # it is that already
+    assert snapshot(net) == before

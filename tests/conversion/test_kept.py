@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -174,12 +175,25 @@ def test_a_pruned_layer_is_refused_by_name():
     prune.l1_unstructured(net.layer1[1], "weight", 0.5)
     before = snapshot(net)
     with pytest.raises(
-        ValueError, match=r"layer1\.1 has its weight rewritten before each forward.*make that permanent"
+        ValueError, match=r"layer1\.1 has its parameters rewritten before each forward.*make that permanent"
     ):
         cn.convert(net, "iebn")
     assert snapshot(net) == before
     prune.remove(net.layer1[1], "weight")
     assert isinstance(convert(net, "iebn").layer1[1], cn.IEBN2d)
+
+
+@pytest.mark.parametrize("method", ["iebn", "rbn"])
+def test_a_layer_whose_gate_is_pruned_is_refused_by_name(method):
+    """The hook that computes the gate would go on with a BatchNorm that has none."""
+    net = convert(small(), method)
+    gate = next(iter(net.bn1.gates()))
+    prune.l1_unstructured(net.bn1, gate, 0.5)
+    for change in (partial(cn.revert, net, lossy=True), partial(cn.convert, net, "gn")):
+        with pytest.raises(ValueError, match=r"bn1 has its .*rewritten before each forward.*make that permanent first"):
+            change()
+    prune.remove(net.bn1, gate)
+    assert type(cn.revert(net, lossy=True).bn1) is nn.BatchNorm2d
 
 
 def test_a_child_that_was_pruned_since_comes_back_pruned():

@@ -84,18 +84,18 @@ def test_a_residual_that_is_broadcast_or_of_another_dtype(norm, done):
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, cn.IEBN2d])
 def test_errors_are_those_of_the_layer_and_change_the_same(norm):
-    model, layer = nn.Sequential(norm(3), nn.ReLU()), norm(3)
+    model, alone = nn.Sequential(norm(3), nn.ReLU()), nn.Sequential(norm(3))
     cn.fuse(model)
     for bad in (randn(2, 4, 3, 3), randn(2, 3, 3), randn(1, 3, 1, 1), torch.ones(2, 3, 4, 4, dtype=torch.int64)):
         raised = []
-        for net in (model, layer):
+        for net in (model, alone):
             try:
                 net(bad)
             except (RuntimeError, TypeError, ValueError) as error:
                 raised.append(str(error))
         assert len(raised) == 2
         assert raised[0] == raised[1]
-    assert_same(model[0].state_dict(), layer.state_dict(), 0.0)
+    assert_same(model[0].state_dict(), alone[0].state_dict(), 0.0)
 
 
 @pytest.mark.parametrize(

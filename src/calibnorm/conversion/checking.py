@@ -103,6 +103,8 @@ def _check_layer(entry: Found, layer: LayerPlan, shared: set[int]) -> None:
         raise type(error)(f"{name}: {error}") from None
     if is_done(module, layer):
         return
+    if why := finding.refusal(module):  # a layer; a BatchNorm has been asked
+        raise ValueError(f"{name} {why}")
     if isinstance(module, CalibratedNorm) and (why := irreversible(module) or unwritable(module, shared)):
         raise ValueError(
             f"{name} is a {type(module).__name__} that cannot turn into another method, which goes through plain "

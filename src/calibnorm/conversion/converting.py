@@ -109,7 +109,8 @@ def _apply(model: nn.Module, found: list[Found], plan: Plan) -> tuple[nn.Module,
     # every layer is made before the first one is put in, so that running out of memory changes nothing either;
     # fc gates start at random: the caller's generators stay as they were
     fallback = finding.like(model)  # once, as it looks through all of the network: ResNet-164 in 81 instead of 292 ms
-    with torch.random.fork_rng(devices=cuda):
+    # ordinary tensors under torch.inference_mode() too: gates are there to learn
+    with torch.random.fork_rng(devices=cuda), torch.inference_mode(False):
         fresh = {
             entry.name: _make(entry.module, layers[entry.name], fallback)
             for entry in found

@@ -51,6 +51,8 @@ def revert(model: nn.Module, *, lossy: bool = False) -> nn.Module:
     layers = [(e, e.module) for e in finding.find_norms(model) if isinstance(e.module, CalibratedNorm)]
     for entry, layer in layers:
         where = f"{entry.title} ({type(layer).__name__})"
+        if why := finding.refusal(layer):
+            raise ValueError(f"{entry.title} {why}")
         if not lossy and (why := irreversible(layer)):
             raise ValueError(
                 f"{where}: {why}, which plain BatchNorm cannot do; "

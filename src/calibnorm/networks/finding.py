@@ -118,17 +118,22 @@ def is_frozen(module: nn.Module) -> bool:
 
 
 def refusal(module: nn.Module) -> str | None:
-    """Return why a BatchNorm is not understood, as in "bn1 is a LazyBatchNorm2d, ...", or None."""
+    """Return why a BatchNorm or a layer is not understood, as in "bn1 is a LazyBatchNorm2d, ...", or None."""
     kind = f"{type(module).__module__}.{type(module).__qualname__}"
     if isinstance(module, LazyModuleMixin):
         return f"is a {kind}, whose channels are not known yet; run one forward of the network first"
     hooks = [type(hook).__module__ for hook in module._forward_pre_hooks.values()]
     if any(where.startswith("torch.nn.utils") for where in hooks):
         return (
-            "has its weight rewritten before each forward by torch.nn.utils (pruning, spectral_norm); make that "
+            "has its parameters rewritten before each forward by torch.nn.utils (pruning, spectral_norm); make that "
             "permanent first, or use torch.nn.utils.parametrize"
         )
-    if "forward" not in module.__dict__ and (has_act(module) or children.accepts(module)):
+    known = (
+        type(module).forward is CalibratedNorm.forward
+        if isinstance(module, CalibratedNorm)
+        else (has_act(module) or children.accepts(module))
+    )
+    if "forward" not in module.__dict__ and known:
         return None
     return f"is a {kind}, whose own forward computes something that is not known; leave it out with exclude="
 
