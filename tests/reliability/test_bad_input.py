@@ -111,7 +111,7 @@ def test_a_refused_forward_changes_nothing(layer_type, x, exception, named, mome
 
 @pytest.mark.parametrize("wrap", [lambda net: net, nn.DataParallel], ids=["plain", "wrapped"])
 @pytest.mark.parametrize("method", ["bn", "iebn", "rbn", "ghost", "brn"])
-def test_a05_one_value_names_the_layer_in_its_network_and_the_remedy_helps(method, wrap):
+def test_one_value_names_the_layer_in_its_network_and_the_remedy_helps(method, wrap):
     """A batch of one image meets a norm behind global pooling (DeepLab's ASPP) somewhere inside a network."""
     pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     net = cn.convert(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), pooling), method)
@@ -124,7 +124,7 @@ def test_a05_one_value_names_the_layer_in_its_network_and_the_remedy_helps(metho
     assert_same(before, net)
 
 
-def test_a05_one_value_outside_a_network():
+def test_one_value_outside_a_network():
     with pytest.raises(ValueError, match=r"^IEBN2d: input of shape \(1, 4, 1, 1\)"):
         cn.IEBN2d(4)(torch.zeros(1, 4, 1, 1))
     with pytest.raises(ValueError, match=r"^GN2d: input of shape .* one value in a group"):
