@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from lightning.fabric import Fabric
+from lightning.fabric.plugins import MixedPrecision
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -23,8 +24,8 @@ from calibnorm.lab.training.machine import Accelerator, check_precision, choose
 
 T = TypeVar("T")
 
-MIXED: dict[str, Any] = {"bfloat16": "bf16-mixed", "float16": "16-mixed"}
-"""Fabric's names of mixed precision, with float32 weights; the scaler of float16's gradients is Fabric's."""
+MIXED: dict[str, Any] = {"bfloat16": ["bf16-mixed"], "float16": ["16-mixed"]}
+"""Fabric's plugins for mixed precision, with float32 weights; the scaler of float16's gradients is Fabric's."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ def start(machine: Machine, precision: Precision) -> Fabric:
             devices=devices,
             num_nodes=nodes,
             strategy="ddp" if devices * nodes > 1 else "auto",
-            precision=MIXED.get(precision),
-            plugins=[environment],  # left to itself, Fabric finds a Slurm batch job, and starts nobody there
+            # Of the two lists Fabric takes one; left to itself, it finds a Slurm batch job, and starts nobody there.
+            plugins=[environment, *(MixedPrecision(each, kind) for each in MIXED.get(precision, ()))],
         )
         try:
             fabric.launch()
