@@ -119,9 +119,11 @@ def _check_class(child: Any, where: str) -> None:
             "MixedPrecision(..., _module_classes_to_ignore=())"
         )
     if not (type(child) in _PLAIN or accepts(child)):
+        wrapped = any(map(accepts, child.modules()))
+        remedy = "wrap the whole layer as one unit, or " if wrapped else ""
         raise TypeError(
             f"{where}: its child `bn` is a {type(child).__module__}.{type(child).__qualname__}, which it does not "
-            "know how to read; put back a torch BatchNorm, SyncBatchNorm or FrozenBatchNorm2d"
+            f"know how to read; {remedy}put back a torch BatchNorm, SyncBatchNorm or FrozenBatchNorm2d"
         )
     if "forward" in child.__dict__:
         raise TypeError(
