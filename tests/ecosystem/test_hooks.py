@@ -188,3 +188,16 @@ def test_fuse_and_hooks_of_the_child(layer_type):
     y = net(x)
     assert error(y, expected) <= reduction(torch.float32, 60)
     assert torch.equal(torch.relu(seen[0]), y)
+
+
+@each_layer
+def test_a_checkpoint_wrapper_around_the_child_is_refused_and_one_around_the_layer_works(layer_type):
+    from torch.distributed.algorithms._checkpoint import checkpoint_wrapper as wrapping
+
+    net = nn.Sequential(layer_type(4))
+    wrapping.apply_activation_checkpointing(net, check_fn=lambda m: isinstance(m, layer_type))
+    net(image().requires_grad_()).sum().backward()
+    net = nn.Sequential(layer_type(4))
+    wrapping.apply_activation_checkpointing(net, check_fn=lambda m: isinstance(m, nn.BatchNorm2d))
+    with pytest.raises(TypeError, match=r"`bn` is a .*CheckpointWrapper.*; wrap the whole layer as one unit"):
+        net(image())

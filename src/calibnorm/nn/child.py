@@ -122,6 +122,8 @@ def _check_class(child: Any, where: str) -> None:
         remedy = "put back a torch BatchNorm, SyncBatchNorm or FrozenBatchNorm2d"
         if type(child).__module__.startswith("torch.ao."):
             remedy = "a layer stays in floating point: set the child's qconfig = None before preparing the network"
+        elif any(map(accepts, child.modules())):
+            remedy = f"wrap the whole layer as one unit, or {remedy}"
         raise TypeError(
             f"{where}: its child `bn` is a {type(child).__module__}.{type(child).__qualname__}, which it does not "
             f"know how to read; {remedy}"
