@@ -157,8 +157,8 @@ def test_times_are_medians_of_the_runs_steps(tmp_path: Path) -> None:
 def test_quick_is_small_but_for_what_is_given() -> None:
     quick = DemoConfig(quick=True).resolved()
     assert (quick.override, quick.seeds, quick.name) == ({"model": "resnet11", "epochs": 1}, 1, "demo-quick")
-    given = DemoConfig(quick=True, seeds=2, name="mine", override={"epochs": 2}).resolved()
-    assert (given.override, given.seeds, given.name) == ({"model": "resnet11", "epochs": 2}, 2, "mine")
+    given = DemoConfig(quick=True, seeds=3, name="mine", override={"epochs": 2}).resolved()
+    assert (given.override, given.seeds, given.name) == ({"model": "resnet11", "epochs": 2}, 3, "mine")
     assert DemoConfig().resolved() == DemoConfig()
     text = told({"bn": 20.0, "iebn": 90.0}, quick=True).findings()[1].blocks[0]
     assert "its accuracies mean nothing" in text.items[0]

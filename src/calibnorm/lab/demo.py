@@ -42,6 +42,8 @@ class DemoConfig(CompareConfig):
     """Recipe that all runs share; `calibnorm train --list` lists them."""
     norms: tuple[str, ...] = ("bn", CONTROL, "iebn", "rbn", SMALL_RBN)
     """What to compare, options behind a colon: bn:gamma_init=0.269."""
+    seeds: int = 2
+    """Runs of each norm in each condition; each seed gives all norms the same initial weights and batches."""
     name: str | None = "demo"
     """Name of the comparison. Runs that it holds are not trained again."""
     quick: bool = False
