@@ -11,7 +11,7 @@ from functools import wraps
 from importlib.metadata import version
 from typing import TypeVar
 
-from calibnorm.errors import RunFailed, Setting, Stopped, UsageError, as_option, written
+from calibnorm.errors import ReasonedError, Setting, Stopped, UsageError, as_option, exit_status, written
 from calibnorm.lab.arguments import parsed
 from calibnorm.lab.experiments.config import CompareConfig, GatesConfig, TableConfig, for_recipe
 from calibnorm.lab.recipes import recipe
@@ -166,15 +166,11 @@ def main(args: Sequence[str]) -> int:
             status = command(rest) or 0
             sys.stdout.flush()
             return status
-    except (UsageError, RunFailed) as error:
-        print(f"calibnorm: {error.words(as_typed)}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    except Stopped as error:
-        print(f"calibnorm: {error}", file=sys.stderr)
-        return 128 + error.number
-    except KeyboardInterrupt:
-        print("\ncalibnorm: stopped by Ctrl-C", file=sys.stderr)
-        return 130
+    except (ReasonedError, Stopped, KeyboardInterrupt) as error:
+        text = error.words(as_typed) if isinstance(error, ReasonedError) else str(error) or "stopped by Ctrl-C"
+        behind_ctrl_c = "\n" if isinstance(error, KeyboardInterrupt) else ""  # a terminal has shown ^C
+        print(f"{behind_ctrl_c}calibnorm: {text}", file=sys.stderr)
+        return exit_status(error)
     except BrokenPipeError:  # whoever read the output, such as `head`, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # as a shell has it for SIGPIPE
