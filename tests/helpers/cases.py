@@ -77,6 +77,7 @@ EVERY_METHOD: list[tuple[str, dict[str, Any]]] = [
     ("bn", {}),
     ("iebn", {}),
     ("iebn", {"position": "both"}),
+    ("iebn", {"gate_input": "standardized"}),
     ("iebn", {"operator": "fc", "reduction": 2}),
     ("iebn", {"operator": "identity", "activation": "tanh"}),
     ("rbn", {}),

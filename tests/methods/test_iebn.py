@@ -12,6 +12,7 @@ from tolerances import ORACLE, error
 OPERATORS = ["linear", "identity", "fc"]
 POSITIONS = ["gamma", "beta", "both"]
 ACTIVATIONS = ["sigmoid", "tanh", "relu", "softmax"]
+GATE_INPUTS = ["mean", "standardized"]
 REDUCTION = {"fc": {"reduction": 2}}
 
 
@@ -27,17 +28,19 @@ def tensors(operator: str) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_equals_the_equations(operator, position, activation):
-    options = {"operator": operator, "position": position, "activation": activation}
+@pytest.mark.parametrize("gate_input", GATE_INPUTS)
+def test_equals_the_equations(operator, position, activation, gate_input):
+    options = {"operator": operator, "position": position, "activation": activation, "gate_input": gate_input}
     check_layer(cn.IEBN2d, iebn, options | REDUCTION.get(operator, {}), options)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("gate_input", GATE_INPUTS)
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_function_equals_the_equations(operator, position, activation, training):
-    options = {"operator": operator, "position": position, "activation": activation}
+def test_function_equals_the_equations(operator, position, activation, gate_input, training):
+    options = {"operator": operator, "position": position, "activation": activation, "gate_input": gate_input}
     all_options = options | REDUCTION.get(operator, {})
     check_functional(cn.iebn, iebn, tensors(operator), all_options, options, training=training)
 
@@ -58,15 +61,18 @@ def test_torch_arguments(layer_type, momentum, affine, track):
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_input_without_pixels(operator):
-    check_layer(cn.IEBN1d, iebn, {"operator": operator}, {"operator": operator}, rank2=True)
+@pytest.mark.parametrize("gate_input", GATE_INPUTS)
+def test_input_without_pixels(operator, gate_input):
+    options = {"operator": operator, "gate_input": gate_input}
+    check_layer(cn.IEBN1d, iebn, options, options, rank2=True)
 
 
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("noise", [(0.8, 0.5), (0.0, 1.5)], ids=str)
 @pytest.mark.parametrize("noise_in", ["always", "train"])
-def test_constant_noise_attack(position, noise, noise_in):
-    options = {"position": position}
+@pytest.mark.parametrize("gate_input", GATE_INPUTS)
+def test_constant_noise_attack(position, noise, noise_in, gate_input):
+    options = {"position": position, "gate_input": gate_input}
     check_layer(cn.IEBN2d, iebn, options, options, noise=noise, noise_in=noise_in)
 
 

@@ -10,7 +10,14 @@ from calibnorm.nn import layer_type
 TORCHS = {"eps": 1e-5, "momentum": 0.1}
 SOURCES = {
     "bn": {},
-    "iebn": {"operator": "linear", "position": "gamma", "activation": "sigmoid", "init": (0.0, -1.0), "reduction": 16},
+    "iebn": {
+        "operator": "linear",
+        "position": "gamma",
+        "activation": "sigmoid",
+        "init": (0.0, -1.0),
+        "reduction": 16,
+        "gate_input": "mean",
+    },
     "rbn": {"center_stat": "mean", "scale_stat": "mean", "restrict": "sigmoid", "init": (0.0, 0.0, 1.0)},
     "se": {"reduction": 16},
     "in": {},

@@ -24,7 +24,7 @@ FUSED_TOLERANCE = 1e-12
 
 METHODS = [
     BN(),
-    *(IEBN(position=p) for p in ("gamma", "beta", "both")),
+    *(IEBN(position=p, gate_input=g) for p in ("gamma", "beta", "both") for g in ("mean", "standardized")),
     RBN(centering=False, scaling=False),
     RBN(scaling=False, center_stat="std"),
     *(RBN(center_stat=c, scale_stat=s) for c in ("mean", "std") for s in ("mean", "std")),

@@ -18,7 +18,14 @@ from tolerances import error, reduction
 pytestmark = pytest.mark.skipif(passes.unavailable() is not None, reason=str(passes.unavailable()))
 
 STEP_BY_STEP = StepByStep(passes)  # type: ignore[arg-type]
-METHODS = [BN(), IEBN(), IEBN(position="both"), RBN(), RBN(center_stat="std", scale_stat="std")]
+METHODS = [
+    BN(),
+    IEBN(),
+    IEBN(position="both"),
+    IEBN(gate_input="standardized"),
+    RBN(),
+    RBN(center_stat="std", scale_stat="std"),
+]
 SHAPES = [(3, 5, 4, 6), (7, 67), (5, 3, 1, 1), (2, 3, 257, 256), (2, 4, 3, 2, 5)]
 """Small; more than one block of channels, one pixel a plane; the same in four dimensions; planes that are cut; 3d."""
 

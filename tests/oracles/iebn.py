@@ -29,9 +29,12 @@ def iebn(
     operator: str = "linear",
     position: str = "gamma",
     activation: str = "sigmoid",
+    gate_input: str = "mean",
 ) -> tuple[Tensor, Pair]:
-    """Y = X^ * (gamma * delta) + beta, delta = sigmoid(AVG(X) * gamma^ + beta^)."""
-    average = x.mean(planes(x), keepdim=True) if x.ndim > 2 else x
+    """Y = X^ * (gamma * delta) + beta, delta = sigmoid(AVG(X) * gamma^ + beta^), of X^ with standardized input."""
+    used = batch_moments(x) if statistics is None else statistics
+    source = x if gate_input == "mean" else standardize(x, used, eps, noise)
+    average = source.mean(planes(x), keepdim=True) if x.ndim > 2 else source
     if operator == "linear":
         z = average * channels(p["gate_weight"], x) + channels(p["gate_bias"], x)
     elif operator == "identity":
@@ -41,7 +44,6 @@ def iebn(
         hidden = (squeezed @ p["fc1_weight"].T + p["fc1_bias"]).clamp(min=0)
         z = (hidden @ p["fc2_weight"].T + p["fc2_bias"]).view_as(average)
     delta = activate(z, activation)
-    used = batch_moments(x) if statistics is None else statistics
     gamma, beta = gamma_beta(p, x)
     if position in ("gamma", "both"):
         gamma = gamma * delta

@@ -53,6 +53,7 @@ def test_chosen_for_its_device() -> None:
 METHODS = [
     BN(),
     *(IEBN(position=p) for p in ("gamma", "beta", "both")),
+    IEBN(position="both", gate_input="standardized"),
     RBN(centering=False, scaling=False),
     RBN(scaling=False, center_stat="std"),
     *(RBN(center_stat=c, scale_stat=s) for c in ("mean", "std") for s in ("mean", "std")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from calibnorm import _checks
@@ -14,6 +15,7 @@ from calibnorm.methods.base import Instance, Method, Parameter, Params
 from calibnorm.methods.bottleneck import bottleneck, bottleneck_parameters, check_reduction
 
 OPERATORS = ("linear", "identity", "fc")
+GATE_INPUTS = ("mean", "standardized")
 POSITIONS = {"gamma": ("weight",), "beta": ("bias",), "both": ("weight", "bias")}
 DEFAULT_INIT = (0.0, -1.0)
 
@@ -22,7 +24,8 @@ DEFAULT_INIT = (0.0, -1.0)
 class IEBN(Method):
     """``y = x^ * (gamma * d) + beta`` with ``d = sigmoid(g_hat * m + b_hat)`` (Algorithm 1, Eq. 3, 8 and 9).
 
-    m is the mean of the input's plane, before standardization. The fc operator is ``W2 relu(W1 m + b1) + b2`` over all
+    m is the mean of the input's plane, before standardization; with ``gate_input="standardized"``, which is not in the
+    paper, it is the mean of the standardized plane, RBN's K_s. The fc operator is ``W2 relu(W1 m + b1) + b2`` over all
     channels. The paper gives no number of hidden units and says "similar to the configuration as SE module", whose
     paper uses C / 16; biases and initial values are those of ``nn.Linear``.
     """
@@ -36,11 +39,13 @@ class IEBN(Method):
     activation: str = "sigmoid"
     init: tuple[float, float] = DEFAULT_INIT
     reduction: int = 16
+    gate_input: str = "mean"
 
     def __post_init__(self) -> None:
         _checks.choice("operator", self.operator, OPERATORS)
         _checks.choice("position", self.position, POSITIONS)
         _checks.choice("activation", self.activation, GATES)
+        _checks.choice("gate_input", self.gate_input, GATE_INPUTS)
         object.__setattr__(self, "init", _checks.reals("init", self.init, 2))
         if self.operator != "linear" and self.init != DEFAULT_INIT:
             raise ValueError(f"init={self.init} sets g_hat and b_hat, which operator={self.operator!r} does not have")
@@ -61,7 +66,7 @@ class IEBN(Method):
         return bottleneck_parameters(num_features, self.reduction)
 
     def gate(self, m: Tensor, p: Params) -> Tensor:
-        """Return d, (N, C), from the means m, (N, C)."""
+        """Return d, (N, C), from the gate's input m, (N, C)."""
         if self.operator == "linear":
             z = p["gate_weight"] * m + p["gate_bias"]
         elif self.operator == "identity":
@@ -71,8 +76,8 @@ class IEBN(Method):
         return GATES[self.activation](z)
 
     def calibration(self, x: Instance, a: Tensor, b: Tensor, p: Params) -> Tensor:
-        """Return d, from the means of the input's planes."""
-        return self.gate(x.m, p)
+        """Return d, from the means of the input's planes or of the standardized ones."""
+        return self.gate(x.m if self.gate_input == "mean" else b, p)
 
     @property
     def gated(self) -> tuple[str, ...]:
@@ -86,5 +91,6 @@ class IEBN(Method):
         return GATES[self.activation](p["gate_bias"].detach())
 
     def mean_gate(self, p: Params, running_mean: Tensor, noise: Noise = (1.0, 0.0)) -> tuple[Tensor, Tensor]:
-        """Return the gate at m = running mean, which noise does not reach, and that running mean."""
-        return self.gate(running_mean[None], p)[0], running_mean
+        """Return the gate at m = running mean, which noise does not reach, or at the standardized mean, N_b."""
+        average = running_mean if self.gate_input == "mean" else torch.full_like(running_mean, noise[1])
+        return self.gate(average[None], p)[0], running_mean

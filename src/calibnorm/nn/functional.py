@@ -82,6 +82,7 @@ def iebn(
     position: str = "gamma",
     activation: str = "sigmoid",
     reduction: int = 16,
+    gate_input: str = "mean",
     noise: Noise | None = None,
 ) -> Tensor:
     r"""Instance Enhancement Batch Normalization of a batch (Liang et al., AAAI 2020, Algorithm 1).
@@ -100,7 +101,7 @@ def iebn(
         gate_weight, gate_bias: g_hat and b_hat, (C,); for ``operator="linear"``.
         fc1_weight, fc1_bias, fc2_weight, fc2_bias: W1 (H, C), b1 (H,), W2 (C, H) and b2 (C,), with
             H = max(C // reduction, 1); for ``operator="fc"``.
-        operator, position, activation, reduction, noise: As for :class:`calibnorm.IEBN2d`.
+        operator, position, activation, reduction, gate_input, noise: As for :class:`calibnorm.IEBN2d`.
 
     Returns:
         y, of the input's shape, dtype and layout. Sums are kept in float32 or wider.
@@ -116,7 +117,7 @@ def iebn(
     >>> torch.allclose(y, plain * torch.sigmoid(torch.tensor(-1.0)), atol=1e-6)
     True
     """
-    method = IEBN(operator=operator, position=position, activation=activation, reduction=reduction)
+    method = IEBN(operator, position, activation, reduction=reduction, gate_input=gate_input)
     linear = {"gate_weight": gate_weight, "gate_bias": gate_bias}
     fc = {"fc1_weight": fc1_weight, "fc1_bias": fc1_bias, "fc2_weight": fc2_weight, "fc2_bias": fc2_bias}
     params = {"weight": weight, "bias": bias, **linear, **fc}

@@ -18,6 +18,7 @@ class _IEBNArguments(LayerArguments):
     activation: str = "sigmoid"
     init: tuple[float, float] = (0.0, -1.0)
     reduction: int = 16
+    gate_input: str = "mean"
     over: Over = None
 
 
@@ -41,6 +42,9 @@ class _IEBN(CalibratedNorm):
             activation: ``"sigmoid"``, ``"tanh"``, ``"relu"`` or ``"softmax"`` over channels (Fig. 4).
             init: Initial g_hat and b_hat (Table 5).
             reduction: Channels per hidden unit of the fc operator; the paper does not give it, SE uses 16.
+            gate_input: ``"mean"``, m, the paper's; or ``"standardized"``, the mean of the standardized plane,
+                ``(m - mean) / sd``. Both express the same gates, but the scale of m is that of the features: in trained
+                networks its mean square can be hundreds, and so many times as fast do gates move as other weights.
             over: Another method that standardizes in place of batch normalization: its name, such as ``"sn"``, or
                 ``{"method": "gn", "groups": 8}``. The equation stays, with all of that method (without gamma and beta)
                 for its standardized feature; neither paper does this.

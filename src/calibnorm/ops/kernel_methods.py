@@ -32,7 +32,7 @@ def kind_of(method: Method) -> Kind | None:
     if type(method) is BN:
         return Kind(0, 0, 0)
     if type(method) is IEBN and method.operator == "linear" and method.activation == "sigmoid":
-        return Kind(0, _GATES["input"], gated)
+        return Kind(0, _GATES["input" if method.gate_input == "mean" else "mean"], gated)
     if type(method) is RBN and method.restrict == "sigmoid" and not (method.spatial_center or method.spatial_scale):
         center = _CENTERS[method.center_stat if method.centering else None]
         return Kind(center, _GATES[method.scale_stat if method.scaling else None], gated)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from calibnorm.errors import Setting, UsageError
-from calibnorm.lab.data import cifar, digits, mnist
+from calibnorm.lab.data import cifar, composed, digits, mnist, photographs
 from calibnorm.lab.data.image_set import ImageSet, Split, balanced, check, make
 
 
@@ -40,6 +40,9 @@ _SETS: dict[str, tuple[Info, Reader | None]] = {
     "fashion_mnist": (Info(10, 1, 28), mnist.read_fashion_mnist),
     "cifar10": (Info(10, 3, 32), cifar.read_cifar10),
     "cifar100": (Info(100, 3, 32), cifar.read_cifar100),
+    "fashion_colours": (Info(10, 3, composed.SIZE), composed.read_fashion_colours),
+    "patches": (Info(len(photographs.NAMES), 3, composed.SIZE), composed.read_patches),
+    "pasted_digits": (Info(10, 3, composed.SIZE), composed.read_pasted_digits),
     "imagenet": (Info(1000, 3, 224, folder=True), None),
     "folders": (Info(None, 3, 224, folder=True), None),
 }

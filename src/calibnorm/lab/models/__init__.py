@@ -6,7 +6,7 @@ Importing this needs torch alone; the networks that torchvision or timm have are
 from __future__ import annotations
 
 from calibnorm.lab.models.building import build, check
-from calibnorm.lab.models.networks import PATTERNS, image_size, names
+from calibnorm.lab.models.networks import PATTERNS, expected_pixels, image_size, names
 from calibnorm.lab.models.norms import Norm, parse_norm
 
-__all__ = ["PATTERNS", "Norm", "build", "check", "image_size", "names", "parse_norm"]
+__all__ = ["PATTERNS", "Norm", "build", "check", "expected_pixels", "image_size", "names", "parse_norm"]

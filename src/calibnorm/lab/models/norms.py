@@ -24,8 +24,12 @@ class Norm:
 
     Args:
         method: One of ``cn.methods()``; a UsageError refuses others, as it does unknown options and values.
-        options: Options of the method by name, such as ``{"init": (0.0, 1.0)}``; and ``skip``, ``"shortcut"`` or None:
-            whether the norms of shortcut branches stay plain. They do in ``"iebn"`` unless told otherwise.
+        options: Options of the method by name, such as ``{"init": (0.0, 1.0)}``; and four of the network's norms:
+            ``skip``, ``"shortcut"`` or None: whether the norms of shortcut branches stay plain. They do in ``"iebn"``
+            unless told otherwise;
+            ``preserve``: whether trained weights keep their function; they do where the method allows it;
+            ``statistics``, ``"batch"`` or ``"frozen"``: frozen ones normalize in training too, as ``cn.freeze_stats``;
+            ``gate_rate``: how many times the learning rate the gates have; with 0 they stay as they are.
 
     >>> str(Norm("bn", {"gamma_init": 0.269})), str(Norm("rbn", {"scaling": True}))
     ('bn:gamma_init=0.269', 'rbn')
@@ -40,13 +44,18 @@ class Norm:
         known = options.known(self.method)
         for name in given:
             options.check_name(self.method, name, known)
-        if given.get("skip") not in options.SKIP.values():
-            raise UsageError(Setting("norm", self.method), f"skip={given['skip']!r} must be 'shortcut' or None")
+        for name, values in options.NETWORK.items():
+            if name in given and values is not float and given[name] not in values.values():
+                allowed = " or ".join(map(repr, values.values()))
+                raise UsageError(Setting("norm", self.method), f"{name}={given[name]!r} must be {allowed}")
+        if not 0 <= self.gate_rate < float("inf"):
+            raise UsageError(Setting("norm", self.method), f"gate_rate={self.gate_rate} must be 0 or a positive number")
         try:
-            cn.norm_layer(self.method, **{name: value for name, value in given.items() if name != "skip"})
+            cn.norm_layer(self.method, **self.layer_options)
         except (TypeError, ValueError) as error:
             raise UsageError(Setting("norm", self.method), f"{error}") from error
-        defaults = {"skip": _SKIPS.get(self.method)} | options.defaults(self.method)
+        own = {"skip": _SKIPS.get(self.method), "preserve": None, "statistics": "batch", "gate_rate": 1.0}
+        defaults = own | options.defaults(self.method)
         plain = {name: options.plain(given[name]) for name in known if name in given}
         kept = {n: value for n, value in plain.items() if n in _BY_NETWORK or value != options.plain(defaults[n])}
         object.__setattr__(self, "options", kept)
@@ -58,9 +67,15 @@ class Norm:
         return found
 
     @property
+    def gate_rate(self) -> float:
+        """How many times the learning rate the gates have."""
+        rate: float = self.options.get("gate_rate", 1.0)
+        return rate
+
+    @property
     def layer_options(self) -> dict[str, Any]:
         """The options of the method's layer."""
-        return {name: value for name, value in self.options.items() if name != "skip"}
+        return {name: value for name, value in self.options.items() if name not in options.NETWORK}
 
     def __str__(self) -> str:
         """Return the text that :func:`parse_norm` reads."""
@@ -77,8 +92,10 @@ def parse_norm(norm: str | Norm) -> Norm:
 
     Names and types are those of the method's own signature, so that a method of ``cn.register_method`` can be written
     too. Values are numbers, ``true`` and ``false``, words, ``none``, numbers in parentheses, and for ``over`` a method
-    with its own options in parentheses, ``rbn:over=gn(groups=8)``. One option belongs to the network: ``skip=shortcut``
-    leaves the norms of shortcut branches plain, ``skip=none`` does not.
+    with its own options in parentheses, ``rbn:over=gn(groups=8)``. Four options belong to the
+    network: ``skip=shortcut`` leaves the norms of shortcut branches plain, ``skip=none`` does not; ``preserve=false``
+    converts trained weights without keeping their function; ``statistics=frozen`` holds the statistics, and
+    ``gate_rate=0.01`` lets the gates learn at a hundredth of the learning rate.
 
     Raises:
         UsageError: The text is no such thing, or the method, an option or a value is not known.

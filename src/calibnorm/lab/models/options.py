@@ -14,8 +14,13 @@ from calibnorm.methods import not_an_option
 from calibnorm.nn import layer_type
 from calibnorm.nn.arguments import layer_options
 
-SKIP: dict[str, str | None] = {"shortcut": "shortcut", "none": None}
-"""What ``skip`` may be, by its text."""
+NETWORK: dict[str, Any] = {
+    "skip": {"shortcut": "shortcut", "none": None},
+    "preserve": {"true": True, "false": False},
+    "statistics": {"batch": "batch", "frozen": "frozen"},
+    "gate_rate": float,
+}
+"""Options of a network's norm beside those of its layers: what each may be, by its text, or its type."""
 
 # What a layer takes and a network's norm does not, with what to do instead.
 _ELSEWHERE = {
@@ -33,7 +38,7 @@ _OVER = re.compile(r"(?P<method>[A-Za-z_]\w*)(?:\((?P<options>.*)\))?", re.ASCII
 
 
 def known(method: object, *, network: bool = True) -> dict[str, Any]:
-    """Return the options of a method by name, with their types; a network's method has the option ``skip`` too.
+    """Return the options of a method by name, with their types; a network's method has those of ``NETWORK`` too.
 
     Raises:
         UsageError: There is no such method.
@@ -47,7 +52,7 @@ def known(method: object, *, network: bool = True) -> dict[str, Any]:
         if name not in _ELSEWHERE:
             hint = hints.get(name, Any)  # a registered method's options are not annotated
             found[name] = "over" if name == "over" else type(starts[name]) if hint is Any else hint
-    return {**found, "skip": "skip"} if network else found
+    return {**found, **NETWORK} if network else found
 
 
 def defaults(method: str) -> dict[str, Any]:
@@ -123,10 +128,10 @@ def _value(norm: str, name: str, given: str, kind: Any) -> Any:
     wrong = f"{name}={given} must be"
     if kind == "over":
         return _over(norm, given)
-    if kind == "skip":
-        if given not in SKIP:
-            raise UsageError(Setting("norm", norm), f"{wrong} {' or '.join(SKIP)}")
-        return SKIP[given]
+    if isinstance(kind, Mapping):
+        if given not in kind:
+            raise UsageError(Setting("norm", norm), f"{wrong} {' or '.join(kind)}")
+        return kind[given]
     if get_origin(kind) in (Union, types.UnionType):
         if given.lower() == "none" and type(None) in get_args(kind):
             return None

@@ -16,6 +16,9 @@ class Classification(Recipe):
     task = "classification"
     changeable = Recipe.changeable | {"momentum", "nesterov", "label_smoothing"}
 
+    weights: str | None = None
+    """Trained weights to start from: a file, or imagenet, where a package brings them. A norm then keeps the network's
+    function where its method allows it (IEBN, RBN), and pixels are standardized as the weights expect."""
     train_images: int | None = None
     """Train on so many images, balanced over the classes, the same for every seed; all by default."""
     image_size: int | None = None
@@ -63,5 +66,6 @@ class Classification(Recipe):
         return [f"SGD with {'Nesterov' if self.nesterov else 'momentum'} {self.momentum:g}"]
 
     def unusual_in_words(self) -> list[str]:
+        trained = [f"from the weights {self.weights}"] if self.weights else []
         smoothed = [f"label smoothing {self.label_smoothing:g}"] if self.label_smoothing else []
-        return smoothed + super().unusual_in_words()
+        return trained + smoothed + super().unusual_in_words()

@@ -13,6 +13,7 @@ from calibnorm.lab.recipes.recipe import Recipe
 MAKERS: dict[str, Callable[[], Recipe]] = {
     "digits-tiny": small.digits_tiny,
     "digits-deep": small.digits_deep,
+    "fine-tune": small.fine_tune,
     "fashion-small": small.fashion_small,
     "fashion-study": small.fashion_study,
     **{

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,9 @@ class Classify(Task[ImageBatch], recipes=Classification):
             common |= {"size": size, "train_images": recipe.train_images, "workers": workers}
             return Feeds(*data.folder_feeds(recipe.data, data_root, **common)[:2])
         images = data.shrink(data.load(recipe.data, data_root, train_images=recipe.train_images), size)
+        if recipe.weights is not None and (pixels := models.expected_pixels(recipe.model)) is not None:
+            mean, std = ((value,) * images.channels for value in pixels)
+            images = replace(images, mean=mean, std=std)
         if recipe.mix is not None:
             with called(data="mix"):
                 others = data.load(recipe.mix, data_root)
@@ -70,7 +74,8 @@ class Classify(Task[ImageBatch], recipes=Classification):
     def network(self, feeds: Feeds[ImageBatch]) -> nn.Module:
         recipe, train = self.recipe, feeds.train
         assert isinstance(train, ImageFeed)
-        norms: dict[str, Any] = {name: getattr(recipe, name) for name in ("norm", "noise", "noise_in", "stages")}
+        names = ("norm", "noise", "noise_in", "stages", "weights")
+        norms: dict[str, Any] = {name: getattr(recipe, name) for name in names}
         return models.build(recipe.model, num_classes=train.classes, in_channels=train.channels, **norms)
 
     def try_out(self, network: nn.Module, feeds: Feeds[ImageBatch]) -> None:
@@ -92,7 +97,11 @@ class Classify(Task[ImageBatch], recipes=Classification):
 
     def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
         recipe = self.recipe
-        groups = cn.param_groups(network, recipe.weight_decay, decay_gates=recipe.decay_gates)
+        rate = models.parse_norm(recipe.norm).gate_rate
+        gate_lr = None if rate == 1 else rate * recipe.learning_rate
+        groups = cn.param_groups(network, recipe.weight_decay, decay_gates=recipe.decay_gates, gate_lr=gate_lr)
+        for group in groups:
+            group["lr_scale"] = rate if "lr" in group else 1.0
         return torch.optim.SGD(groups, recipe.learning_rate, recipe.momentum, nesterov=recipe.nesterov)
 
     def loss(self, network: Network, batch: ImageBatch) -> tuple[Tensor, Tensor]:
