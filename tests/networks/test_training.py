@@ -45,6 +45,25 @@ def test_every_parameter_is_in_one_group(options, decay_gates, decay_norm_and_bi
     assert found[0.1] == trained - free
 
 
+@pytest.mark.parametrize("decay_gates", [True, False])
+@pytest.mark.parametrize("decay_norm_and_bias", [True, False])
+def test_gates_have_a_learning_rate_of_their_own(decay_gates, decay_norm_and_bias):
+    net = convert(small(), "iebn")
+    names = {id(p): name for name, p in net.named_parameters()}
+    groups = cn.param_groups(net, 0.1, decay_gates=decay_gates, decay_norm_and_bias=decay_norm_and_bias, gate_lr=0.001)
+    own = [group for group in groups if "lr" in group]
+    assert [(group["lr"], group["weight_decay"]) for group in own] == [(0.001, 0.1 if decay_gates else 0.0)]
+    assert {names[id(p)] for p in own[0]["params"]} == gates(net)
+    everything = [id(p) for group in groups for p in group["params"]]
+    assert sorted(everything) == sorted(names)
+    optimizer = torch.optim.SGD(groups, lr=0.5)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.5, 0.001}
+
+
+def test_a_network_without_gates_has_no_group_for_them():
+    assert all("lr" not in group for group in cn.param_groups(small(), 0.1, gate_lr=0.001))
+
+
 def test_shared_parameters_and_layers_come_once():
     net = convert(small(), "rbn")
     net.again = net.bn1
@@ -70,6 +89,8 @@ def test_an_optimizer_decays_what_it_should():
     [
         ({"weight_decay": -1}, ValueError, "weight_decay=-1 must be 0 or more"),
         ({"weight_decay": None}, TypeError, "weight_decay=None must be a real number"),
+        ({"weight_decay": 0.1, "gate_lr": -1.0}, ValueError, "gate_lr=-1.0 must be 0 or more"),
+        ({"weight_decay": 0.1, "gate_lr": "1"}, TypeError, "gate_lr='1' must be a real number"),
         ({"weight_decay": 0.1, "decay_gates": None}, TypeError, "decay_gates=None must be True or False"),
         ({"weight_decay": 0.1, "decay_norm_and_bias": 1}, TypeError, "decay_norm_and_bias=1 must be True or False"),
     ],

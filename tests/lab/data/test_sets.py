@@ -17,7 +17,12 @@ from calibnorm.lab.data.image_set import balanced, fit, make
 
 
 def test_names_and_what_is_known_of_them():
-    assert data.names() == ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagenet", "folders")
+    composed = ("fashion_colours", "patches", "pasted_digits")
+    assert data.names() == (
+        *("digits", "mnist", "fashion_mnist", "cifar10", "cifar100"),
+        *composed,
+        *("imagenet", "folders"),
+    )
     assert data.info("cifar100") == data.Info(100, 3, 32)
     assert data.info("imagenet").folder
 

@@ -41,6 +41,11 @@ TEXTS = [
     ("iebn:skip=none", "iebn", {"skip": None}, "iebn:skip=none"),
     ("iebn:skip=shortcut", "iebn", {}, "iebn"),
     ("rbn:skip=shortcut", "rbn", {"skip": "shortcut"}, "rbn:skip=shortcut"),
+    ("iebn:preserve=false", "iebn", {"preserve": False}, "iebn:preserve=false"),
+    ("bn:statistics=frozen", "bn", {"statistics": "frozen"}, "bn:statistics=frozen"),
+    ("bn:statistics=batch", "bn", {}, "bn"),
+    ("rbn:gate_rate=0", "rbn", {"gate_rate": 0.0}, "rbn:gate_rate=0"),
+    ("rbn:gate_rate=1", "rbn", {}, "rbn"),
     ("se:biases=true", "se", {"biases": True}, "se:biases=true"),
 ]
 

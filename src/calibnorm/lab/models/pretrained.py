@@ -71,16 +71,12 @@ def _packaged(network: Network) -> Path:
 
 def _read(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a file by name; nothing but tensors is unpickled."""
+    if not path.is_file():
+        raise UsageError(Setting("weights", path), "is not there")
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except ModuleNotFoundError as error:
-        raise UsageError(Setting("weights", path), "needs safetensors; pip install safetensors") from error
+        content = _safetensors(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        reason = "is not there" if not path.exists() else f"cannot be read as a state dict: {error}".splitlines()[0]
+        reason = f"cannot be read as a state dict: {error}".splitlines()[0]
         raise UsageError(Setting("weights", path), reason) from error
     for key in ("network", "state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -88,3 +84,15 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()) or not content:
         raise UsageError(Setting("weights", path), "holds no state dict; save network.state_dict()")
     return content
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ModuleNotFoundError as error:
+        raise UsageError(Setting("weights", path), "needs safetensors; pip install safetensors") from error
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
