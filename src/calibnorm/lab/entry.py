@@ -12,6 +12,7 @@ LAB_MODULES = {
     "numpy": "numpy",
     "rich": "rich",
     "scipy": "scipy",
+    "skimage": "scikit-image",
     "sklearn": "scikit-learn",
     "tensorboard": "tensorboard",
     "timm": "timm",
