@@ -65,7 +65,7 @@ def test_planning_changes_nothing():
     before = snapshot(net)
     made = cn.plan(net, "iebn", preserve=True, exclude="bn1")
     assert snapshot(net) == before
-    layer = {"method": "iebn", "options": {}, "preserve": True, "features": 6}
+    layer = {"method": "iebn", "options": {"gate_input": "standardized"}, "preserve": True, "features": 6}
     assert made == {"version": 1, "layers": {"layer1.1": layer, "downsample.1": layer}, "left": {"bn1": "in exclude"}}
 
 
@@ -173,8 +173,8 @@ def test_the_plan_of_a_root():
 
 @pytest.mark.parametrize("preserve", [True, False])
 def test_a_replay_on_layers_of_another_preserve_is_refused(preserve):
-    net = convert(small(), "iebn", preserve=not preserve)
-    before, made = snapshot(net), cn.plan(small(), "iebn", preserve=preserve)
+    net = convert(small(), "iebn", preserve=not preserve, gate_input="standardized")
+    before, made = snapshot(net), cn.plan(small(), "iebn", preserve=preserve, gate_input="standardized")
     message = f"bn1: the plan says preserve={preserve}, but this IEBN2d was converted with preserve={not preserve}"
     with pytest.raises(ValueError, match=rf"{message}; call cn\.revert\(model\) first"):
         cn.convert(net, made)

@@ -230,3 +230,19 @@ def test_the_refusal_names_options_that_were_given_and_their_absence_helps(metho
     if without:
         rest = {name: value for name, value in options.items() if name not in without}
         convert(small(), method, preserve=True, include="*", **rest)
+
+
+def test_gates_of_a_trained_network_are_in_units_of_the_standardized_feature():
+    """Unless the unit is given, or the layers have theirs already: what is there stays."""
+    net = convert(small(), "iebn", preserve=True)
+    assert {layer.options()["gate_input"] for layer in norms(net).values()} == {"standardized"}
+    before = snapshot(net)
+    for preserve in (True, False):
+        convert(net, "iebn", preserve=preserve)
+        assert snapshot(net) == before
+    papers = convert(small(), "iebn", preserve=True, gate_input="mean")
+    before = snapshot(papers)
+    assert all("gate_input" not in layer.options() for layer in norms(papers).values())
+    convert(papers, "iebn", preserve=True)
+    assert snapshot(papers) == before
+    assert all("gate_input" not in layer.options() for layer in norms(convert(small(), "iebn")).values())

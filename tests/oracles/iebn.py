@@ -36,7 +36,8 @@ def iebn(
     source = x if gate_input == "mean" else standardize(x, used, eps, noise)
     average = source.mean(planes(x), keepdim=True) if x.ndim > 2 else source
     if operator == "linear":
-        z = average * channels(p["gate_weight"], x) + channels(p["gate_bias"], x)
+        weight = p["standardized_gate_weight"] if "standardized_gate_weight" in p else p["gate_weight"]
+        z = average * channels(weight, x) + channels(p["gate_bias"], x)
     elif operator == "identity":
         z = average
     else:

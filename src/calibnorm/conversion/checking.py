@@ -144,7 +144,8 @@ def _check_preserve(
             "use preserve=False"
         )
     if not _can_be_divided_out(gate):
-        options = new.method.options() if _can_be_divided_out(default.method.initial_gate(new.num_features)) else ()
+        helps = _can_be_divided_out(default.method.initial_gate(new.num_features))
+        options = [option for option in new.method.options() if helps and option not in new.method_type.for_trained]
         without = f", or leave out {' and '.join(f'{option}=' for option in options)}" if options else ""
         raise ValueError(
             f"preserve=True needs an initial gate that is a constant other than 0, and that of {new.method} is not: "

@@ -48,7 +48,9 @@ def convert(
         model: The network. Convert before wrapping it for distributed training and before making the optimizer.
         method: A method's name, or a plan from :func:`plan`, which says everything itself.
         preserve: Keep the network's function: the initial gate, a constant d, is divided out of gamma (or beta, or
-            both, as the gate's position is). False leaves gamma as it is, as the papers train from scratch.
+            both, as the gate's position is). False leaves gamma as it is, as the papers train from scratch. IEBN's
+            gate then has ``gate_input="standardized"`` unless that is given: with the paper's input, the raw mean, a
+            trained network's gates move too fast for it to be trained further (docs/fine-tuning.md).
         include: Glob patterns over dotted names, such as ``"layer4.*"``; a layer must match one. A layer with several
             names goes by each of them; the layers of a block that is registered twice go by the block's first name.
         exclude: Glob patterns; a layer must match none.

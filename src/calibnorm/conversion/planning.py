@@ -14,7 +14,7 @@ from calibnorm.conversion.plans import LayerPlan, Plan
 from calibnorm.conversion.selection import Patterns, Predicate, picked, select
 from calibnorm.networks import finding
 from calibnorm.networks.finding import Found
-from calibnorm.nn import CalibratedNorm
+from calibnorm.nn import CalibratedNorm, layer_type
 
 
 def plan(  # noqa: D417 (the arguments of convert are described there)
@@ -107,8 +107,16 @@ def make(
 
 def _layer_plan(entry: Found, method: str, options: Mapping[str, Any], preserve: bool) -> LayerPlan:
     checking.check_source(entry)
+    module, defaults = entry.module, layer_type(method).method_type.for_trained
+    if isinstance(module, CalibratedNorm) and module.method_type.name == method:
+        defaults = {name: value for name, value in module.options().items() if name in defaults}
+    elif not preserve or "operator" in options:
+        defaults = {}
     return LayerPlan(
-        method=method, options=plans.as_json(options), preserve=preserve, features=finding.num_features(entry.module)
+        method=method,
+        options=plans.as_json({**defaults, **options}),
+        preserve=preserve,
+        features=finding.num_features(module),
     )
 
 

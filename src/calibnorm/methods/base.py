@@ -105,6 +105,8 @@ class Method(ABC):
     name: ClassVar[str]
     aliases: ClassVar[Mapping[str, str]] = {}
     """Names of the learnable tensors in the authors' checkpoints, and ours."""
+    for_trained: ClassVar[Mapping[str, object]] = {}
+    """Options that ``cn.convert(..., preserve=True)`` takes where they are not given, and why: docs/fine-tuning.md."""
 
     def parameters(self, num_features: int) -> dict[str, Parameter]:
         """Return the learnable tensors that the method adds to gamma and beta."""
@@ -239,6 +241,17 @@ class Method(ABC):
         ``p`` has gamma and beta too, where there are any; ``noise`` is that of the standardized feature.
         """
         return torch.ones_like(running_mean), running_mean
+
+    def translated(self, p: Params, mean: Tensor, var: Tensor, eps: float) -> dict[str, Tensor | None]:
+        """Return the gates of a checkpoint in other terms in the method's own, and None for those that it has not.
+
+        Args:
+            p: The checkpoint's tensors, by name.
+            mean: Its running mean, (C,).
+            var: Its running variance, (C,).
+            eps: What the layer adds to the variance.
+        """
+        return {}
 
     def initial_gate(self, num_features: int) -> Tensor | None:
         """Return the gate of a new layer where it is a constant, else ``None``."""

@@ -15,7 +15,7 @@ from calibnorm.methods.base import Instance, Method, Parameter, Params
 from calibnorm.methods.bottleneck import bottleneck, bottleneck_parameters, check_reduction
 
 OPERATORS = ("linear", "identity", "fc")
-GATE_INPUTS = ("mean", "standardized")
+GATE_WEIGHTS = {"mean": "gate_weight", "standardized": "standardized_gate_weight"}
 POSITIONS = {"gamma": ("weight",), "beta": ("bias",), "both": ("weight", "bias")}
 DEFAULT_INIT = (0.0, -1.0)
 
@@ -33,6 +33,7 @@ class IEBN(Method):
     name: ClassVar[str] = "iebn"
     aliases: ClassVar[dict[str, str]] = {"weight_readjust": "gate_weight", "bias_readjust": "gate_bias"}
     without_beta = "position='gamma'"  # the paper's
+    for_trained: ClassVar[dict[str, object]] = {"gate_input": "standardized"}
 
     operator: str = "linear"
     position: str = "gamma"
@@ -45,7 +46,7 @@ class IEBN(Method):
         _checks.choice("operator", self.operator, OPERATORS)
         _checks.choice("position", self.position, POSITIONS)
         _checks.choice("activation", self.activation, GATES)
-        _checks.choice("gate_input", self.gate_input, GATE_INPUTS)
+        _checks.choice("gate_input", self.gate_input, GATE_WEIGHTS)
         object.__setattr__(self, "init", _checks.reals("init", self.init, 2))
         if self.operator != "linear" and self.init != DEFAULT_INIT:
             raise ValueError(f"init={self.init} sets g_hat and b_hat, which operator={self.operator!r} does not have")
@@ -58,17 +59,35 @@ class IEBN(Method):
         if self.operator == "linear":
             g_hat, b_hat = self.init
             return {
-                "gate_weight": Parameter((num_features,), fill=g_hat),
+                self._gate_weight: Parameter((num_features,), fill=g_hat),
                 "gate_bias": Parameter((num_features,), fill=b_hat),
             }
         if self.operator == "identity":
             return {}
         return bottleneck_parameters(num_features, self.reduction)
 
+    @property
+    def _gate_weight(self) -> str:
+        """Return g_hat's name, which differs with what it multiplies: a checkpoint of one is not the other's."""
+        return GATE_WEIGHTS[self.gate_input]
+
+    def translated(self, p: Params, mean: Tensor, var: Tensor, eps: float) -> dict[str, Tensor | None]:
+        """Return the gates of a checkpoint with the other ``gate_input`` in this one's terms, or nothing.
+
+        With running statistics both are the same function: ``g (m - mean) / sd + b = (g / sd) m + (b - g mean / sd)``.
+        """
+        (other,) = set(GATE_WEIGHTS.values()) - {self._gate_weight}
+        if self.operator != "linear" or not all(n in p and p[n].numel() == len(mean) for n in (other, "gate_bias")):
+            return {}
+        sd, weight, bias = torch.sqrt(var + eps), p[other].flatten(), p["gate_bias"].flatten()
+        if self.gate_input == "standardized":
+            return {other: None, self._gate_weight: weight * sd, "gate_bias": bias + weight * mean}
+        return {other: None, self._gate_weight: weight / sd, "gate_bias": bias - weight * mean / sd}
+
     def gate(self, m: Tensor, p: Params) -> Tensor:
         """Return d, (N, C), from the gate's input m, (N, C)."""
         if self.operator == "linear":
-            z = p["gate_weight"] * m + p["gate_bias"]
+            z = p[self._gate_weight] * m + p["gate_bias"]
         elif self.operator == "identity":
             z = m
         else:
@@ -86,7 +105,7 @@ class IEBN(Method):
 
     def constant_gate(self, p: Params) -> Tensor | None:
         """Return activation(b_hat) where every g_hat is 0."""
-        if self.operator != "linear" or bool(p["gate_weight"].detach().any()):
+        if self.operator != "linear" or bool(p[self._gate_weight].detach().any()):
             return None
         return GATES[self.activation](p["gate_bias"].detach())
 

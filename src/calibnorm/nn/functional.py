@@ -118,7 +118,8 @@ def iebn(
     True
     """
     method = IEBN(operator, position, activation, reduction=reduction, gate_input=gate_input)
-    linear = {"gate_weight": gate_weight, "gate_bias": gate_bias}
+    unit = "" if gate_input == "mean" else "standardized_"
+    linear = {f"{unit}gate_weight": gate_weight, "gate_bias": gate_bias}
     fc = {"fc1_weight": fc1_weight, "fc1_bias": fc1_bias, "fc2_weight": fc2_weight, "fc2_bias": fc2_bias}
     params = {"weight": weight, "bias": bias, **linear, **fc}
     return _checked("iebn", input, method, params, running_mean, running_var, training, momentum, eps, noise)

@@ -45,6 +45,7 @@ class _IEBN(CalibratedNorm):
             gate_input: ``"mean"``, m, the paper's; or ``"standardized"``, the mean of the standardized plane,
                 ``(m - mean) / sd``. Both express the same gates, but the scale of m is that of the features: in trained
                 networks its mean square can be hundreds, and so many times as fast do gates move as other weights.
+                g_hat is called ``standardized_gate_weight`` then, so that no checkpoint of the other is taken for it.
             over: Another method that standardizes in place of batch normalization: its name, such as ``"sn"``, or
                 ``{"method": "gn", "groups": 8}``. The equation stays, with all of that method (without gamma and beta)
                 for its standardized feature; neither paper does this.

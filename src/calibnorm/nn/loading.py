@@ -45,12 +45,24 @@ def adapt(
             state[key] = tensor.reshape(channels)
     for key, target in flat.items():
         state[target] = state.pop(key)
+    _translate(state, prefix, method, child)
     whole = _names(child) <= {target.removeprefix(f"{prefix}bn.") for target in flat.values()}
     if flat and whole and not any(prefix + name in state for name in gates):
         _start_gates(state, prefix, method, channels, list(flat.values()), compensated)
         for name in extra:
             size = method.extra_statistics(channels)[name]
             state[f"{prefix}{name}_mean"], state[f"{prefix}{name}_var"] = torch.zeros(size), torch.ones(size)
+
+
+def _translate(state: dict[str, Any], prefix: str, method: Method, child: nn.Module) -> None:
+    """Put gates in other terms of the method, such as the paper's raw means, into the layer's: the function stays."""
+    own = {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix) and isinstance(t, Tensor)}
+    if {"bn.running_mean", "bn.running_var"} <= own.keys():
+        eps: Any = child.eps
+        for name, tensor in method.translated(own, own["bn.running_mean"], own["bn.running_var"], eps).items():
+            state.pop(prefix + name, None)
+            if tensor is not None:
+                state[prefix + name] = tensor
 
 
 def _names(child: nn.Module) -> set[str]:

@@ -12,8 +12,9 @@ from calibnorm.methods import BN, IEBN, RBN, Method
 _CENTERS = {None: 0, "mean": 1, "std": 2}
 _GATES = {None: 0, "mean": 1, "std": 2, "input": 3}
 _SLOTS = ("weight", "bias", "center_weight", "gate_weight", "gate_bias")
-"""The learnable tensors of the kernels; RBN calls the last two by other names."""
-_SLOT_OF = {name: name for name in _SLOTS} | {"scale_weight": "gate_weight", "scale_bias": "gate_bias"}
+"""The learnable tensors of the kernels; where the gate's input is standardized, the last two have other names."""
+_OTHERS = {"scale_weight": "gate_weight", "scale_bias": "gate_bias", "standardized_gate_weight": "gate_weight"}
+_SLOT_OF = {name: name for name in _SLOTS} | _OTHERS
 
 
 class Kind(NamedTuple):

@@ -45,6 +45,7 @@ TEXTS = [
     ("bn:statistics=frozen", "bn", {"statistics": "frozen"}, "bn:statistics=frozen"),
     ("bn:statistics=batch", "bn", {}, "bn"),
     ("rbn:gate_rate=0", "rbn", {"gate_rate": 0.0}, "rbn:gate_rate=0"),
+    ("iebn:gate_input=mean", "iebn", {"gate_input": "mean"}, "iebn:gate_input=mean"),
     ("rbn:gate_rate=1", "rbn", {}, "rbn"),
     ("se:biases=true", "se", {"biases": True}, "se:biases=true"),
 ]

@@ -14,8 +14,9 @@ from calibnorm.lab.models import options
 # GitHub), and only so do the counts of their Table 1 come out for ResNeXt-29 on CIFAR-100 and for ResNet-50 and
 # ResNeXt-50 on ImageNet. The paper's text says that all are replaced.
 _SKIPS = {"iebn": "shortcut"}
-# Whether SE has biases is the network's to say unless the text does: what the text says is kept, the default too.
-_BY_NETWORK = ("biases",)
+# Whether SE has biases is the network's to say unless the text does, and what IEBN's gate sees depends on whether the
+# network is a trained one (cn.convert with preserve): what the text says is kept, the default too.
+_BY_NETWORK = ("biases", "gate_input")
 
 
 @dataclass(frozen=True)
