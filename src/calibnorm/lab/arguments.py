@@ -108,14 +108,19 @@ def typed(name: str, args: Sequence[str]) -> list[str]:
     >>> typed("--batch-size", ["--seed", "3", "--batch_size", "-4", "x", "--compile"])
     ['--batch_size', '-4', 'x']
     """
-    words = [name]
+    return (places(name, args) or [[name]])[-1]
+
+
+def places(name: str, args: Sequence[str]) -> list[list[str]]:
+    """Return every place where an option is: as it was typed, and its values."""
+    found = []
     for number, word in enumerate(args):
         given, equals, value = word.partition("=")
         if given.replace("_", "-") == name.replace("_", "-") and given.startswith("-"):
             rest = args[number + 1 :]
             end = next((n for n, other in enumerate(rest) if re.match(r"--?[A-Za-z]", other)), len(rest))
-            words = [given, *([value] if equals else rest[:end])]
-    return words
+            found.append([given, *([value] if equals else rest[:end])])
+    return found
 
 
 def option_types(target: Callable[..., Any]) -> dict[str, Any]:

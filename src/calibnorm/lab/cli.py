@@ -12,9 +12,10 @@ from importlib.metadata import version
 from typing import TypeVar
 
 from calibnorm.errors import ReasonedError, Setting, Stopped, UsageError, as_option, exit_status, written
-from calibnorm.lab.arguments import parsed
+from calibnorm.lab.arguments import parsed, places
 from calibnorm.lab.experiments.config import CompareConfig, GatesConfig, TableConfig, for_recipe
 from calibnorm.lab.recipes import recipe
+from calibnorm.loading import load
 
 DESCRIPTION = """Experiments with batch normalization that is calibrated by each instance (IEBN, RBN).
 
@@ -163,6 +164,7 @@ def main(args: Sequence[str]) -> int:
             print(listing())
         else:
             command, rest = find(words)
+            load(word for _, *values in places("--load", rest) for word in values)  # what it registers may be in the words
             status = command(rest) or 0
             sys.stdout.flush()
             return status

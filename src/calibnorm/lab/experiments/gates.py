@@ -18,7 +18,7 @@ import calibnorm as cn
 from calibnorm.errors import UsageError
 from calibnorm.lab import models
 from calibnorm.lab.experiments.config import GatesConfig
-from calibnorm.lab.experiments.grid import condition_name
+from calibnorm.lab.experiments.grid import changed_sources, condition_name
 from calibnorm.lab.training.folder import CONFIG, RESULT, read_recipe
 from calibnorm.lab.training.trained import trained
 from calibnorm.nn import CalibratedNorm
@@ -68,6 +68,8 @@ def run(config: GatesConfig, console: Console | None = None) -> int:
     """
     console = console or Console()
     runs, unfinished = gated_runs(config.folder)
+    for sentence in changed_sources(runs):
+        console.print(sentence, style="yellow", highlight=False)
     measured = [measure(folder, config.data_root) for folder in track(runs, "testing", console=console)]
     rows = [row for row, _ in measured]
     screen.show(document(rows, measured[0][1], unfinished), console)
