@@ -57,78 +57,74 @@ def load(sources: Iterable[str]) -> None:
 
 
 def _load(source: str) -> None:
-    is_file = source.endswith(".py")
-    if not is_file and not re.fullmatch(r"\w+(\.\w+)*", source):
-        raise UsageError(Setting("load", source), "is neither a Python file, whose name ends in .py, nor a module")
-    path = str(Path(source).resolve()) if is_file else source
-    name, folder = (Path(path).stem, str(Path(path).parent)) if is_file else (source, str(Path.cwd()))
-    digest = _digest(source, Path(path)) if is_file else ""
+    wrong = Setting("load", source)
+    if not re.fullmatch(r".*\.py|\w+(\.\w+)*", source):
+        raise UsageError(wrong, "is neither a Python file, whose name ends in .py, nor a module")
+    file = Path(source).resolve() if source.endswith(".py") else None
+    path, name = (str(file), file.stem) if file else (source, source)
+    digest = _digest(wrong, file) if file else ""
     if path in _LOADED:
-        if is_file and _LOADED[path].sha256 != digest:
-            raise UsageError(Setting("load", source), "has changed since this process loaded it; start Python again")
+        if digest not in ("", _LOADED[path].sha256):
+            raise UsageError(wrong, "has changed since this process loaded it; start Python again")
         return
-    if folder not in sys.path:
+    if file:
+        _check_name(wrong, file)
+    if (folder := str(file.parent if file else Path.cwd())) not in sys.path:
         sys.path.append(folder)
-    known, before = sys.modules.get(name), _registered()
-    module = _imported(source, name, Path(path) if is_file else None)
-    new = tuple(each for each in _registered() if each not in before)
-    if not new and known is None:
-        reason = f"registers nothing; it needs {_REMEDY} (docs/register_a_method.md)"
-        raise UsageError(Setting("load", source), reason)
-    if not is_file and getattr(module, "__file__", None):
-        digest = _digest(source, Path(str(module.__file__)))
+    imported_before, known = name in sys.modules, _registered()
+    module = _imported(wrong, name)
+    new = tuple(each for each in _registered() if each not in known)
+    if not new and not imported_before:
+        needed = "a function below @cn.register_method, or in the lab a recipe or a task"
+        raise UsageError(wrong, f"registers nothing; it needs {needed} (docs/register_a_method.md)")
+    if not file and getattr(module, "__file__", None):
+        digest = _digest(wrong, Path(str(module.__file__)))
     _LOADED[path] = Source(path, digest, new)
-
-
-_REMEDY = "a function below @cn.register_method, or in the lab a recipe or a task"
 
 
 def _registered() -> list[str]:
     return [f"{kind} {name}" for kind, names in REGISTRIES.items() for name in names()]
 
 
-def _digest(source: str, path: Path) -> str:
+def _digest(wrong: Setting, path: Path) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         reason = f"cannot be read ({error.strerror}); name a Python file or a module that is here"
-        raise UsageError(Setting("load", source), reason) from None
+        raise UsageError(wrong, reason) from None
 
 
-def _imported(source: str, name: str, path: Path | None) -> ModuleType:
-    """Import a module, from a file where one is given; what its own code raises is told with the line."""
-    wrong = Setting("load", source)
-    there = sys.modules.get(name) if path else None
-    if there is not None and Path(str(getattr(there, "__file__", None))).resolve() == path:
-        return there
-    if path and (there is not None or name in sys.stdlib_module_names):
-        raise UsageError(wrong, f"has the name of another module, {name}; give the file another name")
+def _check_name(wrong: Setting, file: Path) -> None:
+    """Refuse a file that would be imported in place of another module, such as random.py, or never."""
+    spec = importlib.util.find_spec(file.stem) if "." not in file.stem else None
+    if "." in file.stem or (spec is not None and Path(spec.origin or "").resolve() != file):
+        what = f"the module {file.stem}" if spec else "a package"
+        raise UsageError(wrong, f"its name is that of {what}; give the file another name")
+
+
+def _imported(wrong: Setting, name: str) -> ModuleType:
+    """Import a module; what its own code raises is told with the line."""
+    importlib.invalidate_caches()  # the file may be younger than what Python knows of its folder
     try:
-        if path is None:
-            return importlib.import_module(name)
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
+        return importlib.import_module(name)
     except UsageError as error:  # a recipe with a value that cannot be
-        raise error.after(f"{source}: ") from error
+        raise error.after(f"{wrong.value}: ") from error
+    except ModuleNotFoundError as error:
+        absent = error.name in (name, name.partition(".")[0])
+        advice = "install it, or name a file that ends in .py" if absent else "install what it imports"
+        raise UsageError(wrong, f"{error}; {advice}") from None
+    except SyntaxError as error:
+        raise UsageError(wrong, f"mend line {error.lineno} of {error.filename}: {error.msg}") from error
     except (Exception, SystemExit) as error:
-        raise UsageError(wrong, _reason(error, name, path)) from error
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if _place(name) == Path(frame.filename)] or frames
+        what = f"{type(error).__name__}: {error}"
+        raise UsageError(wrong, f"mend line {own[-1].lineno} of {own[-1].filename}: {what}") from error
 
 
-def _reason(error: Exception, name: str, path: Path | None) -> str:
-    """Return what went wrong, where, and what to do."""
-    if isinstance(error, ModuleNotFoundError):
-        ours = path is None and error.name in (name, name.partition(".")[0])
-        return f"{error}; {'install it, or name a file that ends in .py' if ours else 'install what it imports'}"
-    if isinstance(error, SyntaxError):
-        return f"line {error.lineno}: {error.msg}; mend the file {error.filename}"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
-    own = [frame for frame in frames if path is None or Path(frame.filename).resolve() == path] or frames
-    where = f"{own[-1].filename}, line {own[-1].lineno}: " if own else ""
-    return f"{where}{type(error).__name__}: {error}; mend the file"
+def _place(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    return Path(spec.origin or "") if spec else Path()
 
 
 def used_by(words: Iterable[str]) -> list[dict[str, Any]]:

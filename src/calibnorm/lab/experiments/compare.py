@@ -16,7 +16,16 @@ from calibnorm.lab.experiments import texts
 from calibnorm.lab.experiments.checks import check
 from calibnorm.lab.experiments.config import NOT_OVERRIDDEN, CompareConfig
 from calibnorm.lab.experiments.experiment import carry_out
-from calibnorm.lab.experiments.grid import NOTE, Cell, Grid, changed_sources, check_folder, conditions, read_note, refuse_changes
+from calibnorm.lab.experiments.grid import (
+    NOTE,
+    Cell,
+    Grid,
+    changed_sources,
+    check_folder,
+    conditions,
+    read_note,
+    refuse_changes,
+)
 from calibnorm.lab.experiments.report import Report
 from calibnorm.lab.naming import check_name, slug
 from calibnorm.lab.recipes import Recipe

@@ -163,7 +163,7 @@ def run(settings: Recipe, folder: Path, options: RunOptions) -> int:
     task = tasks.of(settings)
     task.check()
     check_machine(replace(settings, compile=False), options.accelerator)
-    from calibnorm.lab.training.folder import TIMING, changed_sources, finished
+    from calibnorm.lab.training.folder import changed_sources, finished, read_timings
     from calibnorm.lab.training.interruption import Interruption
     from calibnorm.lab.training.run import train
 
@@ -180,8 +180,8 @@ def run(settings: Recipe, folder: Path, options: RunOptions) -> int:
         for path in changed_sources(folder) if before else []:
             print(f"{path} has changed since; choose another --name to train with the file as it is")
         print(f"{folder}: {'was finished before, with ' if before else ''}{result.sentence(task.headline)}")
-        if not before and (split := last_split(folder / TIMING)):
-            print(split)
+        if not before and (timings := read_timings(folder)):
+            print(timings[-1])
     return 0
 
 
@@ -190,14 +190,6 @@ def _watcher(folder: Path, options: RunOptions) -> Watcher:
 
     shown = screen(options.progress)
     return Several([shown, Board(folder)]) if options.tensorboard else shown
-
-
-def last_split(path: Path) -> str | None:
-    """Return the last line of timing.csv as a sentence."""
-    from calibnorm.lab.training.clock import Timing
-
-    _, *rows = path.read_text(encoding="utf-8").splitlines()
-    return str(Timing(len(rows), *map(float, rows[-1].split(",")[1:]))) if rows else None
 
 
 def run_name(settings: Recipe) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import re
@@ -16,6 +17,7 @@ from calibnorm.errors import RunFailed, Setting, UsageError
 from calibnorm.lab.locks import exclusive
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.tasks import Task
+from calibnorm.lab.training.clock import Timing
 from calibnorm.lab.training.progress import EpochFigures
 from calibnorm.report.files import read_json, write_json
 from calibnorm.report.measure import Measure
@@ -241,6 +243,16 @@ def changed_sources(folder: Path) -> list[str]:
     states = [first, *first.get("later", [])]
     noted = [state["loaded"] for state in states if "loaded" in state]
     return loading.check(noted[-1], folder) if noted else []
+
+
+def read_timings(folder: Path) -> list[Timing]:
+    """Return what the steps of a run's epochs took, as timing.csv has it; none where it is missing."""
+    try:
+        with (folder / TIMING).open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []
+    return [Timing(epoch=int(row.pop("epoch")), **{name: float(text) for name, text in row.items()}) for row in rows]
 
 
 @contextmanager
