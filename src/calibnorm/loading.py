@@ -75,6 +75,7 @@ def _load(source: str) -> None:
     module = _imported(wrong, name)
     new = tuple(each for each in _registered() if each not in known)
     if not new and not imported_before:
+        del sys.modules[name]  # so that the next attempt ends like this one
         needed = "a function below @cn.register_method, or in the lab a recipe or a task"
         raise UsageError(wrong, f"registers nothing; it needs {needed} (docs/register_a_method.md)")
     if not file and getattr(module, "__file__", None):

@@ -102,6 +102,8 @@ def unknown(word: str, args: Sequence[str], known: Mapping[str, Any], prog: str)
     """Return the error of a word that no option has taken."""
     if word.startswith("-"):
         name = word.partition("=")[0].replace("_", "-")
+        if name in known:
+            return UsageError(f"{word}: is written without its name, as the first word ({prog} --help)")
         text = f"{' '.join(typed(word.partition('=')[0], args))}: is not known{near(name, known)} ({prog} --help)"
         return UnknownOption(name, text)
     number = next(number for number, each in enumerate(args) if each == word or each.endswith(f"={word}"))
