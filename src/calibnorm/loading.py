@@ -131,7 +131,8 @@ def _place(name: str) -> Path:
 def used_by(words: Iterable[str]) -> list[dict[str, Any]]:
     """Return what was loaded and registers any of these, such as "method my_norm", as JSON can hold it."""
     wanted = set(words)
-    return [{**each._asdict(), "registers": list(each.registers)} for each in loaded() if wanted & {*each.registers}]
+    kept = [(each, [name for name in each.registers if name in wanted]) for each in loaded()]
+    return [{**each._asdict(), "registers": names} for each, names in kept if names]
 
 
 def check(noted: object, where: Path | str) -> list[str]:
