@@ -165,9 +165,9 @@ def written(value: object, separator: str = " ") -> str:
 
 
 ALIKE = {"lr": "learning-rate", "wd": "weight-decay", "workers": "jobs", "jobs": "workers", "gpus": "devices"} | {
-    "device": "accelerator", "dataset": "data", "method": "norm", "methods": "norms", "output": "out"
+    "device": "accelerator", "dataset": "data", "method": "norm", "methods": "norms", "output": "out", "gpu": "cuda"
 }  # fmt: skip
-"""What people type for some options, here or in other programs."""
+"""What people type for some options and values, here or in other programs."""
 
 
 def near(option: str, known: Iterable[str]) -> str:

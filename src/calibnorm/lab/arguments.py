@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin,
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from calibnorm.errors import Setting, UnknownOption, UsageError, as_option, near
+from calibnorm.errors import ALIKE, Setting, UnknownOption, UsageError, as_option, near
 from calibnorm.lab.recipes import Noise, described, parse_noise
 
 T = TypeVar("T")
@@ -94,7 +94,9 @@ def wrong_value(option: str, args: Sequence[str], known: Mapping[str, Any]) -> s
     words, allowed = typed(name, args), described(known[name], nothing="none")
     if len(words) == 1:
         return f"{words[0]}: a value is missing; must be {allowed}"
-    alike = difflib.get_close_matches(words[-1], choices(known[name]), 1)
+    allowed_words = choices(known[name])
+    alike = [ALIKE.get(words[-1])] if ALIKE.get(words[-1]) in allowed_words else None
+    alike = alike or difflib.get_close_matches(words[-1], allowed_words, 1, 0.7)  # "gpu" is no "cpu"
     return f"{' '.join(words)}: must be {allowed}" + "".join(f"; did you mean {choice}?" for choice in alike)
 
 

@@ -39,7 +39,7 @@ class Timing:
     @property
     def step_ms(self) -> float:
         """Milliseconds of a step."""
-        return sum(getattr(self, f"{phase}_ms") for phase in PHASES)
+        return self.data_ms + self.forward_ms + self.backward_ms + self.update_ms
 
     def __str__(self) -> str:
         """Say it in a line, with the part of the input."""
