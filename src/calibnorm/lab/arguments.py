@@ -89,14 +89,12 @@ def first_refused(read: Callable[[Sequence[str]], object], args: Sequence[str]) 
 
 def wrong_value(option: str, args: Sequence[str], known: Mapping[str, Any]) -> str:
     """Return in a line what is wrong with an option's value: the words as they were typed, and what is allowed."""
-    if (name := option.replace("_", "-")) not in known:  # --no-compile=3
-        return f"{option}: takes no value"
+    name = option.replace("_", "-")
     words, allowed = typed(name, args), described(known[name], nothing="none")
     if len(words) == 1:
         return f"{words[0]}: a value is missing; must be {allowed}"
-    allowed_words = choices(known[name])
-    alike = [ALIKE.get(words[-1])] if ALIKE.get(words[-1]) in allowed_words else None
-    alike = alike or difflib.get_close_matches(words[-1], allowed_words, 1, 0.7)  # "gpu" is no "cpu"
+    meant = ALIKE.get(words[-1], words[-1])
+    alike = difflib.get_close_matches(meant, choices(known[name]), 1, 0.7)  # "gpu" is no "cpu"
     return f"{' '.join(words)}: must be {allowed}" + "".join(f"; did you mean {choice}?" for choice in alike)
 
 
