@@ -85,7 +85,7 @@ def test_compositions_of_the_family_page():
 
 
 def test_the_task_s_page_shows_the_file_that_the_tests_train():
-    *parts, _ = python_blocks("docs/tasks.md")
+    *parts, _, _ = python_blocks("docs/tasks.md")
     assert "\n\n".join(parts) == Path(angles.__file__).read_text(encoding="utf-8")
 
 

@@ -23,8 +23,9 @@ LAYERS = {
     **{part: set(CORE) for part in ON_IT},
     "errors": set(),
     "report": {"errors", "calibnorm"},
-    "bench": {"report", "errors", "calibnorm", *CORE, *ON_IT},
-    "lab": {"bench", "report", "errors", "calibnorm", *CORE, *ON_IT},
+    "loading": {"errors", "methods"},
+    "bench": {"report", "loading", "errors", "calibnorm", *CORE, *ON_IT},
+    "lab": {"bench", "report", "loading", "errors", "calibnorm", *CORE, *ON_IT},
     "__main__": {"lab"},
 }
 """What each part may import, besides itself."""

@@ -6,7 +6,8 @@ The Python interface speaks of arguments (``batch_size=0: must be at least 1``),
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import difflib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 
@@ -82,6 +83,19 @@ class UsageError(ReasonedError):
     """
 
 
+class UnknownOption(UsageError):
+    """An option that a command has not.
+
+    Args:
+        option: Its name, with hyphens.
+        *parts: As those of `ReasonedError`.
+    """
+
+    def __init__(self, option: str, *parts: str | Setting) -> None:
+        super().__init__(*parts)
+        self.option = option
+
+
 class RunFailed(ReasonedError):
     """A run that cannot go on, by no mistake in its settings: the disk is full, the loss is NaN.
 
@@ -148,6 +162,24 @@ def written(value: object, separator: str = " ") -> str:
     if value is None:
         return "none"
     return separator.join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+ALIKE = {"lr": "learning-rate", "wd": "weight-decay", "workers": "jobs", "jobs": "workers", "gpus": "devices"} | {
+    "device": "accelerator", "dataset": "data", "method": "norm", "methods": "norms", "output": "out", "gpu": "cuda"
+}  # fmt: skip
+"""What people type for some options and values, here or in other programs."""
+
+
+def near(option: str, known: Iterable[str]) -> str:
+    """Return, for the end of a sentence, which of the known options may be meant by one that is not known.
+
+    >>> near("--batchsize", ["--batch-size", "--norms"]), near("--workers", ["--jobs", "--norms"]), near("--x", ["--y"])
+    ('; did you mean --batch-size?', '; did you mean --jobs?', '')
+    """
+    word, names = option.strip("-"), [name.strip("-") for name in known]
+    found = [ALIKE[word]] if ALIKE.get(word) in names else difflib.get_close_matches(word, names, 1, 0.75)
+    found = found or [name for name in names if len(word) > 2 and word in name]
+    return f"; did you mean --{found[0]}?" if found else ""
 
 
 @contextmanager

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 
@@ -47,10 +46,15 @@ def read(*words: str) -> Settings:
         ("--several 3 x -1", "--several 3 x -1: must be whole numbers"),
         ("--pair 0.5", "--pair 0.5: must be two numbers"),
         ("--fast yes", "--fast yes: takes no value"),
+        ("--fast=yes", "--fast yes: takes no value"),
+        ("--no-fast=yes", "--no-fast yes: takes no value"),
         ("--no-fast yes", "--no-fast yes: takes no value"),
         ("--batchsize 3", "--batchsize 3: is not known; did you mean --batch-size? (program --help)"),
         ("--batch=3", "--batch 3: is not known; did you mean --batch-size? (program --help)"),
         ("--zzz", "--zzz: is not known (program --help)"),
+        ("--seconds 3", "--seconds 3: is not known (program --help)"),
+        ("--names a --rate 3 --names b", "--names: is there twice; name all values behind one"),
+        ("--pair 1 2 --batch-size x --rate high", "--batch-size x: must be a whole number"),
         ("--rate 3 --batch-size 4 5", "5: belongs to no option (program --help)"),
         (f"--{'long' * 40} 3", f"--{'long' * 40} 3: is not known (program --help)"),
         (f"--rate {'long' * 40}", f"--rate {'long' * 40}: must be a number or none"),
@@ -84,15 +88,6 @@ def test_help_is_tyros(capsys: pytest.CaptureFixture[str]) -> None:
     assert said.err == ""
 
 
-def test_what_tyro_may_say_one_day_is_a_line_still() -> None:
-    """Words of no version that is known: as they are, or with the option that is in them."""
-    line: Callable[..., str] = arguments.line
-    known: dict[str, Any] = {"--rate": float, "--rate-in": str}
-    assert line("Something new", ["--rate", "3"], known, "program") == "Something new (program --help)"
-    assert line("No --rate-in like that", ["--rate-in", "3"], known, "program") == "--rate-in 3: must be a text"
-    assert line("Unrecognized options: what", [], known, "program") == "what: is not known (program --help)"
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -109,9 +104,34 @@ def test_what_tyro_may_say_one_day_is_a_line_still() -> None:
             "--normz bn: is not known; did you mean --norms? (calibnorm compare --help)",
         ),
         ("compare digits-tiny --epochs many", "--epochs many: must be a whole number"),
+        ("train digits-tiny --accelerator gpu", "--accelerator gpu: must be auto or cpu or cuda; did you mean cuda?"),
         ("compare digits-tiny --schedule linear", "--schedule linear: must be step or cosine"),
         ("compare digits-tiny --nesterov maybe", "--nesterov maybe: takes no value"),
         ("compare digits-tiny --milestones 3 x", "--milestones 3 x: must be whole numbers"),
+        (
+            "compare digits-tiny --workers 0",
+            "--workers 0: is not known; did you mean --jobs? (calibnorm compare --help); train has it",
+        ),
+        (
+            "train digits-tiny --jobs 0",
+            "--jobs 0: is not known; did you mean --workers? (calibnorm train digits-tiny --help); compare, demo and "
+            "table have it",
+        ),
+        (
+            "train digits-tiny --norms bn",
+            "--norms bn: is not known; did you mean --norm? (calibnorm train digits-tiny --help); compare and demo "
+            "have it",
+        ),
+        (
+            "table iebn-2 --impls x",
+            "--impls x: is not known (calibnorm table --help); bench layer and bench model have it",
+        ),
+        (
+            "train digits-tiny --lr 3",
+            "--lr 3: is not known; did you mean --learning-rate? (calibnorm train digits-tiny --help)",
+        ),
+        ("inspect gates", "FOLDER: is missing (calibnorm inspect gates --help)"),
+        ("inspect gates --data-root here", "FOLDER: is missing (calibnorm inspect gates --help)"),
         ("compare digits-tiny more", "more: belongs to no option (calibnorm compare --help)"),
         ("table iebn-2 --scale huge", "--scale huge: must be tiny or small or paper"),
         ("table iebn-2 --job 3", "--job 3: is not known; did you mean --jobs? (calibnorm table --help)"),

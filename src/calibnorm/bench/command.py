@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 
 from calibnorm.bench.config import LayerConfig, ModelConfig
 from calibnorm.bench.run import run
-from calibnorm.errors import Setting, UsageError, as_option
+from calibnorm.errors import Setting, UnknownOption, UsageError, as_option, exit_status, near
 
 PROGRAM = "calibnorm bench"
 DESCRIPTION = """Time layers or whole training steps against nn.BatchNorm2d. Writes a CSV, the environment, a summary
@@ -35,26 +35,37 @@ KINDS: dict[Any, tuple[str, Callable[[str], Any]]] = {
 BENCHES: dict[str, type[LayerConfig] | type[ModelConfig]] = {"layer": LayerConfig, "model": ModelConfig}
 
 
-def main(words: Sequence[str]) -> int:
+def call(words: Sequence[str]) -> int:
     """Run a bench.
 
     Args:
         words: What follows `calibnorm bench`.
 
     Returns:
-        The exit status: 0; 1 for wrong values; 2 for input that cannot be used, which the message names; 130 after
-        Ctrl-C.
+        The exit status: 0; 1 for wrong values.
+
+    Raises:
+        UsageError: A word is not known, or a value cannot be used.
+        KeyboardInterrupt: After Ctrl-C; the text says that nothing was written.
     """
     try:
         config = parse(words)
         pin_allocator()
         return run(config)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped by Ctrl-C; nothing was written") from None
+
+
+def main(words: Sequence[str]) -> int:
+    """Run a bench, and return its exit status; what cannot be used is a line and status 2, Ctrl-C status 130."""
+    try:
+        return call(words)
     except UsageError as error:
         print(f"calibnorm: {error.words(as_option)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ncalibnorm: stopped by Ctrl-C; nothing was written", file=sys.stderr)
-        return 130
+        return exit_status(error)
+    except KeyboardInterrupt as error:
+        print(f"\ncalibnorm: {error}", file=sys.stderr)
+        return exit_status(error)
 
 
 def pin_allocator() -> None:
@@ -146,12 +157,11 @@ def check_rest(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
         raise UsageError(f"{first}: belongs to no option ({parser.prog} --help)")
     values = [word for word in words[1:2] if not word.startswith("-")]
     known = [option for action in parser._actions for option in action.option_strings]
-    near = difflib.get_close_matches(first, known, 1)
-    advice = f"; did you mean {near[0]}?" if near else ""
-    raise UsageError(f"{' '.join([first, *values])}: is not known{advice} ({parser.prog} --help)")
+    text = f"{' '.join([first, *values])}: is not known{near(first, known)} ({parser.prog} --help)"
+    raise UnknownOption(first, text)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return advice for a word that is not known."""
-    near = difflib.get_close_matches(word, known, 1)
-    return f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}"
+    alike = difflib.get_close_matches(word, known, 1)
+    return f"did you mean {alike[0]}?" if alike else f"choose from {', '.join(known)}"

@@ -20,11 +20,11 @@ from calibnorm.bench.impls import (
     eager,
     family,
     impls,
-    load,
     timm_problem,
 )
 from calibnorm.bench.networks import IMAGE_SIZES
 from calibnorm.errors import Setting, UsageError
+from calibnorm.loading import load
 
 FUSED = "fused:"
 NETWORK_NORMS = {BASELINE: None, "cn.BN2d": "bn", "cn.IEBN2d": "iebn", "cn.RBN2d": "rbn"}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import runpy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 
 import calibnorm as cn
 from calibnorm.bench.authors import AuthorsIEBN, AuthorsRBN
-from calibnorm.errors import Setting, UsageError
 from calibnorm.nn import layer_type
 
 Call = Callable[[Tensor, Tensor | None], Tensor]
@@ -118,27 +116,6 @@ def impls() -> dict[str, Impl]:
     """Return everything that can be measured, by name."""
     others = family()
     return IMPLS | others | {COMPILED + name: impl.compiled() for name, impl in others.items()}
-
-
-def load(sources: Iterable[str]) -> None:
-    """Import modules, or run Python files, that register methods.
-
-    Raises:
-        UsageError: There is no such file or module.
-    """
-    for source in sources:
-        run = runpy.run_path if source.endswith(".py") else importlib.import_module
-        try:
-            if source.endswith(".py"):
-                open(source, "rb").close()  # here, as the file's own code may not find some file, too
-        except OSError as error:
-            reason = f"cannot be read ({error.strerror}); name a Python file or a module that is here"
-            raise UsageError(Setting("load", source), reason) from None
-        try:
-            run(source)
-        except ModuleNotFoundError as error:
-            advice = "install it, or name a file that ends in .py"
-            raise UsageError(Setting("load", source), f"{error}; {advice}") from None
 
 
 @functools.cache

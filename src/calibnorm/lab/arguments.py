@@ -1,8 +1,8 @@
 """The words of a command line become settings through tyro; what is wrong with them becomes one line.
 
-tyro (1.0) draws what it refuses into a box of many lines; its hook for parse errors is private to it. So the box is
-caught, and nothing but the option it is about is read from it: what was typed is in the words, what is allowed in the
-settings' types.
+tyro (1.0) draws what it refuses into a box of many lines; its hook for parse errors is private to it. So nothing of the
+box is read: the first option with which tyro refuses the words is the one that is wrong, what was typed is in the
+words, and what is allowed in the settings' types.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import is_dataclass
-from itertools import dropwhile, takewhile
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from calibnorm.errors import Setting, UsageError, as_option
+from calibnorm.errors import ALIKE, Setting, UnknownOption, UsageError, as_option, near
 from calibnorm.lab.recipes import Noise, described, parse_noise
 
 T = TypeVar("T")
+
+OPTION = r"--?[A-Za-z]"
+"""How an option begins; a negative number does not."""
 
 READERS = ConstructorRegistry()
 """How texts become values of some types; where no rule is for one, tyro's own is."""
@@ -43,63 +45,72 @@ def parsed(target: Callable[..., T], args: Sequence[str], *, prog: str, **option
         UsageError: An option is not known, a value is missing, or it is not what the option takes. Besides these, what
             the settings themselves raise.
     """
-    box = io.StringIO()
+    known = option_types(target)
+
+    def read(words: Sequence[str]) -> tuple[T, list[str]]:
+        call: Any = tyro.cli  # its overloads do not know that these options are others'
+        with READERS, redirect_stderr(io.StringIO()) as said:
+            found: tuple[T, list[str]] = call(
+                target, prog=prog, args=words, config=(tyro.conf.OmitArgPrefixes,), return_unknown_args=True, **options
+            )
+        sys.stderr.write(said.getvalue())
+        return found
+
+    many = [name for name, hint in known.items() if get_origin(hint) is tuple]
+    for name in set(many).difference(marked(target, tyro.conf.UseAppendAction)):  # the first would be forgotten
+        if len(given := places(name, args)) > 1:
+            raise UsageError(f"{given[-1][0]}: is there twice; name all values behind one")
     try:
-        with READERS, redirect_stderr(box):
-            settings: T = tyro.cli(target, prog=prog, args=args, config=(tyro.conf.OmitArgPrefixes,), **options)
+        settings, left = read(args)
     except SystemExit as stop:
-        if stop.code and (problem := first_paragraph(box.getvalue())):
-            raise UsageError(line(problem, args, option_types(target), prog)) from None
-        sys.stderr.write(box.getvalue())
-        raise
-    sys.stderr.write(box.getvalue())
+        if not stop.code:
+            raise
+        if (option := first_refused(read, args)) is None:
+            word = marked(target, tyro.conf.Positional)[0].strip("-").upper()
+            raise UsageError(f"{word}: is missing ({prog} --help)") from None
+        raise UsageError(wrong_value(option, args, known)) from None
+    if left:
+        raise unknown(left[0], args, known, prog)
     return settings
 
 
-def first_paragraph(box: str) -> str:
-    """Return what a box of tyro's says first, below its title, as one line; what follows is help.
+def first_refused(read: Callable[[Sequence[str]], object], args: Sequence[str]) -> str | None:
+    """Return the first option with which words are refused, None where they are refused without any."""
+    starts = [number for number, word in enumerate(args) if re.match(OPTION, word)]
+    for start, end in zip([None, *starts], [*starts, len(args)], strict=True):
+        try:
+            read(args[:end])
+        except SystemExit:
+            return None if start is None else args[start].partition("=")[0]
+        except UsageError:  # a setting that an option behind may put right
+            continue
+    raise AssertionError("words are refused that are not")
 
-    Its frame is of lines, or of blanks and hyphens where the output cannot show lines.
-    """
-    rows = [row.strip("│| ") for row in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
-    titles = [number for number, row in enumerate(rows) if re.search(r"\w", row)][:1]
-    below = dropwhile(lambda row: not re.search(r"\w", row), rows[titles[0] + 1 :] if titles else [])
-    return " ".join(takewhile(lambda row: re.search(r"\w", row) is not None, below))
 
-
-def line(problem: str, args: Sequence[str], known: Mapping[str, Any], prog: str) -> str:
-    """Return in a line what is wrong, of what tyro says: the words as they were typed, and what is allowed."""
-    if problem.startswith("Unrecognized "):
-        return unknown(problem.partition(": ")[2], args, known, prog)
-    about = [name for name in known if re.search(rf"(?<![\w-]){name}(?![\w-])", problem)]
-    if not about:
-        return f"{problem} ({prog} --help)"
-    name = max(about, key=len)
-    words = typed(name, args)
-    allowed = described(known[name], nothing="none")
+def wrong_value(option: str, args: Sequence[str], known: Mapping[str, Any]) -> str:
+    """Return in a line what is wrong with an option's value: the words as they were typed, and what is allowed."""
+    name = option.replace("_", "-")
+    words, allowed = typed(name, args), described(known[name], nothing="none")
     if len(words) == 1:
         return f"{words[0]}: a value is missing; must be {allowed}"
-    near = difflib.get_close_matches(words[-1], choices(known[name]), 1)
-    return f"{' '.join(words)}: must be {allowed}" + "".join(f"; did you mean {choice}?" for choice in near)
+    meant = ALIKE.get(words[-1], words[-1])
+    alike = difflib.get_close_matches(meant, choices(known[name]), 1, 0.7)  # "gpu" is no "cpu"
+    return f"{' '.join(words)}: must be {allowed}" + "".join(f"; did you mean {choice}?" for choice in alike)
 
 
-def unknown(listed: str, args: Sequence[str], known: Mapping[str, Any], prog: str) -> str:
-    """Return in a line which word is not understood, the first that tyro lists."""
-    squeezed = "".join(listed.split())  # the box has broken long words
-    found = [number for number, word in enumerate(args) if word and squeezed.startswith("".join(word.split()))]
-    if not found:
-        return f"{listed}: is not known ({prog} --help)"
-    number = max(found, key=lambda n: len(args[n]))
-    word = args[number]
-    if not word.startswith("-"):
-        before = args[number - 1].replace("_", "-") if number else ""
-        if known.get(re.sub("^--no-", "--", before)) is bool:
-            return f"{args[number - 1]} {word}: takes no value"
-        return f"{word}: belongs to no option ({prog} --help)"
-    name = word.partition("=")[0].replace("_", "-")
-    near = difflib.get_close_matches(name, known, 1) or [each for each in known if name.lstrip("-") in each][:1]
-    advice = "".join(f"; did you mean {each}?" for each in near)
-    return f"{' '.join(typed(word.partition('=')[0], args))}: is not known{advice} ({prog} --help)"
+def unknown(word: str, args: Sequence[str], known: Mapping[str, Any], prog: str) -> UsageError:
+    """Return the error of a word that no option has taken."""
+    if word.startswith("-"):
+        name = word.partition("=")[0].replace("_", "-")
+        if name in known:
+            return UsageError(f"{word}: is written without its name, as the first word ({prog} --help)")
+        text = f"{' '.join(typed(word.partition('=')[0], args))}: is not known{near(name, known)} ({prog} --help)"
+        return UnknownOption(name, text)
+    number = next(number for number, each in enumerate(args) if each == word or each.endswith(f"={word}"))
+    before = args[number].partition("=")[0] if args[number] != word else args[number - 1]
+    if known.get(re.sub("^--no-", "--", before.replace("_", "-"))) is bool:
+        return UsageError(f"{before} {word}: takes no value")
+    return UsageError(f"{word}: belongs to no option ({prog} --help)")
 
 
 def typed(name: str, args: Sequence[str]) -> list[str]:
@@ -108,25 +119,43 @@ def typed(name: str, args: Sequence[str]) -> list[str]:
     >>> typed("--batch-size", ["--seed", "3", "--batch_size", "-4", "x", "--compile"])
     ['--batch_size', '-4', 'x']
     """
-    words = [name]
+    return (places(name, args) or [[name]])[-1]
+
+
+def places(name: str, args: Sequence[str]) -> list[list[str]]:
+    """Return every place where an option is: as it was typed, and its values."""
+    found = []
     for number, word in enumerate(args):
         given, equals, value = word.partition("=")
         if given.replace("_", "-") == name.replace("_", "-") and given.startswith("-"):
             rest = args[number + 1 :]
-            end = next((n for n, other in enumerate(rest) if re.match(r"--?[A-Za-z]", other)), len(rest))
-            words = [given, *([value] if equals else rest[:end])]
-    return words
+            end = next((n for n, other in enumerate(rest) if re.match(OPTION, other)), len(rest))
+            found.append([given, *([value] if equals else rest[:end])])
+    return found
 
 
-def option_types(target: Callable[..., Any]) -> dict[str, Any]:
+def option_types(target: Callable[..., Any], include_extras: bool = False) -> dict[str, Any]:
     """Return the types of a command's options by name, those of settings inside settings too."""
     found: dict[str, Any] = {}
-    for name, hint in get_type_hints(target).items():
+    for (name, hint), full in zip(
+        get_type_hints(target).items(), get_type_hints(target, include_extras=True).values(), strict=True
+    ):
         if is_dataclass(hint) or is_typeddict(hint):
-            found |= option_types(hint)
-        elif name != "return":
-            found[as_option(Setting(name))] = hint
+            found |= option_types(hint, include_extras)
+        elif name != "return" and get_origin(hint) is not ClassVar:
+            found[as_option(Setting(name))] = full if include_extras else hint
     return found
+
+
+def option_names(target: Callable[..., Any]) -> list[str]:
+    """Return the names of a command's options, without the settings that are words of their own."""
+    return sorted(option_types(target).keys() - marked(target, tyro.conf.Positional))
+
+
+def marked(target: Callable[..., Any], marker: Any) -> list[str]:
+    """Return the options whose types have one of tyro's markers."""
+    full = option_types(target, include_extras=True)
+    return [name for name, hint in full.items() if marker in getattr(hint, "__metadata__", ())]
 
 
 def choices(hint: Any) -> list[str]:

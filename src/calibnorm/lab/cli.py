@@ -9,12 +9,14 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from importlib.metadata import version
+from itertools import chain
 from typing import TypeVar
 
-from calibnorm.errors import ReasonedError, Setting, Stopped, UsageError, as_option, exit_status, written
-from calibnorm.lab.arguments import parsed
+from calibnorm.errors import ReasonedError, Setting, Stopped, UnknownOption, UsageError, as_option, exit_status, written
+from calibnorm.lab.arguments import option_names, parsed, places
 from calibnorm.lab.experiments.config import CompareConfig, GatesConfig, TableConfig, for_recipe
-from calibnorm.lab.recipes import recipe
+from calibnorm.lab.recipes import Classification, recipe
+from calibnorm.loading import load
 
 DESCRIPTION = """Experiments with batch normalization that is calibrated by each instance (IEBN, RBN).
 
@@ -118,9 +120,9 @@ def bench(words: Sequence[str]) -> Status:
 
     `calibnorm bench layer` and `calibnorm bench model`; on a machine with torch alone, `python -m calibnorm.bench`.
     """
-    from calibnorm.bench.command import main as run
+    from calibnorm.bench.command import call
 
-    return run(words)
+    return call(words)
 
 
 COMMANDS: dict[str, Command] = {
@@ -163,11 +165,15 @@ def main(args: Sequence[str]) -> int:
             print(listing())
         else:
             command, rest = find(words)
+            load(
+                word for _, *values in places("--load", rest) for word in values
+            )  # what it registers may be in the words
             status = command(rest) or 0
             sys.stdout.flush()
             return status
     except (ReasonedError, Stopped, KeyboardInterrupt) as error:
         text = error.words(as_typed) if isinstance(error, ReasonedError) else str(error) or "stopped by Ctrl-C"
+        text += elsewhere(error.option) if isinstance(error, UnknownOption) else ""
         behind_ctrl_c = "\n" if isinstance(error, KeyboardInterrupt) else ""  # a terminal has shown ^C
         print(f"{behind_ctrl_c}calibnorm: {text}", file=sys.stderr)
         return exit_status(error)
@@ -194,6 +200,20 @@ def find(words: Sequence[str]) -> tuple[Command, Sequence[str]]:
     near = difflib.get_close_matches(word, known, 1)
     advice = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}"
     raise UsageError(f"{word}: is not known; {advice} (calibnorm --help)")
+
+
+def elsewhere(option: str) -> str:
+    """Return, for the end of a sentence, which commands have an option; those that train have their recipes' too."""
+    from calibnorm.bench.command import BENCHES
+    from calibnorm.lab.training.command import RunOptions
+
+    compared = for_recipe(CompareConfig, Classification)  # the demo's, too, which takes seconds to import
+    settings: dict[str, tuple[type, ...]] = {
+        "train": (Classification, RunOptions), "compare": (compared,), "demo": (compared,), "table": (TableConfig,),
+        "inspect gates": (GatesConfig,), **{f"bench {name}": (kind,) for name, kind in BENCHES.items()},
+    }  # fmt: skip
+    *others, last = [name for name, kinds in settings.items() if option in chain(*map(option_names, kinds))] or [""]
+    return f"; {', '.join(others)}{' and ' if others else ''}{last} {'have' if others else 'has'} it" if last else ""
 
 
 def as_typed(setting: Setting) -> str:

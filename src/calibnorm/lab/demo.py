@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -17,7 +16,7 @@ from calibnorm.lab.experiments.compare import Comparison
 from calibnorm.lab.experiments.config import CompareConfig
 from calibnorm.lab.experiments.grid import Cell
 from calibnorm.lab.experiments.summary import Line
-from calibnorm.lab.training.folder import TIMING
+from calibnorm.lab.training.folder import read_timings
 from calibnorm.lab.training.trained import trained
 from calibnorm.report import pictures
 from calibnorm.report.document import Bullets, Paragraph, Picture, Section, Table
@@ -109,13 +108,8 @@ class Demonstration(Comparison):
 
     def step_ms(self, cell: Cell) -> float | None:
         """Return the median time of a step over epochs and seeds, in milliseconds; None where no run has any."""
-        steps = []
-        for seed in self.grid.seeds:
-            path = self.grid.run(cell, seed).folder / TIMING
-            if path.exists():
-                with path.open(newline="", encoding="utf-8") as file:
-                    for row in csv.DictReader(file):
-                        steps.append(sum(float(value) for name, value in row.items() if name.endswith("_ms")))
+        folders = [self.grid.run(cell, seed).folder for seed in self.grid.seeds]
+        steps = [timing.step_ms for folder in folders for timing in read_timings(folder)]
         return median(steps) if steps else None
 
     @cached_property

@@ -16,7 +16,16 @@ from calibnorm.lab.experiments import texts
 from calibnorm.lab.experiments.checks import check
 from calibnorm.lab.experiments.config import NOT_OVERRIDDEN, CompareConfig
 from calibnorm.lab.experiments.experiment import carry_out
-from calibnorm.lab.experiments.grid import NOTE, Cell, Grid, check_folder, conditions, read_note, refuse_changes
+from calibnorm.lab.experiments.grid import (
+    NOTE,
+    Cell,
+    Grid,
+    changed_sources,
+    check_folder,
+    conditions,
+    read_note,
+    refuse_changes,
+)
 from calibnorm.lab.experiments.report import Report
 from calibnorm.lab.naming import check_name, slug
 from calibnorm.lab.recipes import Recipe
@@ -47,9 +56,12 @@ def run(config: CompareConfig, console: Console | None = None, report: type[Comp
         grid = plan(config, recipe)
         with data.remembered():
             check((cell.recipe for cell in grid.cells), config.data_root, config.accelerator)
+    console = console or Console()
+    for sentence in changed_sources(run.folder for run in grid.runs()):
+        console.print(sentence, style="yellow", highlight=False)
     note = {"command": COMMAND, "recipe": config.recipe, "settings": shared(recipe)}
     tell = partial(report or Comparison, grid, config=config, recipe=recipe)
-    return carry_out(grid, config, note, tell, console or Console())
+    return carry_out(grid, config, note, tell, console)
 
 
 def plan(config: CompareConfig, recipe: Recipe) -> Grid:
@@ -188,6 +200,7 @@ class Comparison(Report):
         """Return a command that makes this comparison."""
         c, columns = self.config, self.grid.columns()
         words = [COMMAND, c.recipe, "--norms", *map(shlex.quote, columns)]
+        words += [f"--load {shlex.join(c.load)}"] if c.load else []
         words += [f"--baseline {shlex.quote(self.baseline)}"] if self.baseline != columns[0] else []
         words += [f"--noise {text}" for text in c.conditions if c.noise or c.conditions != ("none",)]
         words += [f"--seeds {c.seeds}"] + ([f"--name {c.name}"] if c.name else [])

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypedDict, TypeVar, get_ar
 
 import tyro
 
+from calibnorm import loading
 from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.experiments.tables.definitions import TABLES
 from calibnorm.lab.recipes import Recipe
@@ -100,8 +101,20 @@ class Common:
         return gpus or cores()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """What commands have that can meet norms, recipes and tasks of the user."""
+
+    load: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE|MODULE ...")] = ()
+    """Python files or modules to import first, which register norms, recipes or tasks of your own."""
+
+    def __post_init__(self) -> None:
+        """Import them."""
+        loading.load(self.load)
+
+
 @dataclass(frozen=True)
-class CompareConfig(Common):
+class CompareConfig(Loading, Common):
     """The settings of `calibnorm compare`."""
 
     default_noise: ClassVar[tuple[str, ...]] = ("none",)
@@ -126,7 +139,8 @@ class CompareConfig(Common):
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
-        super().__post_init__()
+        Common.__post_init__(self)
+        Loading.__post_init__(self)
         if self.seeds < 1:
             raise UsageError(Setting("seeds", self.seeds), "must be at least 1")
         if not self.norms:
@@ -139,7 +153,7 @@ class CompareConfig(Common):
 
 
 @dataclass(frozen=True)
-class GatesConfig:
+class GatesConfig(Loading):
     """The settings of `calibnorm inspect gates`."""
 
     folder: tyro.conf.Positional[Path]

@@ -18,9 +18,10 @@ import calibnorm as cn
 from calibnorm.errors import UsageError
 from calibnorm.lab import models
 from calibnorm.lab.experiments.config import GatesConfig
-from calibnorm.lab.experiments.grid import condition_name
+from calibnorm.lab.experiments.grid import changed_sources, condition_name
 from calibnorm.lab.training.folder import CONFIG, RESULT, read_recipe
 from calibnorm.lab.training.trained import trained
+from calibnorm.methods import METHODS, Method
 from calibnorm.nn import CalibratedNorm
 from calibnorm.report import screen
 from calibnorm.report.document import Document, Paragraph, Section, Table
@@ -28,7 +29,6 @@ from calibnorm.report.files import write_csv
 from calibnorm.report.measure import Measure
 
 TABLE = "average_gates.csv"
-GATED = ("iebn", "rbn", "se")
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ def run(config: GatesConfig, console: Console | None = None) -> int:
     """
     console = console or Console()
     runs, unfinished = gated_runs(config.folder)
+    for sentence in changed_sources(runs):
+        console.print(sentence, style="yellow", highlight=False)
     measured = [measure(folder, config.data_root) for folder in track(runs, "testing", console=console)]
     rows = [row for row, _ in measured]
     screen.show(document(rows, measured[0][1], unfinished), console)
@@ -124,14 +126,15 @@ def gated_runs(root: Path) -> tuple[list[Path], int]:
         for config in configs
         if (recipe := read_recipe(config.parent)) is not None
     }
-    gated = [run for run, norm in norms.items() if norm in GATED]
+    gates = [name for name, method in METHODS.items() if method.mean_gate is not Method.mean_gate]
+    gated = [run for run, norm in norms.items() if norm in gates]
     finished = [run for run in gated if (run / RESULT).exists()]
     if not finished:
         found = (
             f"it has {len(gated)} unfinished" if gated else f"its runs are of {', '.join(sorted({*norms.values()}))}"
         )
         reason = found if norms else "name a comparison's folder, or a run's"
-        raise UsageError(f"{root}: holds no finished run of iebn, rbn or se; {reason}")
+        raise UsageError(f"{root}: holds no finished run of {', '.join(gates[:-1])} or {gates[-1]}; {reason}")
     return finished, len(gated) - len(finished)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from calibnorm.errors import Setting, UsageError, written
 from calibnorm.lab.recipes import Noise, Recipe, parse_noise
+from calibnorm.lab.training.folder import changed_sources as folder_sources
 from calibnorm.lab.training.folder import read_recipe
 from calibnorm.report.files import read_json, write_json
 
@@ -146,6 +147,23 @@ def check_folder(grid: Grid) -> None:
     for run in grid.runs():
         if (before := read_recipe(run.folder)) is not None:
             refuse_changes(before.to_dict(), run.recipe.to_dict(), f"{run.folder} was trained", "folder")
+
+
+def changed_sources(folders: Iterable[Path]) -> list[str]:
+    """Return a sentence for every file of `--load` that has changed since runs were trained with it.
+
+    Raises:
+        UsageError: Such a file is missing here; the text says which.
+    """
+    found: dict[str, list[Path]] = {}
+    for folder in folders:
+        for path in folder_sources(folder):
+            found.setdefault(path, []).append(folder)
+    return [
+        f"{path} has changed since it trained {len(of)} run{'s' if len(of) > 1 else ''}, such as {of[0]}; remove what "
+        "is to be trained anew"
+        for path, of in found.items()
+    ]
 
 
 def refuse_changes(before: dict[str, Any], now: dict[str, Any], what: str, other: str) -> None:

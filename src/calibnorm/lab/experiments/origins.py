@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from calibnorm.lab.experiments.grid import Grid, Run
@@ -51,8 +52,9 @@ def in_words(environment: dict[str, Any]) -> str:
     """Return versions, commit and machine in words."""
     e = environment
     commit = f" (commit {e['commit']})" if e.get("commit") else ""
+    sources = "".join(f", {Path(of['path']).name} ({of['sha256'][:12]})" for of in e.get("loaded", []))
     device = f", device {e['device']}" if e.get("device", "cpu") != "cpu" else ""
     return (
         f"calibnorm {e.get('calibnorm', '?')}{commit}, torch {e.get('torch', '?')}, Python {e.get('python', '?')}, "
-        f"on {e.get('cpu', '?')} with {e.get('cpu_count', '?')} cores, {e.get('platform', '?')}{device}"
+        f"on {e.get('cpu', '?')} with {e.get('cpu_count', '?')} cores, {e.get('platform', '?')}{device}{sources}"
     )

@@ -10,12 +10,13 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 import torch
 
+from calibnorm import loading
 from calibnorm.errors import Diverged, RunFailed, Stopped, UsageError
 from calibnorm.lab.experiments.grid import Run
 from calibnorm.lab.experiments.outcomes import Outcome, outcome
@@ -34,11 +35,13 @@ class Settings:
         data_root: Where data sets lie.
         accelerator: "auto", "cpu" or "cuda".
         sharing: Workers on this machine, which divide its cores to read folder sets.
+        load: Files and modules that register what the runs need: those that this process has loaded.
     """
 
     data_root: Path
     accelerator: Accelerator = "auto"
     sharing: int = 1
+    load: tuple[str, ...] = field(default_factory=lambda: tuple(each.path for each in loading.loaded()))
 
 
 def work(pipe: Connection, settings: Settings, gpu: str | None) -> None:
@@ -47,6 +50,7 @@ def work(pipe: Connection, settings: Settings, gpu: str | None) -> None:
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     threading.Thread(target=end_with_parent, daemon=True).start()
+    loading.load(settings.load)
     while True:
         try:
             run = pipe.recv()

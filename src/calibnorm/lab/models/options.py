@@ -44,7 +44,8 @@ def known(method: object, *, network: bool = True) -> dict[str, Any]:
         UsageError: There is no such method.
     """
     if not isinstance(method, str) or method not in cn.methods():
-        raise UsageError(Setting("norm", method), f"is not known; choose from {', '.join(cn.methods())}")
+        known = f"is not known; choose from {', '.join(cn.methods())}; for one of your own, "
+        raise UsageError(Setting("norm", method), known, Setting("load", "FILE"), " that registers it")
     layer = layer_type(method)
     hints, starts = get_type_hints(layer.method_type), defaults(method)
     found: dict[str, Any] = {}

@@ -4,7 +4,7 @@ Read in this order: recipe, classification, iebn, rbn, small, named; `types` is 
 """
 
 from calibnorm.lab.recipes.classification import Classification
-from calibnorm.lab.recipes.named import RECIPES, recipe, summary
+from calibnorm.lab.recipes.named import RECIPES, recipe, register_recipe, summary
 from calibnorm.lab.recipes.recipe import Noise, Precision, Recipe, parse_noise
 from calibnorm.lab.recipes.types import described
 
@@ -17,5 +17,6 @@ __all__ = [
     "described",
     "parse_noise",
     "recipe",
+    "register_recipe",
     "summary",
 ]

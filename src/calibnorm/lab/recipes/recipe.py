@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_type_hints
 
+from calibnorm import loading
 from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.recipes.types import described, fits
 
@@ -83,7 +84,13 @@ class Recipe:
     """Batch statistics over all processes. Without it, each has its own, and process 0's running ones are tested."""
 
     def __init_subclass__(cls) -> None:
-        """Remember which class `config.json` means."""
+        """Remember which class `config.json` means; refuse a task that another class has."""
+        before = _CLASSES.setdefault(cls.task, cls)
+        if (before.__module__, before.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise TypeError(
+                f"{cls.__qualname__}: task {cls.task!r} is that of {before.__module__}.{before.__qualname__}; give the "
+                "class a name of its own, such as task = 'my_task'"
+            )
         _CLASSES[cls.task] = cls
 
     def __post_init__(self) -> None:
@@ -182,7 +189,8 @@ class Recipe:
             raise UsageError(f"{where}: holds no settings of a recipe")
         task = settings.get("task", _UNNAMED)
         if task not in _CLASSES:
-            raise UsageError(f"{where}: task {task!r} is not known; there are {', '.join(_CLASSES)}")
+            known = f"{where}: task {task!r} is not known; there are {', '.join(_CLASSES)}; for one of your own, "
+            raise UsageError(known, Setting("load", "FILE"), " that has its class")
         hints = {f.name: get_type_hints(_CLASSES[task])[f.name] for f in dataclasses.fields(_CLASSES[task])}
         values = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items() if key != "task"}
         if unknown := sorted(values.keys() - hints):
@@ -198,6 +206,7 @@ class Recipe:
 
 
 _CLASSES: dict[str, Any] = {}
+loading.REGISTRIES["task"] = lambda: _CLASSES
 _UNNAMED = "classification"
 """The task of a `config.json` that names none: so were they written when there was no other."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from calibnorm.errors import UsageError
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.tasks.task import Feeds, Meter, Network, Place, Task, Together
 
@@ -15,7 +16,14 @@ MODULES = {"classification": "calibnorm.lab.tasks.classify"}
 
 
 def of(recipe: Recipe) -> Task[Any]:
-    """Return what a recipe's network learns."""
+    """Return what a recipe's network learns.
+
+    Raises:
+        UsageError: No task is for recipes of its class.
+    """
     if recipe.task in MODULES:
         import_module(MODULES[recipe.task])
+    if type(recipe) not in Task.kinds:
+        kind = type(recipe).__name__
+        raise UsageError(f"task {recipe.task}: has no class; one is needed: class X(Task[Batch], recipes={kind})")
     return Task.kinds[type(recipe)](recipe)

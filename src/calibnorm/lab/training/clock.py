@@ -36,10 +36,15 @@ class Timing:
     update_ms: float
     images_per_second: float
 
+    @property
+    def step_ms(self) -> float:
+        """Milliseconds of a step."""
+        return self.data_ms + self.forward_ms + self.backward_ms + self.update_ms
+
     def __str__(self) -> str:
         """Say it in a line, with the part of the input."""
         parts = {phase: getattr(self, f"{phase}_ms") for phase in PHASES}
-        whole = sum(parts.values()) or 1.0
+        whole = self.step_ms or 1.0
         split = ", ".join(f"{phase} {ms:.2f} ms ({100 * ms / whole:.1f} %)" for phase, ms in parts.items())
         return f"a step: {split}; {self.images_per_second:.0f} images/s"
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from calibnorm import loading
 from calibnorm.errors import NOT_GIVEN, ReasonedError, RunFailed, Setting, Stopped, UsageError, as_option, exit_status
 from calibnorm.lab.arguments import parsed
 from calibnorm.lab.naming import check_name, slug
@@ -35,7 +36,7 @@ Several GPUs: --devices N, or torchrun on each machine (docs/training.md).
 recipes:"""
 
 
-OF_THE_COMMAND = ("out", "name", "progress", "tensorboard")
+OF_THE_COMMAND = ("out", "name", "progress", "tensorboard", "load")
 """Options that are not arguments of `train`."""
 
 
@@ -65,8 +66,11 @@ class RunOptions:
     """A progress bar where the output is a terminal; else a line an epoch."""
     tensorboard: bool = False
     """Write TensorBoard's files into the folder, too."""
+    load: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE|MODULE ...")] = ()
+    """Python files or modules to import first, which register norms, recipes or tasks of your own."""
 
     def __post_init__(self) -> None:
+        loading.load(self.load)
         if not self.checkpoint_minutes >= 0:
             raise UsageError(Setting("checkpoint_minutes", self.checkpoint_minutes), "must be 0 or more")
         if self.workers is not None and self.workers < 0:
@@ -159,7 +163,7 @@ def run(settings: Recipe, folder: Path, options: RunOptions) -> int:
     task = tasks.of(settings)
     task.check()
     check_machine(replace(settings, compile=False), options.accelerator)
-    from calibnorm.lab.training.folder import TIMING, finished
+    from calibnorm.lab.training.folder import changed_sources, finished, read_timings
     from calibnorm.lab.training.interruption import Interruption
     from calibnorm.lab.training.run import train
 
@@ -173,9 +177,11 @@ def run(settings: Recipe, folder: Path, options: RunOptions) -> int:
             print(text, file=sys.stderr)
             return 130
     if first_process():
+        for path in changed_sources(folder) if before else []:
+            print(f"{path} has changed since; choose another --name to train with the file as it is")
         print(f"{folder}: {'was finished before, with ' if before else ''}{result.sentence(task.headline)}")
-        if not before and (split := last_split(folder / TIMING)):
-            print(split)
+        if not before and (timings := read_timings(folder)):
+            print(timings[-1])
     return 0
 
 
@@ -184,14 +190,6 @@ def _watcher(folder: Path, options: RunOptions) -> Watcher:
 
     shown = screen(options.progress)
     return Several([shown, Board(folder)]) if options.tensorboard else shown
-
-
-def last_split(path: Path) -> str | None:
-    """Return the last line of timing.csv as a sentence."""
-    from calibnorm.lab.training.clock import Timing
-
-    _, *rows = path.read_text(encoding="utf-8").splitlines()
-    return str(Timing(len(rows), *map(float, rows[-1].split(",")[1:]))) if rows else None
 
 
 def run_name(settings: Recipe) -> str:

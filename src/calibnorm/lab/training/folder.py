@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from calibnorm import loading
 from calibnorm.errors import RunFailed, Setting, UsageError
 from calibnorm.lab.locks import exclusive
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.tasks import Task
+from calibnorm.lab.training.clock import Timing
 from calibnorm.lab.training.progress import EpochFigures
 from calibnorm.report.files import read_json, write_json
 from calibnorm.report.measure import Measure
@@ -121,9 +125,11 @@ def read_recipe(folder: Path) -> Recipe | None:
     A setting that an older version had not has its default.
 
     Raises:
-        UsageError: Its config.json cannot be read, or holds something else.
+        UsageError: Its config.json cannot be read, or holds something else; or a method or a task of it is not known
+            here, since what `--load` named is missing.
     """
     path = folder / CONFIG
+    changed_sources(folder)
     try:
         return Recipe.from_dict(json.loads(path.read_text(encoding="utf-8")), path)
     except (FileNotFoundError, NotADirectoryError):
@@ -219,6 +225,34 @@ def note_environment(folder: Path, environment: dict[str, Any]) -> dict[str, lis
     if changed := {name: value for name, value in environment.items() if last.get(name) != value}:
         write_json(path, {**first, "later": [*later, changed]})
     return {name: [last.get(name), changed[name]] for name in NUMERICAL if name in changed}
+
+
+def sources_of(recipe: Recipe) -> list[dict[str, Any]]:
+    """Return what `--load` brought of a recipe's norm and its task, as environment.json holds it."""
+    words = re.findall(r"\w+", recipe.norm)
+    return loading.used_by([f"task {recipe.task}", *(f"method {word}" for word in words)])
+
+
+def changed_sources(folder: Path) -> list[str]:
+    """Return the files that a run was trained with by `--load` and that have changed since.
+
+    Raises:
+        UsageError: Such a file is missing here; the text says which.
+    """
+    first = read_json(folder / ENVIRONMENT) or {}
+    states = [first, *first.get("later", [])]
+    noted = [state["loaded"] for state in states if "loaded" in state]
+    return loading.check(noted[-1], folder) if noted else []
+
+
+def read_timings(folder: Path) -> list[Timing]:
+    """Return what the steps of a run's epochs took, as timing.csv has it; none where it is missing."""
+    try:
+        with (folder / TIMING).open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []
+    return [Timing(epoch=int(row.pop("epoch")), **{name: float(text) for name, text in row.items()}) for row in rows]
 
 
 @contextmanager

@@ -167,7 +167,10 @@ class Files:
                 "processes": self.fabric.world_size,
                 "threads": torch.get_num_threads(),
                 "convolutions": float32_convolutions(device),
+                "loaded": folders.sources_of(self.recipe),
             }
+            for path in folders.changed_sources(self.folder):
+                self._say(f"{self.folder}: goes on with {path}, which has changed since it began")
             changed = folders.note_environment(self.folder, environment)
             if content is not None and changed:
                 what = ", ".join(f"{name} {now} in place of {before}" for name, (before, now) in changed.items())
