@@ -14,8 +14,8 @@ from calibnorm.lab.recipes import Classification
 from calibnorm.lab.training import train
 
 WITHIN = 2.0
-"""Points that IEBN may be below BatchNorm of the same seed. In the three seeds of the study it was 3.1, 4.9 and 5.0 above:
-4.3 on average, standard deviation 1.1. The bound is six standard deviations below."""
+"""Points that IEBN may be below BatchNorm of the same seed. In the three seeds of the study it was 3.1, 4.9 and 5.0
+above: 4.3 on average, standard deviation 1.1. The bound is six standard deviations below."""
 
 
 @pytest.mark.nightly
