@@ -46,7 +46,7 @@ def run(config: CompareConfig, console: Console | None = None, report: type[Comp
     with called(norm="norms"):
         grid = plan(config, recipe)
         with data.remembered():
-            check((cell.recipe for cell in grid.cells), config.data_root, config.accelerator)
+            check(grid.runs(), config.data_root, config.accelerator)
     note = {"command": COMMAND, "recipe": config.recipe, "settings": shared(recipe)}
     tell = partial(report or Comparison, grid, config=config, recipe=recipe)
     return carry_out(grid, config, note, tell, console or Console())

@@ -15,6 +15,7 @@ MAKERS: dict[str, Callable[[], Recipe]] = {
     "digits-deep": small.digits_deep,
     "fashion-small": small.fashion_small,
     "fashion-study": small.fashion_study,
+    "folders-small": small.folders_small,
     **{
         f"iebn-{name}-{data}": partial(maker, data)
         for name, maker in (
