@@ -49,8 +49,11 @@ def read_picture(path: Path) -> Image.Image:
             the text names the file.
     """
     try:
-        with path.open("rb") as file, Image.open(file) as image:
-            return to_rgb(image)
+        with warnings.catch_warnings(), path.open("rb") as file:
+            # As some of ImageNet's pictures have; it says nothing of the pixels.
+            warnings.filterwarnings("ignore", "Corrupt EXIF", UserWarning)
+            with Image.open(file) as image:
+                return to_rgb(image)
     except UsageError as error:
         reason = str(error)
     except Exception as error:  # Pillow has no common class: a damaged file can raise what it likes
@@ -101,9 +104,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, from 1 to 8; 1 also where EXIF is damaged, which says nothing of the pixels."""
-    with warnings.catch_warnings(), suppress(Exception):
-        warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF, as some of ImageNet's pictures have
+    """Return the EXIF orientation, from 1 to 8; 1 also where EXIF is damaged."""
+    with suppress(Exception):
         return int(image.getexif().get(ORIENTATION, 1))
     return 1
 
