@@ -142,6 +142,9 @@ def test_damaged_exif_is_no_orientation(tmp_path: Path, recwarn: pytest.Warnings
     for exif in (b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0", b"Exif\0\0nonsense", b"Exif\0\0"):
         drawn("RGB").save(path, exif=exif)
         assert read_picture(path).size == (24, 16)
+    image = drawn("RGB")
+    image.getexif()[274] = "top"
+    assert np.array_equal(np.asarray(to_rgb(image)), np.asarray(image))
     assert [str(w.message) for w in recwarn] == []
 
 

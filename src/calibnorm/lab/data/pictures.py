@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -18,6 +18,9 @@ from calibnorm.errors import UsageError
 from calibnorm.lab.data.feed import Augment
 from calibnorm.lab.data.listing import Listing
 from calibnorm.lab.data.seeding import number
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 RESIZE = 256 / 224
 """The test's short side before the centre crop, in sizes of the crop."""
@@ -29,14 +32,15 @@ BITS, PHOTOMETRIC, ORIENTATION = 258, 262, 274
 """Tags of TIFF and EXIF: bits of a sample; 0 where white is the smallest value; how the camera was held."""
 
 _TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
 }
+"""What undoes each EXIF orientation, in Pillow's words."""
 
 
 def read_picture(path: Path) -> Image.Image:
@@ -48,6 +52,8 @@ def read_picture(path: Path) -> Image.Image:
         UsageError: The file is missing, damaged, no picture that Pillow can read, or one that :func:`to_rgb` refuses;
             the text names the file.
     """
+    from PIL import Image
+
     try:
         with warnings.catch_warnings(), path.open("rb") as file:
             # As some of ImageNet's pictures have; it says nothing of the pixels.
@@ -85,11 +91,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
         UsageError: A mode of more than 8 bits whose values lie outside of its range, or all within the range's first
             1/255, which would be black: for example 0 to 255 in mode I or F.
 
+    >>> from PIL import Image
     >>> to_rgb(Image.new("I;16", (1, 1), 257 * 200)).getpixel((0, 0))
     (200, 200, 200)
     >>> to_rgb(Image.new("RGBA", (1, 1), (0, 0, 0, 0))).getpixel((0, 0))
     (255, 255, 255)
     """
+    from PIL import Image
+
     image.load()  # before the orientation is asked for: a TIFF file turns its picture itself as it is loaded
     turn = _TURNS.get(_orientation(image))
     if image.mode[0] in "IF":
@@ -100,7 +109,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         paper = Image.new("RGBA", image.size, PAPER)
         image = Image.alpha_composite(paper, image.convert("RGBA"))
     colored = image.convert("RGB")
-    return colored if turn is None else colored.transpose(turn)
+    return colored if turn is None else colored.transpose(Image.Transpose[turn])
 
 
 def _orientation(image: Image.Image) -> int:
@@ -112,6 +121,8 @@ def _orientation(image: Image.Image) -> int:
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Return a gray picture of more bits in mode L, or LA where one of its values means transparency."""
+    from PIL import Image
+
     values, tags = np.asarray(image).astype(np.float64), getattr(image, "tag_v2", {})
     whole = 4095 if tags.get(BITS) == (12,) else 65535
     white = 1 if image.mode == "F" else whole
