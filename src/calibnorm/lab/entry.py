@@ -10,6 +10,7 @@ LAB_MODULES = {
     "lightning": "lightning",
     "matplotlib": "matplotlib",
     "numpy": "numpy",
+    "PIL": "pillow",
     "rich": "rich",
     "scipy": "scipy",
     "skimage": "scikit-image",

@@ -42,8 +42,8 @@ def test_found_in_root_or_below(feeds, pictures, nested):
         ),
         (
             "folders",
-            "put pictures into {root}/folders/train/CLASS/ and val/CLASS/, or name the folder that holds train and val "
-            "as the data_root",
+            "put pictures into {root}/folders/train/CLASS/ and val/CLASS/, a folder for each class and the same ones "
+            "in both; or name the folder that holds train and val as the data_root",
         ),
     ],
 )
@@ -85,7 +85,7 @@ def flat_validation(root: Path) -> None:
     [
         (empty_class, "/train: put the pictures there, one folder a class .*elk"),
         (other_class, r"/train has a class 'cat' that .*/val has not \(2 such classes\); both need the same folders"),
-        (flat_validation, "/val: put the pictures there, one folder a class .*Couldn't find any class folder"),
+        (flat_validation, "/val: put the pictures there, one folder a class .*it holds no folder"),
         (lambda root: shutil.rmtree(root / "val"), "/val is missing: put the pictures there, one folder a class"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -117,3 +118,18 @@ def test_a_part_of_the_pictures(feeds):
     feed = feeds(train_images=9, batch_size=9).train
     first, second = (epoch(feed, number)[0][1] for number in (0, 1))
     assert first.bincount().tolist() == second.bincount().tolist() == [3, 3, 3]
+
+
+def test_gray_pictures_of_sixteen_bits_are_those_of_eight(feeds, pictures, tmp_path):
+    """They had become white, and a network that reads them guessed."""
+    deep = tmp_path / "deep"
+    for path in pictures.glob("*/*/*"):
+        place = deep / path.relative_to(pictures).with_suffix(".png")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as image:
+            gray = image.convert("L")
+        path.unlink()
+        gray.save(path.with_suffix(".png"))
+        Image.fromarray(np.asarray(gray).astype(np.uint16) * 257).save(place)
+    assert same(epoch(feeds().train, 1), epoch(feeds(root=deep).train, 1))
+    assert same(list(feeds().test), list(feeds(root=deep).test))

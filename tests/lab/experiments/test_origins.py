@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from calibnorm.lab.data.contents import Contents, Part
 from calibnorm.lab.experiments.grid import Cell, Grid
 from calibnorm.lab.experiments.origins import made_with, of_run
 from calibnorm.lab.recipes import Classification
@@ -47,6 +48,17 @@ def test_the_report_says_nothing_of_itself_where_it_was_made_as_the_runs_were(tm
     text = written(3.0, make(tmp_path, describe_environment()))
     assert text.count("trained with") == 1
     assert "written with" not in text
+
+
+def test_what_the_runs_were_trained_on_stands_there_once(tmp_path: Path) -> None:
+    grid = make(tmp_path, None, None)
+    part = Part({"cat": 3, "dog": 5}, {}, {"hidden": (2, ".cache")})
+    for run in grid.runs()[:2]:
+        (run.folder / "data.json").write_text(json.dumps(Contents("folders", ("cat", "dog"), part, part).to_dict()))
+    text = written(3.0, grid)
+    images = "8 (3 to 5 a class)"
+    assert text.count(f"- folders: 2 classes, training images {images}, test images {images}.") == 1
+    assert text.count("- folders: left out of test: 2 hidden (such as .cache).") == 1
 
 
 def test_a_run_that_went_on_elsewhere_is_of_two_commits(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import torch
 from calibnorm.errors import RunFailed, Stopped, UsageError, exit_status
 from calibnorm.lab import cli, data
 from calibnorm.lab.data.folders import _train_order
-from calibnorm.lab.data.pictures import scan
+from calibnorm.lab.data.listing import scan
 from calibnorm.lab.tasks.classify import Classify
 from calibnorm.lab.training import folder as folders
 from calibnorm.lab.training import learner, meetings

@@ -17,6 +17,19 @@ import torch
 from calibnorm.errors import UsageError
 from calibnorm.lab.data.image_set import Split
 
+_OBJECTS = "airplane automobile bird cat deer dog frog horse ship truck"
+_FINE = """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+    caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
+    flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree
+    motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate
+    poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
+    squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
+    wardrobe whale willow_tree wolf woman worm
+"""
+CIFAR10, CIFAR100 = tuple(_OBJECTS.split()), tuple(_FINE.split())
+"""What the labels mean, in their order; CIFAR-100's are the fine ones."""
+
 
 def read_cifar10(root: Path) -> tuple[Split, Split]:
     """Return CIFAR-10's training and test images from where torchvision keeps them, or from the archive in root."""

@@ -9,6 +9,7 @@ from typing import Generic, Literal, TypeVar, get_args
 from torch import Tensor
 
 from calibnorm.errors import Setting, UsageError
+from calibnorm.lab.data.contents import Contents
 
 Augment = Literal["crop_flip", "crop", "none"]
 Batch = TypeVar("Batch")
@@ -21,7 +22,13 @@ class Feed(ABC, Generic[Batch]):
 
     An epoch can be stopped after any batch and gone on with: what ``state_dict`` returned there, loaded into a new feed
     made with the same arguments, gives exactly the batches that were still to come.
+
+    Attributes:
+        contents: What the set holds, that of training and that of the test; None where the feed does not say. Of a
+            run's training feed it goes into the run's folder: a run goes on with the same contents alone.
     """
+
+    contents: Contents | None = None
 
     def __init__(self) -> None:
         self._epoch = 0
@@ -76,11 +83,12 @@ class ImageFeed(Feed[ImageBatch]):
     Args:
         classes: Outputs that a network needs to be trained with these labels.
         channels: Channels of the images.
+        contents: What the set holds, where that is known.
     """
 
-    def __init__(self, classes: int, channels: int) -> None:
+    def __init__(self, classes: int, channels: int, contents: Contents | None = None) -> None:
         super().__init__()
-        self.classes, self.channels = classes, channels
+        self.classes, self.channels, self.contents = classes, channels, contents
 
 
 def check_shares(name: str, images_a_batch: int, available: int, world: int) -> None:

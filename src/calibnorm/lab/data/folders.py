@@ -17,9 +17,11 @@ from torch.utils.data import DataLoader, Sampler
 from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.data import sets
 from calibnorm.lab.data.augment import standardize
+from calibnorm.lab.data.contents import Contents
 from calibnorm.lab.data.feed import Augment, ImageBatch, ImageFeed, check_augment, check_shares
 from calibnorm.lab.data.image_set import balanced
-from calibnorm.lab.data.pictures import Damaged, Listing, Pictures, collate, scan
+from calibnorm.lab.data.listing import Listing, scan
+from calibnorm.lab.data.pictures import Damaged, Pictures, collate
 from calibnorm.lab.data.seeding import generator
 from calibnorm.lab.data.workers import START_METHOD, end_workers, held_back, readers, start_worker, started
 
@@ -111,7 +113,7 @@ def folder_feeds(
         world: Processes that share each batch.
 
     Raises:
-        UsageError: A folder is missing or empty, train and val have different classes, they are not
+        UsageError: A folder is missing or empty, train and val have different classes or one alone, they are not
             ImageNet's 1000, or the batch cannot be shared; later, with its name, a picture that cannot be read.
         WorkerError: Later: a worker process died.
     """
@@ -129,7 +131,8 @@ def folder_feeds(
     check_shares("batch_size", batch_size, len(rows), world)
     test_rows = torch.arange(len(test))[rank::world]
     test_order = _Order(lambda epoch: test_rows, len(test_rows), max(1, batch_size // world))
-    common = (len(train.classes), device, readers() if workers is None else workers)
+    contents = Contents(name, train.classes, train.part, test.part)
+    common = (contents, device, readers() if workers is None else workers)
     return FolderFeeds(
         _FolderFeed(Pictures(train, size, seed, augment), _train_order(rows, batch_size, seed, rank, world), *common),
         _FolderFeed(Pictures(test, size, seed, "none"), test_order, *common),
@@ -144,7 +147,8 @@ def _find(name: str, root: Path) -> Path:
             return folder
     asked, place = Setting("data", name), f"{(root / name).absolute()}/train/CLASS/ and val/CLASS/"
     if name != "imagenet":
-        remedy = f"put pictures into {place}, or name the folder that holds train and val as the "
+        how = f"put pictures into {place}, a folder for each class and the same ones in both"
+        remedy = f"{how}; or name the folder that holds train and val as the "
         raise UsageError(asked, f"is missing; {remedy}", Setting("data_root"))
     for folder in (root / name, root):
         if (folder / "ILSVRC2012_img_train.tar").is_file():
@@ -160,6 +164,9 @@ def _check_classes(train: Listing, test: Listing, classes: int | None) -> None:
         there, lacking = (train, test) if name in train.classes else (test, train)
         reason = f"has a class {name!r} that {lacking.folder} has not ({len(different)} such classes)"
         raise UsageError(f"{there.folder} {reason}; both need the same folders")
+    if len(train.classes) == 1:
+        reason = f"has one class, {train.classes[0]!r}, alone: there is nothing to tell apart"
+        raise UsageError(f"{train.folder} {reason}; make a folder for each class, there and in {test.folder}")
     if classes not in (None, len(train.classes)):
         reason = f"{len(train.classes)} folders of classes instead of {classes}; "
         raise UsageError(f"{train.folder}: {reason}", Setting("data", "folders"), " takes any number")
@@ -200,8 +207,10 @@ def _train_order(rows: Tensor, batch_size: int, seed: int, rank: int, world: int
 
 
 class _FolderFeed(ImageFeed):
-    def __init__(self, pictures: Pictures, order: _Order, classes: int, device: torch.device, workers: int) -> None:
-        super().__init__(classes, 3)
+    def __init__(
+        self, pictures: Pictures, order: _Order, contents: Contents, device: torch.device, workers: int
+    ) -> None:
+        super().__init__(len(contents.classes), 3, contents)
         self._order, self._device = order, device
         self._mean, self._std = (255 * torch.tensor(values, device=device).view(-1, 1, 1) for values in (MEAN, STD))
         self._loader: DataLoader[Any] = DataLoader(
@@ -227,8 +236,7 @@ class _FolderFeed(ImageFeed):
             iterator = self._iterator()
             while (batch := self._next(iterator)) is not None:
                 if isinstance(batch, Damaged):
-                    reason = f"no picture that can be read ({batch.reason})"
-                    raise UsageError(f"{batch.path}: {reason}; replace or remove it")
+                    raise UsageError(batch.reason)
                 images, labels = (part.to(self._device, non_blocking=True) for part in batch)
                 yield standardize(images, self._mean, self._std), labels
         except GeneratorExit:  # the rest is not wanted; the workers stay for the next epoch

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.data.augment import Shifts, crop_flip, standardize
+from calibnorm.lab.data.contents import Contents, of_images
 from calibnorm.lab.data.feed import Augment, ImageBatch, ImageFeed, check_augment, check_shares, share
 from calibnorm.lab.data.image_set import ImageSet, Split, fit
 from calibnorm.lab.data.seeding import generator
@@ -63,7 +64,7 @@ def train_feed(
     if mix is None:
         check_shares("batch_size", batch_size, len(images.train), world)
         streams = [stream("main", images, batch_size, 0)]
-        return _TrainFeed(streams, len(images.train) // batch_size, images.classes, rank, world)
+        return _TrainFeed(streams, len(images.train) // batch_size, of_images(images), rank, world)
     check_shares("mix_main", mix_main, len(images.train), world)
     check_shares("mix_others", mix_others, len(mix.train), world)
     if batch_size != mix_main + mix_others:
@@ -71,7 +72,7 @@ def train_feed(
         raise UsageError(Setting("batch_size", batch_size), reason)
     others = stream("others", fit(mix, images.channels, images.size), mix_others, images.classes)
     streams = [stream("main", images, mix_main, 0), others]
-    return _TrainFeed(streams, len(images.train) // mix_main, images.classes + mix.classes, rank, world)
+    return _TrainFeed(streams, len(images.train) // mix_main, of_images(images, mix), rank, world)
 
 
 def test_feed(
@@ -134,8 +135,8 @@ class _Stream:
 
 
 class _TrainFeed(ImageFeed):
-    def __init__(self, streams: list[_Stream], batches: int, classes: int, rank: int, world: int) -> None:
-        super().__init__(classes, streams[0]._images.shape[1])
+    def __init__(self, streams: list[_Stream], batches: int, contents: Contents, rank: int, world: int) -> None:
+        super().__init__(len(contents.classes), streams[0]._images.shape[1], contents)
         self._streams, self._batches, self._rank, self._world = streams, batches, rank, world
 
     def __len__(self) -> int:

@@ -15,6 +15,12 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 
+FASHION = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+"""What FashionMNIST's labels mean, as its authors have it."""
+
 # Of the unpacked files. torchvision knows the packed ones alone, and Debian packs them again; the sums of FashionMNIST
 # are those of Debian's package, and both sets' are in several public projects that check the originals.
 SHA256 = {

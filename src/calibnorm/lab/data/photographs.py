@@ -5,8 +5,11 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from calibnorm.lab.data.pictures import read_picture
 
 # The files themselves are read: skimage.data's functions ask the network about some of them.
 SKLEARN = {"china": "images/china.jpg", "flower": "images/flower.jpg"}
@@ -36,14 +39,11 @@ def photograph(name: str) -> Tensor:
     >>> photograph("coffee").shape
     torch.Size([3, 400, 600])
     """
-    import numpy as np
     import skimage  # half a second of import for each
     import sklearn.datasets
-    from PIL import Image
 
     if name in SKLEARN:
         path = Path(sklearn.datasets.__file__).parent / SKLEARN[name]
     else:
         path = Path(skimage.__file__).parent / "data" / SKIMAGE[name]
-    with Image.open(path) as picture:
-        return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+    return torch.from_numpy(np.array(read_picture(path))).permute(2, 0, 1)

@@ -1,12 +1,13 @@
-"""Folders of pictures, one folder a class: what is in them, and one picture at a time."""
+"""One picture at a time: from a file, in whatever mode it is, to red, green and blue; and cut for a network."""
 
 from __future__ import annotations
 
-import os
+import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,65 +16,133 @@ from torch.utils.data import Dataset
 
 from calibnorm.errors import UsageError
 from calibnorm.lab.data.feed import Augment
+from calibnorm.lab.data.listing import Listing
 from calibnorm.lab.data.seeding import number
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 RESIZE = 256 / 224
 """The test's short side before the centre crop, in sizes of the crop."""
 
+PAPER = (255, 255, 255)
+"""What shows through where a picture is transparent: white, as in a browser or on paper."""
 
-@dataclass(frozen=True)
-class Listing:
-    """The pictures below a folder.
+BITS, PHOTOMETRIC, ORIENTATION = 258, 262, 274
+"""Tags of TIFF and EXIF: bits of a sample; 0 where white is the smallest value; how the camera was held."""
+
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+"""What undoes each EXIF orientation, in Pillow's words."""
+
+
+def read_picture(path: Path) -> Image.Image:
+    """Read a picture from a file, in red, green and blue, as :func:`to_rgb` makes it.
+
+    Of several pictures in one file (animations, pages, the two of a stereo camera) it is the first.
+
+    Raises:
+        UsageError: The file is missing, damaged, no picture that Pillow can read, or one that :func:`to_rgb` refuses;
+            the text names the file.
+    """
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings(), path.open("rb") as file:
+            # As some of ImageNet's pictures have; it says nothing of the pixels.
+            warnings.filterwarnings("ignore", "Corrupt EXIF", UserWarning)
+            with Image.open(file) as image:
+                return to_rgb(image)
+    except UsageError as error:
+        reason = str(error)
+    except Exception as error:  # Pillow has no common class: a damaged file can raise what it likes
+        reason = f"{type(error).__name__}: {error}"
+    raise UsageError(f"{path}: no picture that can be read ({reason}); replace or remove it")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return a picture of any of Pillow's modes in 8 bits of red, green and blue, as a person would see it.
+
+    It is turned as its EXIF orientation says. What is transparent (LA, La, PA, RGBA, RGBa, or one transparent color of
+    1, L, P, RGB and I;16) lies on white. Gray of more than 8 bits is scaled by what its mode holds, never by what the
+    single picture holds, so that pictures of one set stay comparable:
+
+    =====================  =================================================================================
+    I;16, I;16B, I;16L, I  0 to 65535 become 0 to 255, rounded; 0 to 4095 where a TIFF file says 12 bits
+    F                      0 to 1 become 0 to 255, rounded
+    =====================  =================================================================================
+
+    Other modes (1, L, P, RGBX, CMYK, YCbCr, LAB, HSV) are converted by Pillow. Profiles in the file are not applied.
 
     Args:
-        folder: Holds one folder a class.
-        classes: Their names, in order: the labels.
-        names: Each picture's path below the folder, as bytes of one length. One array, as a list of a million Python
-            strings would be copied, page by page, into each worker process that counts references to them.
-        labels: (N,) in int64.
+        image: Any picture; it is loaded, and otherwise left as it is.
+
+    Returns:
+        A new picture of mode RGB.
+
+    Raises:
+        UsageError: A mode of more than 8 bits whose values lie outside of its range, or all within the range's first
+            1/255, which would be black: for example 0 to 255 in mode I or F.
+
+    >>> from PIL import Image
+    >>> to_rgb(Image.new("I;16", (1, 1), 257 * 200)).getpixel((0, 0))
+    (200, 200, 200)
+    >>> to_rgb(Image.new("RGBA", (1, 1), (0, 0, 0, 0))).getpixel((0, 0))
+    (255, 255, 255)
     """
+    from PIL import Image
 
-    folder: Path
-    classes: tuple[str, ...]
-    names: np.ndarray[Any, np.dtype[np.bytes_]]
-    labels: Tensor
+    image.load()  # before the orientation is asked for: a TIFF file turns its picture itself as it is loaded
+    turn = _TURNS.get(_orientation(image))
+    if image.mode[0] in "IF":
+        image = _eight_bits(image)
+    elif image.mode in ("La", "RGBa"):  # colors multiplied by their opacity
+        image = image.convert(image.mode.replace("a", "A"))
+    if image.has_transparency_data:
+        paper = Image.new("RGBA", image.size, PAPER)
+        image = Image.alpha_composite(paper, image.convert("RGBA"))
+    colored = image.convert("RGB")
+    return colored if turn is None else colored.transpose(Image.Transpose[turn])
 
-    def __len__(self) -> int:
-        return len(self.labels)
 
-    def path(self, index: int) -> Path:
-        """Return where a picture lies."""
-        name: str = self.names[index].decode("utf-8", "surrogateescape")
-        return self.folder / name
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, from 1 to 8; 1 also where EXIF is damaged."""
+    with suppress(Exception):
+        return int(image.getexif().get(ORIENTATION, 1))
+    return 1
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Return a gray picture of more bits in mode L, or LA where one of its values means transparency."""
+    from PIL import Image
+
+    values, tags = np.asarray(image).astype(np.float64), getattr(image, "tag_v2", {})
+    whole = 4095 if tags.get(BITS) == (12,) else 65535
+    white = 1 if image.mode == "F" else whole
+    low, high = values.min(), values.max()
+    step = white / 255
+    if not -step / 2 <= low <= high < white + step / 2 or 0 < high < step:  # NaN is refused as well
+        meant = f"mode {image.mode} is read as 0 (black) to {white} (white)"
+        raise UsageError(f"its values are {low:g} to {high:g}, and {meant}; scale them to that range, or save 8 bits")
+    gray = values / step
+    shown = Image.fromarray(np.rint(255 - gray if tags.get(PHOTOMETRIC) == 0 else gray).clip(0, 255).astype(np.uint8))
+    if (transparent := image.info.get("transparency")) is not None:
+        shown.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return shown
 
 
 @dataclass(frozen=True)
 class Damaged:
     """A picture that cannot be read: workers return it, as an exception of theirs arrives as a page of text."""
 
-    path: Path
     reason: str
-
-
-def scan(folder: Path) -> Listing:
-    """List the pictures of a folder as torchvision's ImageFolder does.
-
-    Raises:
-        UsageError: No folder, no folders of classes in it, or a class without pictures.
-    """
-    from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset  # a second of import
-
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is missing: put the pictures there, one folder a class")
-    try:
-        classes, labels = find_classes(str(folder))
-        found = make_dataset(str(folder), labels, IMG_EXTENSIONS)
-    except FileNotFoundError as error:  # without any, or with empty ones, which it names
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"{folder}: put the pictures there, one folder a class ({reason})") from None
-    start = len(os.path.join(folder, ""))  # a million paths: relative_to takes five seconds more
-    names = np.array([path[start:].encode("utf-8", "surrogateescape") for path, _ in found])
-    return Listing(folder, tuple(classes), names, torch.tensor([label for _, label in found]))
 
 
 class Pictures(Dataset[tuple[Tensor, int] | Damaged]):
@@ -102,15 +171,11 @@ class Pictures(Dataset[tuple[Tensor, int] | Damaged]):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | Damaged:
         """Return a picture, (3, size, size) in uint8, and its label; or which one cannot be read."""
-        from PIL import Image
-
         epoch, index = key
-        path = self._listing.path(index)
         try:
-            with path.open("rb") as file, Image.open(file) as image:
-                colored = image.convert("RGB")
-        except Exception as error:  # Pillow has no common class: a damaged file can raise what it likes
-            return Damaged(path, f"{type(error).__name__}: {error}")
+            colored = read_picture(self._listing.path(index))
+        except UsageError as error:
+            return Damaged(str(error))
         # torchvision's transforms draw from torch's global generator; it is put back, as this may be the main process.
         before = torch.default_generator.get_state()
         torch.default_generator.manual_seed(number("picture", self._seed, epoch, index))

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from calibnorm.errors import Setting, UsageError
-from calibnorm.lab.data import cifar, composed, digits, mnist, photographs
+from calibnorm.lab.data import cifar, composed, digits, mnist
 from calibnorm.lab.data.image_set import ImageSet, Split, balanced, check, make
+from calibnorm.lab.data.photographs import NAMES
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class Info:
         size: Pixels a side of the images that a network gets.
         folder: Whether it is a folder of pictures that worker processes read
             (:func:`calibnorm.lab.data.folder_feeds`), not tensors in memory (:func:`load`).
+        class_names: What the labels mean; none where a label is its own name, or a folder's.
     """
 
     classes: int | None
     channels: int
     size: int
     folder: bool = False
+    class_names: tuple[str, ...] = ()
 
 
 Reader = Callable[[Path], tuple[Split, Split]]
@@ -37,11 +40,11 @@ Reader = Callable[[Path], tuple[Split, Split]]
 _SETS: dict[str, tuple[Info, Reader | None]] = {
     "digits": (Info(10, 1, 8), digits.read),
     "mnist": (Info(10, 1, 28), mnist.read_mnist),
-    "fashion_mnist": (Info(10, 1, 28), mnist.read_fashion_mnist),
-    "cifar10": (Info(10, 3, 32), cifar.read_cifar10),
-    "cifar100": (Info(100, 3, 32), cifar.read_cifar100),
-    "fashion_colours": (Info(10, 3, composed.SIZE), composed.read_fashion_colours),
-    "patches": (Info(len(photographs.NAMES), 3, composed.SIZE), composed.read_patches),
+    "fashion_mnist": (Info(10, 1, 28, class_names=mnist.FASHION), mnist.read_fashion_mnist),
+    "cifar10": (Info(10, 3, 32, class_names=cifar.CIFAR10), cifar.read_cifar10),
+    "cifar100": (Info(100, 3, 32, class_names=cifar.CIFAR100), cifar.read_cifar100),
+    "fashion_colours": (Info(10, 3, composed.SIZE, class_names=mnist.FASHION), composed.read_fashion_colours),
+    "patches": (Info(len(NAMES), 3, composed.SIZE, class_names=NAMES), composed.read_patches),
     "pasted_digits": (Info(10, 3, composed.SIZE), composed.read_pasted_digits),
     "imagenet": (Info(1000, 3, 224, folder=True), None),
     "folders": (Info(None, 3, 224, folder=True), None),
@@ -58,6 +61,16 @@ def info(name: str) -> Info:
     if name not in _SETS:
         raise UsageError(Setting("data", name), f"unknown; choose one of {', '.join(_SETS)}")
     return _SETS[name][0]
+
+
+def class_names(name: str, classes: int) -> tuple[str, ...]:
+    """Return what a set's labels mean: the numbers from 0 where they say it themselves, as digits do.
+
+    >>> class_names("fashion_mnist", 10)[:3], class_names("digits", 10)[:3]
+    (('T-shirt/top', 'Trouser', 'Pullover'), ('0', '1', '2'))
+    """
+    known = _SETS[name][0].class_names if name in _SETS else ()
+    return known or tuple(map(str, range(classes)))
 
 
 @contextmanager

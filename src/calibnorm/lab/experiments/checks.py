@@ -12,30 +12,34 @@ import torch
 from torch import nn
 
 from calibnorm.lab import tasks
+from calibnorm.lab.experiments.grid import Run
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.tasks import Feeds, Place, Task
+from calibnorm.lab.training import same_data
 from calibnorm.lab.training.machine import Accelerator, check_machine
 
 
-def check(recipes: Iterable[Recipe], data_root: Path, accelerator: Accelerator) -> None:
+def check(runs: Iterable[Run], data_root: Path, accelerator: Accelerator) -> None:
     """Find out what training would refuse: ask the machine, read every data set, and build every network.
 
-    Every network with plain BatchNorm is sent a few images; with its own norm it is built without memory.
+    Every network with plain BatchNorm is sent a few images; with its own norm it is built without memory. Runs that are
+    there must have been trained on the data that are there: else runs of different data would be compared.
 
     Args:
-        recipes: What will be trained.
+        runs: What will be trained, or is there.
         data_root: Where data sets lie.
         accelerator: "cpu", "cuda" or "auto".
 
     Raises:
         UsageError: There is no such device, or it has not the precision; a data set is missing or does not fit the
-            settings; a network, norm or stage is not known. The text names it.
+            settings; a network, norm or stage is not known; a run was trained on other data. The text names it.
     """
     found: dict[Recipe, Feeds[Any]] = {}
     built: set[Recipe] = set()
     able: set[tuple[str, bool]] = set()
     with ExitStack() as opened:
-        for recipe in recipes:
+        for run in runs:
+            recipe = run.recipe
             task = tasks.of(recipe)
             task.check()
             if (recipe.precision, recipe.compile) not in able:
@@ -47,6 +51,7 @@ def check(recipes: Iterable[Recipe], data_root: Path, accelerator: Accelerator) 
             if images not in found:
                 found[images] = task.feeds(data_root, Place(device=torch.device("cpu"), rank=0, world=1), workers=None)
                 opened.callback(found[images].close)
+            same_data.check(run.folder, found[images].train.contents, "; choose another folder, or remove that run")
             if plain not in built:
                 of_plain = tasks.of(plain)
                 of_plain.try_out(build(of_plain, found[images], "cpu"), found[images])

@@ -55,7 +55,7 @@ def run(config: CompareConfig, console: Console | None = None, report: type[Comp
     with called(norm="norms"):
         grid = plan(config, recipe)
         with data.remembered():
-            check((cell.recipe for cell in grid.cells), config.data_root, config.accelerator)
+            check(grid.runs(), config.data_root, config.accelerator)
     console = console or Console()
     for sentence in changed_sources(run.folder for run in grid.runs()):
         console.print(sentence, style="yellow", highlight=False)

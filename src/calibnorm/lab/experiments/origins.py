@@ -1,4 +1,4 @@
-"""With which commits, on which machines the runs of a grid were trained: what their own folders say."""
+"""With which commits, on which machines and data the runs of a grid were trained: what their own folders say."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from calibnorm.lab.experiments.grid import Grid, Run
+from calibnorm.lab.training import same_data
 from calibnorm.lab.training.folder import CONFIG, ENVIRONMENT
 from calibnorm.report.document import Block, Bullets, Paragraph
 from calibnorm.report.environment import describe_environment
@@ -23,7 +24,7 @@ def made_with(command: str, seconds: float, grid: Grid) -> list[Block]:
         lines.append(f"This report was written with {now}.")
     return [
         Paragraph(f"`{command}`, {seconds:.0f} s this time."),
-        Bullets(lines),
+        Bullets([*lines, *trained_on(grid.runs())]),
         Paragraph(
             "The settings and the machine of every run stand in its folder, in config.json and environment.json. "
             "results.csv has a line for every run, summary.csv one for every cell."
@@ -35,6 +36,12 @@ def trained_with(runs: Iterable[Run]) -> dict[str, int]:
     """Return how the runs that have begun were trained, with how many of them were, the most frequent first."""
     counted = Counter(of_run(run) for run in runs if (run.folder / CONFIG).exists())
     return dict(counted.most_common())
+
+
+def trained_on(runs: Iterable[Run]) -> list[str]:
+    """Return sentences on the data of the runs that have begun, each set once."""
+    found = [contents for run in runs if (contents := same_data.noted(run.folder)) is not None]
+    return [f"{text}." for text in dict.fromkeys(text for contents in found for text in contents.in_words())]
 
 
 def of_run(run: Run) -> str:

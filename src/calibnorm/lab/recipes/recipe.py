@@ -39,7 +39,8 @@ class Recipe:
     model: str
     """Network, such as resnet164, preresnet164, densenet100_k12, resnext29_8x64d; any depth, such as resnet56."""
     data: str
-    """Images: digits, fashion_mnist, mnist, cifar10, cifar100, imagenet."""
+    """Images: digits, fashion_mnist, mnist, cifar10, cifar100, imagenet; or folders: your own pictures, a folder for
+    each class, in DATA_ROOT/folders/train/CLASS/ and DATA_ROOT/folders/val/CLASS/."""
     epochs: int
     """Passes over the training images."""
     norm: str = "bn"

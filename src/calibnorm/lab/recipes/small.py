@@ -41,3 +41,13 @@ def fashion_study() -> Classification:
     """
     warm = Classification("resnet56", "fashion_mnist", epochs=6, schedule="cosine", warmup_epochs=1)
     return replace(warm, train_images=5000, image_size=14, test_every=3, batch_size=64)
+
+
+def folders_small() -> Classification:
+    """ResNet-20 on your own pictures (--data folders) at 64 x 64, thirty epochs: for some hundreds of them on a CPU.
+
+    Pictures are cut and flipped at random, as ImageNet's are. A warm-up epoch, a cosine, batches of 32 and the usual
+    learning rate for these, 0.1 x 32 / 128; nothing was tuned for any norm. `docs/data.md` says where pictures go.
+    """
+    warm = Classification("resnet20", "folders", epochs=30, schedule="cosine", warmup_epochs=1, learning_rate=0.025)
+    return replace(warm, norm="iebn", image_size=64, batch_size=32, augment="crop_flip")

@@ -12,13 +12,14 @@ import torch
 from lightning.fabric import Fabric
 from torch import nn
 
-from calibnorm.errors import RunFailed
+from calibnorm.errors import RunFailed, Setting
 from calibnorm.lab import data, tasks
+from calibnorm.lab.data import Contents
 from calibnorm.lab.data.workers import readers
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.tasks import Feeds, Place, Task
 from calibnorm.lab.training import folder as folders
-from calibnorm.lab.training import processes
+from calibnorm.lab.training import processes, same_data
 from calibnorm.lab.training.checkpoints import Checkpoints, clear, dumped
 from calibnorm.lab.training.clock import Timing
 from calibnorm.lab.training.ending import AGAIN, end_together
@@ -105,8 +106,11 @@ def train(
         stack.enter_context(convolutions(fabric.device, recipe.precision))
         learner = Learner(task, fabric, network)
         on_first(fabric, lambda: stack.enter_context(folders.locked(folder)))
-        files = Files(folder, fabric, learner, watcher)
+        contents = feeds.train.contents
+        files = Files(folder, fabric, learner, watcher, contents)
         content = files.open(override)
+        for sentence in contents.in_words() if contents is not None else ():
+            watcher.say(sentence)
         run = Loop(task, fabric, feeds, learner, files.checkpoint, watcher, stop, checkpoint_minutes)
         watcher.start(task.measures, recipe.epochs)
         if content is not None:
@@ -144,8 +148,10 @@ def _named_workers() -> Iterator[None]:
 class Files:
     """What a run leaves in its folder; only process 0 writes, and an error of it is raised in all."""
 
-    def __init__(self, folder: Path, fabric: Fabric, learner: Learner[Any], watcher: Watcher) -> None:
-        self.folder, self.fabric, self.learner = folder, fabric, learner
+    def __init__(
+        self, folder: Path, fabric: Fabric, learner: Learner[Any], watcher: Watcher, contents: Contents | None
+    ) -> None:
+        self.folder, self.fabric, self.learner, self.contents = folder, fabric, learner, contents
         self.task, self.recipe = learner.task, learner.recipe
         self._say = watcher.say
         self.checkpoints = Checkpoints(folder / folders.CHECKPOINTS, watcher.say)
@@ -160,6 +166,8 @@ class Files:
             if (content := self.checkpoints.load()) is not None:
                 rows = Progress.from_state_dict(content["progress"]).rows
                 folders.check_epochs(self.folder, self.recipe.epochs, rows)
+            remedy = ("; put it back as it was, or choose another ", Setting("folder"))
+            same_data.check(self.folder, self.contents, *remedy, checkpoint=content)
             folders.claim(self.folder, self.recipe, override)
             environment = describe_environment() | {
                 "lightning": package_version("lightning"),
@@ -171,6 +179,7 @@ class Files:
             }
             for path in folders.changed_sources(self.folder):
                 self._say(f"{self.folder}: goes on with {path}, which has changed since it began")
+            same_data.note(self.folder, self.contents, anew=content is None)
             changed = folders.note_environment(self.folder, environment)
             if content is not None and changed:
                 what = ", ".join(f"{name} {now} in place of {before}" for name, (before, now) in changed.items())
@@ -180,8 +189,9 @@ class Files:
         return self._first(work)
 
     def checkpoint(self, content: dict[str, Any], step: int) -> None:
-        """Write a checkpoint."""
-        self._first(lambda: self.checkpoints.save(content, step) and None)
+        """Write a checkpoint, with what the run is trained on."""
+        data = {} if self.contents is None else {"data": self.contents.to_dict()}
+        self._first(lambda: self.checkpoints.save(content | data, step) and None)
 
     def weights(self, rows: Sequence[EpochFigures], row: EpochFigures) -> None:
         """Write the weights as they were tested, for people: the last ones, and the best ones where these are."""
@@ -189,7 +199,9 @@ class Files:
 
         def work() -> None:
             figures = {"epoch": row.epoch, headline.name: row.figures[headline.name]}
-            written = dumped({"recipe": self.recipe.to_dict(), **figures, "network": self.learner.weights()})
+            names = {} if self.contents is None else {"classes": list(self.contents.classes)}
+            content = {"recipe": self.recipe.to_dict(), **figures, **names, "network": self.learner.weights()}
+            written = dumped(content)
             write_whole(self.folder / folders.LAST, written)
             if folders.best_row(rows, headline) is row:
                 write_whole(self.folder / folders.BEST, written)

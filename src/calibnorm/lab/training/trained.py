@@ -15,6 +15,7 @@ from torch import nn
 from calibnorm.errors import UsageError
 from calibnorm.lab import tasks
 from calibnorm.lab.tasks import Feeds, Task
+from calibnorm.lab.training import same_data
 from calibnorm.lab.training.folder import CONFIG, LAST, read_recipe
 from calibnorm.lab.training.learner import initial_network
 from calibnorm.lab.training.processes import Processes
@@ -28,11 +29,13 @@ class Trained:
         task: What it has learned.
         feeds: What it was trained and tested on.
         network: The network.
+        class_names: Which class each output is; empty where the task has no classes.
     """
 
     task: Task[Any]
     feeds: Feeds[Any]
     network: nn.Module
+    class_names: tuple[str, ...] = ()
 
     @torch.no_grad()
     def headline(self) -> float:
@@ -52,14 +55,17 @@ def trained(folder: Path, data_root: Path) -> Iterator[Trained]:
         data_root: Where data sets lie.
 
     Raises:
-        UsageError: The run's files are not there or not whole, or its images are missing.
+        UsageError: The run's files are not there or not whole, or its images are missing, or others than those that it
+            was trained on.
     """
     recipe = read_recipe(folder)
     if recipe is None:
         raise UsageError(f"{folder / CONFIG}: is missing or damaged; remove {folder}")
     task = tasks.of(recipe)
     feeds = task.feeds(data_root, tasks.Place(device=torch.device("cpu"), rank=0, world=1), None)
+    contents = feeds.train.contents
     try:
+        same_data.check(folder, contents, "; put it back as it was")
         network = initial_network(task, feeds)
         try:
             content = torch.load(folder / LAST, map_location="cpu", weights_only=True)
@@ -67,6 +73,6 @@ def trained(folder: Path, data_root: Path) -> Iterator[Trained]:
         except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
             reason = "is missing or damaged, so the run cannot be tested; train it again"
             raise UsageError(f"{folder / LAST}: {reason}") from error
-        yield Trained(task, feeds, network.eval())
+        yield Trained(task, feeds, network.eval(), () if contents is None else contents.classes)
     finally:
         feeds.close()

@@ -37,7 +37,7 @@ def run(config: TableConfig, console: Console | None = None) -> int:
     table, console = TABLES[config.table], console or Console()
     with data.remembered():
         grid, left_out = plan(table, config)
-        check((cell.recipe for cell in grid.cells), config.data_root, config.accelerator)
+        check(grid.runs(), config.data_root, config.accelerator)
     for sentence in absent(left_out):
         console.print(sentence, style="yellow", highlight=False)
     note = {"command": COMMAND, "table": table.name, "scale": config.scale}
