@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from calibnorm._stopping import name_of
 from calibnorm.errors import Stopped
 from calibnorm.lab.experiments.config import Common
 from calibnorm.lab.experiments.grid import Grid, write_note
@@ -76,12 +76,7 @@ def train_grid(grid: Grid, config: Common, console: Console) -> dict[Path, Outco
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
         bar = progress.add_task(f"{len(runs)} runs", total=sum(run.recipe.epochs for run in runs))
         settings = Settings(config.data_root, config.accelerator)
-        try:
-            return train_all(
-                runs, config.processes, settings, lambda: progress.update(bar, completed=epochs_done(runs))
-            )
-        except KeyboardInterrupt:
-            raise Stopped(signal.SIGINT, "stopped") from None
+        return train_all(runs, config.processes, settings, lambda: progress.update(bar, completed=epochs_done(runs)))
 
 
 def complaints(grid: Grid, ended: Mapping[Path, Outcome]) -> list[str]:
@@ -98,9 +93,8 @@ def complaints(grid: Grid, ended: Mapping[Path, Outcome]) -> list[str]:
 
 def stopped(grid: Grid, number: int) -> int:
     """Say what a signal left, and return the exit status."""
-    how = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
     print(
-        f"\ncalibnorm: stopped by {how}; {grid.root} keeps what is done, and the same command goes on from there",
+        f"\ncalibnorm: stopped by {name_of(number)}; {grid.root} keeps what is done, and the same command goes on from there",
         file=sys.stderr,
     )
     return 128 + number

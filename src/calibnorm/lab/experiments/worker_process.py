@@ -20,6 +20,7 @@ from calibnorm.errors import Diverged, RunFailed, Stopped, UsageError
 from calibnorm.lab.experiments.grid import Run
 from calibnorm.lab.experiments.outcomes import Outcome, outcome
 from calibnorm.lab.locks import exclusive
+from calibnorm.lab.training.interruption import Interruption
 from calibnorm.lab.training.machine import Accelerator
 from calibnorm.report.files import write_json
 
@@ -55,7 +56,8 @@ def work(pipe: Connection, settings: Settings, gpu: str | None) -> None:
         run.log.parent.mkdir(parents=True, exist_ok=True)
         with output_to(run.log):
             try:
-                answer = train_unless_busy(run, settings)
+                with Interruption() as stop:
+                    answer = train_unless_busy(run, settings, stop)
             except Stopped as stopped:
                 raise SystemExit(128 + stopped.number) from None
         pipe.send(answer)
@@ -69,7 +71,7 @@ def end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def train_unless_busy(run: Run, settings: Settings) -> Outcome:
+def train_unless_busy(run: Run, settings: Settings, stop: Interruption) -> Outcome:
     """Train a run, or finish it, unless another process does.
 
     Raises:
@@ -79,10 +81,10 @@ def train_unless_busy(run: Run, settings: Settings) -> Outcome:
         if not ours:
             return BUSY
         before = outcome(run)
-        return trained(run, settings) if before.state == "missing" else before
+        return trained(run, settings, stop) if before.state == "missing" else before
 
 
-def trained(run: Run, settings: Settings) -> Outcome:
+def trained(run: Run, settings: Settings, stop: Interruption) -> Outcome:
     """Train a run and return how it ended.
 
     Raises:
@@ -91,21 +93,20 @@ def trained(run: Run, settings: Settings) -> Outcome:
     # Lightning: seconds, which the first run of a process waits for.
     from calibnorm.lab.data.workers import readers
     from calibnorm.lab.training import train
-    from calibnorm.lab.training.interruption import Interruption
     from calibnorm.lab.training.watchers import Lines, Watcher
 
     watcher = Lines() if multiprocessing.parent_process() else Watcher()
+    stop.obey()
     try:
-        with Interruption() as stop:
-            train(
-                run.recipe,
-                run.folder,
-                data_root=settings.data_root,
-                accelerator=settings.accelerator,
-                workers=readers(settings.sharing),
-                watcher=watcher,
-                stop=stop,
-            )
+        train(
+            run.recipe,
+            run.folder,
+            data_root=settings.data_root,
+            accelerator=settings.accelerator,
+            workers=readers(settings.sharing),
+            watcher=watcher,
+            stop=stop,
+        )
     except Stopped as stopped:
         watcher.say(str(stopped))
         raise
