@@ -13,6 +13,7 @@ import signal
 import sys
 from contextlib import suppress
 from types import FrameType
+from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SHOW_CURSOR = b"\x1b[?25h"
@@ -52,18 +53,29 @@ def name_of(number: int) -> str:
 
 
 def end_at_once(number: int, frame: FrameType | None = None) -> None:
-    """End this process and the processes that it has forked; the one that speaks says so in a line."""
+    """End this process because of a signal; the one that speaks says so in a line."""
+    behind = "\n" if number == signal.SIGINT else ""  # a terminal has shown ^C
+    end(128 + number, f"stopped by {name_of(number)}{_advice}" if speaks() else "", behind)
+
+
+def end(status: int, text: str = "", behind: str = "") -> NoReturn:
+    """End this process at once, with its terminal in order and without the processes that it has forked.
+
+    Args:
+        status: Its exit status.
+        text: Said on standard error, if anything.
+        behind: Written before it.
+    """
     if os.getpid() == _process:
         with suppress(OSError):  # whoever read the output may have left
             if os.isatty(1):
                 os.write(1, SHOW_CURSOR)
-            if speaks():
-                behind = "\n" if number == signal.SIGINT else ""  # a terminal has shown ^C
-                os.write(2, f"{behind}calibnorm: stopped by {name_of(number)}{_advice}\n".encode())
+            if text:
+                os.write(2, f"{behind}calibnorm: {text}\n".encode())
         if (multiprocessing := sys.modules.get("multiprocessing")) is not None:
             for child in multiprocessing.active_children():
                 child.kill()
-    os._exit(128 + number)
+    os._exit(status)
 
 
 def begin() -> None:

@@ -93,8 +93,6 @@ def complaints(grid: Grid, ended: Mapping[Path, Outcome]) -> list[str]:
 
 def stopped(grid: Grid, number: int) -> int:
     """Say what a signal left, and return the exit status."""
-    print(
-        f"\ncalibnorm: stopped by {name_of(number)}; {grid.root} keeps what is done, and the same command goes on from there",
-        file=sys.stderr,
-    )
+    left = f"{grid.root} keeps what is done, and the same command goes on from there"
+    print(f"\ncalibnorm: stopped by {name_of(number)}; {left}", file=sys.stderr)
     return 128 + number

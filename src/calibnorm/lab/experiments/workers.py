@@ -22,6 +22,7 @@ import torch
 from calibnorm.lab.experiments.grid import Run
 from calibnorm.lab.experiments.outcomes import Outcome, outcome
 from calibnorm.lab.experiments.worker_process import Settings, train_unless_busy, work
+from calibnorm.lab.training.companions import how_ended
 from calibnorm.lab.training.interruption import Interruption
 
 POLL_S = 0.5
@@ -63,10 +64,7 @@ class Worker:
             self.process.join()
         if self.process.is_alive():
             return None
-        code = self.process.exitcode or 0
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"status {code}"
-        why = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
-        return Outcome("failed", message=f"its process ended with {how}{why}")
+        return Outcome("failed", message=f"its process ended with {how_ended(self.process.exitcode or 0)}")
 
     def end(self) -> None:
         """Let an idle process end, and one that trains write its checkpoint first."""

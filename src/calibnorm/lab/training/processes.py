@@ -20,6 +20,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 
 from calibnorm.errors import ReasonedError, RunFailed, Setting, UsageError
 from calibnorm.lab.recipes import Precision
+from calibnorm.lab.training import companions
 from calibnorm.lab.training.machine import Accelerator, check_precision, choose
 
 T = TypeVar("T")
@@ -67,6 +68,11 @@ def start(machine: Machine, precision: Precision) -> Fabric:
             # Of the two lists Fabric takes one; left to itself, it finds a Slurm batch job, and starts nobody there.
             plugins=[environment, *(MixedPrecision(each, kind) for each in MIXED.get(precision, ()))],
         )
+        if type(environment) is LightningEnvironment and devices > 1:
+            if environment.creates_processes_externally:
+                companions.end_with_first()
+            else:
+                companions.start(devices, environment.main_address, environment.main_port)
         try:
             fabric.launch()
         except ValueError as error:  # Slurm's own numbers contradict ours

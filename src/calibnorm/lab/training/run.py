@@ -19,9 +19,11 @@ from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.tasks import Feeds, Place, Task
 from calibnorm.lab.training import folder as folders
 from calibnorm.lab.training import processes
-from calibnorm.lab.training.checkpoints import Checkpoints, clear, dumped
+from calibnorm.lab.training.checkpoints import REMEDY, Checkpoints, clear, dumped
 from calibnorm.lab.training.clock import Timing
-from calibnorm.lab.training.ending import AGAIN, end_together
+from calibnorm.lab.training.companions import AGAIN
+from calibnorm.lab.training.contents import CHECKPOINT, refused
+from calibnorm.lab.training.ending import end_together
 from calibnorm.lab.training.folder import Result
 from calibnorm.lab.training.learner import Learner, check_statistics, initial_network
 from calibnorm.lab.training.loop import Loop
@@ -110,7 +112,7 @@ def train(
         run = Loop(task, fabric, feeds, learner, files.checkpoint, watcher, stop, checkpoint_minutes)
         watcher.start(task.measures, recipe.epochs)
         if content is not None:
-            run.restore(content)
+            processes.on_all(fabric, lambda: files.restore(run, content))
             files.tables(run.progress.rows, run.progress.timings)
             watcher.say(f"{folder}: going on after step {run.progress.step}")
         while run.progress.epoch < recipe.epochs:
@@ -157,7 +159,7 @@ class Files:
         def work() -> dict[str, Any] | None:
             for part in (self.folder, self.checkpoints.folder):
                 clear(part)
-            if (content := self.checkpoints.load()) is not None:
+            if (content := self.checkpoints.load(CHECKPOINT)) is not None:
                 rows = Progress.from_state_dict(content["progress"]).rows
                 folders.check_epochs(self.folder, self.recipe.epochs, rows)
             folders.claim(self.folder, self.recipe, override)
@@ -175,6 +177,12 @@ class Files:
             return content
 
         return self._first(work)
+
+    def restore(self, run: Loop[Any], content: dict[str, Any]) -> None:
+        """Go to where the newest checkpoint was written; raise UsageError where it is that of another run."""
+        newest = [self.checkpoints.folder, *self.checkpoints.paths()][-1]  # the folder on a machine that has none
+        with refused(newest, "does not fit this run", REMEDY):
+            run.restore(content)
 
     def checkpoint(self, content: dict[str, Any], step: int) -> None:
         """Write a checkpoint."""
