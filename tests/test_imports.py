@@ -22,9 +22,10 @@ LAYERS = {
     **{part: set(CORE[:number]) for number, part in enumerate(CORE)},
     **{part: set(CORE) for part in ON_IT},
     "errors": set(),
+    "_stopping": set(),
     "report": {"errors", "calibnorm"},
-    "bench": {"report", "errors", "calibnorm", *CORE, *ON_IT},
-    "lab": {"bench", "report", "errors", "calibnorm", *CORE, *ON_IT},
+    "bench": {"report", "errors", "_stopping", "calibnorm", *CORE, *ON_IT},
+    "lab": {"bench", "report", "errors", "_stopping", "calibnorm", *CORE, *ON_IT},
     "__main__": {"lab"},
 }
 """What each part may import, besides itself."""

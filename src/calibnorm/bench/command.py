@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from calibnorm._stopping import advise
 from calibnorm.bench.config import LayerConfig, ModelConfig
 from calibnorm.bench.run import run
 from calibnorm.errors import Setting, UsageError, as_option
@@ -48,6 +49,7 @@ def main(words: Sequence[str]) -> int:
     try:
         config = parse(words)
         pin_allocator()
+        advise("; nothing was written")
         return run(config)
     except UsageError as error:
         print(f"calibnorm: {error.words(as_option)}", file=sys.stderr)

@@ -112,7 +112,7 @@ def trained(run: Run, settings: Settings, stop: Interruption) -> Outcome:
         raise
     except Diverged as error:
         watcher.say(str(error))
-        write_json(run.failure, {"state": "diverged", "message": str(error)})
+        write_json(run.failure, {"state": "diverged", "message": str(error.parts[0])})
     except (RunFailed, UsageError) as error:
         watcher.say(str(error))
         return Outcome("failed", message=str(error))

@@ -139,7 +139,7 @@ def read(path: Path, data: bytes, parts: Mapping[str, Part], remedy: str) -> dic
     Raises:
         UsageError: It is no such file, or holds something else.
     """
-    none = f"{path}: is no checkpoint of calibnorm"
+    none = f"{path}: is damaged, or no checkpoint of calibnorm"
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # of torch's many readers, each has errors of its own

@@ -214,8 +214,9 @@ class Loop(Generic[Batch]):
         epoch = (step - 1) // len(self.feeds.train) + 1
         kept = f"the checkpoint of step {self._saved_step} is kept" if self._saved_step else "nothing was saved before"
         reason = f"the loss or a weight is NaN or infinite at step {step} (epoch {epoch})"
-        remedies = (Setting("learning_rate"), ", ", Setting("warmup_epochs"), ", or ", Setting("clip_norm"))
-        return Diverged(f"{reason}; {kept}; the same settings come here again: try a smaller ", *remedies)
+        others = (Setting("learning_rate"), ", more ", Setting("warmup_epochs"), ", or a ", Setting("clip_norm"))
+        named = (", named in ", Setting("override"), " too") if self._saved_step else ()
+        return Diverged(f"{reason}; {kept}", "; the same settings come here again: try a smaller ", *others, *named)
 
     def _stopped(self, number: int) -> Stopped:
         epoch, batches = self.progress.epoch, len(self.feeds.train)

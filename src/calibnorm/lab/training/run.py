@@ -27,7 +27,14 @@ from calibnorm.lab.training.ending import end_together
 from calibnorm.lab.training.folder import Result
 from calibnorm.lab.training.learner import Learner, check_statistics, initial_network
 from calibnorm.lab.training.loop import Loop
-from calibnorm.lab.training.machine import Accelerator, check_machine, convolutions, float32_convolutions
+from calibnorm.lab.training.machine import (
+    Accelerator,
+    check_machine,
+    check_start,
+    convolutions,
+    float32_convolutions,
+    starts_others,
+)
 from calibnorm.lab.training.processes import Machine, on_first
 from calibnorm.lab.training.progress import EpochFigures, Progress
 from calibnorm.lab.training.watchers import Watcher
@@ -86,6 +93,11 @@ def train(
     watcher, task = watcher or Watcher(), tasks.of(recipe)
     task.check()
     check_machine(recipe, accelerator)
+    check_start(task, accelerator, devices)
+    if starts_others(devices):  # before they are: what this one finds out alone
+        if (done := folders.finished(folder, task)) is not None:
+            return done
+        folders.check(folder, recipe, override)
     fabric = processes.start(Machine(accelerator, devices, num_nodes), recipe.precision)
     watcher = watcher if fabric.is_global_zero else Watcher()
 
@@ -205,10 +217,8 @@ class Files:
         """Write metrics.csv and timing.csv anew: a resumed run's metrics.csv is that of an undisturbed one."""
 
         def work() -> None:
-            columns = ["epoch", *(measure.name for measure in self.task.measures), "learning_rate"]
-            write_csv(self.folder / folders.METRICS, [row.flat() for row in rows], columns)
-            columns = [field.name for field in fields(Timing)]
-            write_csv(self.folder / folders.TIMING, [*map(asdict, timings)], columns)
+            write_csv(self.folder / folders.METRICS, [row.flat() for row in rows], folders.columns(self.task))
+            write_csv(self.folder / folders.TIMING, [*map(asdict, timings)], [field.name for field in fields(Timing)])
 
         self._first(work)
 

@@ -66,7 +66,7 @@ def trained(folder: Path, data_root: Path) -> Iterator[Trained]:
         try:
             data = (folder / LAST).read_bytes()
         except OSError as error:
-            raise UsageError(f"{folder / LAST}: cannot be read ({error.strerror}); {REMEDY}") from error
+            raise UsageError(f"{folder / LAST}: is missing or damaged ({error.strerror}); {REMEDY}") from error
         content = read(folder / LAST, data, WEIGHTS, REMEDY)
         with refused(folder / LAST, "does not fit the run's config.json", REMEDY):
             network.load_state_dict(content["network"])
