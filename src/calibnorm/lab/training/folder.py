@@ -107,14 +107,13 @@ def read_rows(folder: Path, task: Task[Any]) -> list[dict[str, float]]:
     """
     path, names = folder / METRICS, columns(task)
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = list(csv.DictReader(file))
-        rows = [{name: float(line[name]) for name in names} for line in lines]
+        text = path.read_text(encoding="utf-8")
+        rows = [{name: float(line[name]) for name in names} for line in csv.DictReader(text.splitlines())]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise _damaged_rows(folder) from error
-    if [row["epoch"] for row in rows] != list(range(1, len(rows) + 1)):
+    if not text.endswith("\n") or [row["epoch"] for row in rows] != list(range(1, len(rows) + 1)):
         raise _damaged_rows(folder)
     return rows
 

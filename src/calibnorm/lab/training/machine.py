@@ -49,7 +49,7 @@ def accelerator(word: str) -> Accelerator:
 
 @READERS.primitive_rule
 def _accelerators(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Accelerator] | None:
-    if kind.type != Accelerator:
+    if get_args(kind.type) != get_args(Accelerator):
         return None
     words = "|".join(get_args(Accelerator))
     return PrimitiveConstructorSpec(
