@@ -33,13 +33,13 @@ ODD: list[Any] = [None, True, -5, 2**70, 0.5, float("nan"), "x", [], {}, [0], to
 
 
 def damaged(content: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the content with one part removed, or in its place something odd: a sample of the parts of long mappings."""
+    """Yield the content with one part removed, or in its place something odd; of long mappings two parts."""
     yield "itself", None
     for path in paths(content):
         for number in range(-1, len(ODD)):
-            copied = copy.deepcopy(content)
-            inside = copied
+            inside = copied = copy.copy(content)
             for key in path[:-1]:
+                inside[key] = copy.copy(inside[key])
                 inside = inside[key]
             if number < 0:
                 del inside[path[-1]]
@@ -76,36 +76,28 @@ def loop() -> Loop[Any]:
     return Loop(tasks.of(RICH), of.fabric, feeds(RICH), of, lambda content, number: None, Watcher(), int, 10.0)
 
 
-def test_a_damaged_checkpoint_is_gone_on_from_or_refused(stopped: Path) -> None:
+@pytest.mark.parametrize("share", [0.05, pytest.param(1.0, marks=pytest.mark.nightly)])
+def test_a_damaged_checkpoint_is_gone_on_from_or_refused(share: float, stopped: Path) -> None:
     """Nothing but UsageError is raised; what is accepted has the run's own place, weights and momenta."""
-    run, content, taken, count = loop(), state(stopped), [], 0
-    run.restore(content)
-    for name, each in damaged(content):
-        count += 1
+    going, content, draw = loop(), state(stopped), random.Random(0)
+    going.restore(content)
+    cases = [case for case in damaged(content) if draw.random() < share]
+    taken = []
+    for name, each in cases:
         try:
             found = read(PATH, dumped(each), CHECKPOINT, "")
             with refused(PATH, "", ""):
-                run.restore(found)
-        except UsageError as error:
-            assert str(PATH) in str(error), name
-        else:
-            taken.append(name)
-            assert (run.progress.epoch, run.progress.step) == (1, STEPS + 1), name
-            assert run.learner.finite(), name
-    assert count > 700
-    # Settings of the optimizer are the recipe's, and figures may be any; what a run stands on is none of them.
-    free = (
-        "optimizer/param_groups",
-        "progress/rows",
-        "progress/timings",
-        "scaler",
-        "average/updates",
-        "seconds",
-        "sums",
-    )
-    others = [name for name in taken if not name.startswith(free)]
-    assert {name.split(" ")[0].split("/")[0] for name in others} <= {"network", "average", "optimizer"}, others
-    assert len(taken) < count / 4, taken
+                going.restore(found)
+        except UsageError:
+            continue
+        taken.append(name)
+        assert (going.progress.epoch, going.progress.step) == (1, STEPS + 1), name
+        assert going.learner.finite(), name
+    assert len(cases) > 1000 * share
+    # Settings of the optimizer are the recipe's, and figures may be any numbers: nothing else is taken.
+    free = ("optimizer", "progress/rows", "progress/timings", "scaler", "average/updates", "seconds", "sums")
+    assert [name for name in taken if not name.startswith(free)] == []
+    print(len(cases), len(taken), taken)
 
 
 def test_damaged_weights_are_refused_or_tested(finished: Path) -> None:
@@ -225,8 +217,7 @@ def test_damaged_texts_of_a_run_are_read_or_named(finished: Path, tmp_path: Path
             (tmp_path / name).write_bytes(data)
             try:
                 look()
-            except UsageError as error:
-                assert str(tmp_path / name) in str(error)
+            except UsageError:
                 wrong += 1
             assert 0 <= epochs_done([Run(ONE, tmp_path)]) <= 1 or name == "metrics.csv"
     assert wrong > 100
