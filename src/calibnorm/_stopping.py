@@ -19,7 +19,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SHOW_CURSOR = b"\x1b[?25h"
 """A progress bar hides it."""
 
-_process = os.getpid()
+_process = 0  # the one that has begun; another that is forked from it inherits its handlers
 _advice = ""
 
 
@@ -54,6 +54,8 @@ def name_of(number: int) -> str:
 
 def end_at_once(number: int, frame: FrameType | None = None) -> None:
     """End this process because of a signal; the one that speaks says so in a line."""
+    if _process not in (0, os.getpid()):
+        os._exit(128 + number)
     behind = "\n" if number == signal.SIGINT else ""  # a terminal has shown ^C
     end(128 + number, f"stopped by {name_of(number)}{_advice}" if speaks() else "", behind)
 
@@ -66,20 +68,21 @@ def end(status: int, text: str = "", behind: str = "") -> NoReturn:
         text: Said on standard error, if anything.
         behind: Written before it.
     """
-    if os.getpid() == _process:
-        with suppress(OSError):  # whoever read the output may have left
-            if os.isatty(1):
-                os.write(1, SHOW_CURSOR)
-            if text:
-                os.write(2, f"{behind}calibnorm: {text}\n".encode())
-        if (multiprocessing := sys.modules.get("multiprocessing")) is not None:
-            for child in multiprocessing.active_children():
-                child.kill()
+    with suppress(OSError):  # whoever read the output may have left
+        if os.isatty(1):
+            os.write(1, SHOW_CURSOR)
+        if text:
+            os.write(2, f"{behind}calibnorm: {text}\n".encode())
+    if (multiprocessing := sys.modules.get("multiprocessing")) is not None:
+        for child in multiprocessing.active_children():
+            child.kill()
     os._exit(status)
 
 
 def begin() -> None:
     """Let SIGINT and SIGTERM end this process at once, but for one that is ignored, as in a shell's background job."""
+    global _process
+    _process = os.getpid()
     for number, usual in zip(SIGNALS, (signal.default_int_handler, signal.SIG_DFL), strict=True):
         if signal.getsignal(number) == usual:
             signal.signal(number, end_at_once)
