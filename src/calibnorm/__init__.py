@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from calibnorm import _stopping  # noqa: F401  # isort: skip  # first: importing torch takes seconds
 from calibnorm import inspect
 from calibnorm.conversion import convert, plan, revert
 from calibnorm.fusion import fuse

@@ -106,7 +106,7 @@ class RunFailed(ReasonedError):
 class Diverged(RunFailed):
     """A run whose loss or weights are NaN or infinite: it comes there again with the same settings.
 
-    The processes look for it together.
+    The processes look for it together. What happened is its first part; what to do about it follows.
     """
 
     shared = True

@@ -46,7 +46,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """Return the mapping that a JSON file holds; None where there is no such file, or something else in it."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 

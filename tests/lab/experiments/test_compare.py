@@ -24,6 +24,7 @@ from calibnorm.lab.experiments.config import CompareConfig
 from calibnorm.lab.experiments.grid import Grid, Run
 from calibnorm.lab.experiments.outcomes import Outcome
 from calibnorm.lab.recipes import RECIPES
+from calibnorm.lab.training.interruption import Interruption
 from lab import calling
 from lab.processes import is_there
 
@@ -287,13 +288,14 @@ def test_sigterm_is_an_exit_status_of_its_own_and_a_line(
 ) -> None:
     if jobs == "0":
 
-        def train(run: Run, settings: worker_process.Settings) -> Outcome:
+        def train(run: Run, settings: worker_process.Settings, stop: Interruption) -> Outcome:
             os.kill(os.getpid(), signal.SIGTERM)
+            stop.obey()
             raise AssertionError("went on")
 
         monkeypatch.setattr(worker_process, "trained", train)
-    else:  # the processes are told to end: no worker is needed for that
-        monkeypatch.setattr(workers, "Worker", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    else:  # the processes are told to end: no run is needed for that
+        monkeypatch.setattr(workers.Worker, "start", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
     args = [*TINY[:-4], "--jobs", jobs, "--accelerator", "cpu", "--norms", "bn", "--seeds", "1", "--out", str(tmp_path)]
     assert main("digits-tiny", *args) == 143

@@ -96,6 +96,7 @@ def test_an_error_is_told_in_a_line(tmp_path: Path) -> None:
     other = Run(TINY, tmp_path / "seed1")
     other.folder.mkdir()
     (other.folder / "config.json").write_text(json.dumps(replace(TINY, epochs=7).to_dict()))
+    (other.folder / "last.pt").touch()
     failed = train_all([other], 0, Settings(tmp_path / "data", "cpu"))[other.folder]
     assert "holds a run with epochs 7, not 1" in failed.message
 

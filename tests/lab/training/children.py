@@ -339,3 +339,30 @@ def _waiting(number: int, arguments: tuple[Any, ...], fails: bool) -> int:
 
     with mock.patch.object(learner.Learner, "step", stepped), mock.patch.object(ending, "OBEY_S", 1.0):
         return rank(number, *arguments[:-1])
+
+
+def first_that_waits(code: str) -> int:
+    """Start another process that runs some code as the second of two, and wait as for a rendezvous."""
+    from calibnorm.lab.training import companions
+
+    sys.orig_argv = ["python", "-c", code]
+    names = ("OBEY_S", "KILLED_S", "FAILED_S")
+    with mock.patch.multiple(companions, **dict.fromkeys(names, 0.1)):
+        companions.start(2, "127.0.0.1", 1)
+        time.sleep(PATIENCE)
+    return 0
+
+
+def first_that_ends() -> int:
+    """Start another process, in a group of its own, that watches this one; and end when it does."""
+    from calibnorm.lab.training import companions
+
+    code = (
+        "import os, time; from calibnorm.lab.training import companions; os.setpgrp(); companions.ALONE_S = 0.1\n"
+        "companions.end_with_first(); print(os.getpid(), flush=True); time.sleep(600)"
+    )
+    sys.orig_argv = ["python", "-c", code]
+    companions.start(2, "127.0.0.1", 1)
+    while os.fstat(1).st_size == 0:
+        time.sleep(0.05)
+    return 0

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from calibnorm.lab.recipes import RECIPES, Recipe
-from calibnorm.lab.training import command
+from calibnorm.lab.training import command, machine
 from calibnorm.lab.training import run as runs
 from calibnorm.lab.training.interruption import Interruption
 from lab.calling import main
@@ -88,6 +88,13 @@ def no_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (["digits-tiny", "--precision", "float16", "--accelerator", "cpu"], "--precision float16"),
         (["digits-tiny", "--precision", "half"], "--precision"),
         (["digits-tiny", "--devices", "0"], "--devices 0"),
+        (["digits-tiny", "--devices", "9999", "--accelerator", "cpu"], "calibnorm: --devices 9999: there "),
+        (["digits-tiny", "--epochs", "9" * 20], "calibnorm: --epochs 99999999999999999999: must be at most 2147483647"),
+        (["digits-tiny", "--seed", str(2**63)], "--seed 9223372036854775808: must be at most"),
+        (["digits-tiny", "--accelerator", "gpu"], "calibnorm: --accelerator gpu: a GPU is called cuda here; "),
+        (["digits-tiny", "--accelerator", "cuda:0"], "calibnorm: --accelerator cuda:0: a GPU is called cuda here; "),
+        (["digits-tiny", "--accelerator", "mps"], "--accelerator mps: training runs on the CPU and on GPUs that torch"),
+        (["digits-tiny", "--accelerator", "fast"], "calibnorm: --accelerator fast: must be auto, cpu or cuda\n"),
         (["digits-tiny", "--num-nodes", "2"], "--num-nodes 2: start the command with torchrun"),
         (["digits-tiny", "--checkpoint-minutes", "-1"], "--checkpoint-minutes -1.0"),
         (["digits-tiny", "--workers", "-1"], "--workers -1"),
@@ -113,6 +120,48 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capsys: pytest
         assert main(["train", "digits-tiny", "--out", str(out)]) == 2
         assert said in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.usefixtures("no_training")
+def test_what_processes_cannot_be_is_named_before_one_is_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", None)
+    monkeypatch.setattr(machine, "cores", lambda: 8)
+    given = ["train", "digits-tiny", "--accelerator", "cpu", "--devices"]
+    for more, said in (
+        (["9"], "--devices 9: there are 8 cores here; choose 8 or fewer"),
+        (["3", "--batch-size", "2"], "--batch-size 2: 3 processes cannot share it equally; choose a multiple"),
+        (["2", "--mix", "mnist", "--mix-others", "3"], "--mix-others 3: 2 processes cannot share it equally"),
+    ):
+        assert main([*given, *more]) == 2
+        assert capsys.readouterr().err.startswith(f"calibnorm: {said}")
+    monkeypatch.setattr(machine, "own_memory", lambda: 300 << 20)
+    monkeypatch.setattr(machine, "free_memory", lambda: 1000 << 20)
+    assert main([*given, "8"]) == 2
+    assert "--devices: 7 more processes take 300 MiB of memory each at least, and 1000 MiB are left" in (
+        capsys.readouterr().err
+    )
+    for words in (["compare", "digits-tiny", "--seeds", "9"], ["table", "iebn-2", "--seeds", "9"]):
+        assert main([*words, "--jobs", "8", "--accelerator", "cpu"]) == 2
+        assert "--jobs: 8 more processes take 300 MiB of memory each at least" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_advice_after_nan_can_be_followed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*QUICK, "--learning-rate", "1e30"]) == 1
+    said = capsys.readouterr().err
+    assert said.endswith("try a smaller --learning-rate, more --warmup-epochs, or a --clip-norm\n")
+    assert main([*QUICK, "--learning-rate", "0.01"]) == 0, "nothing was saved that would contradict it"
+    compared = ["compare", *QUICK[1:], "--norms", "bn", "--seeds", "1", "--jobs", "0", "--learning-rate"]
+    assert main([*compared, "1e30"]) == 1
+    assert "a smaller --learning-rate" in (said := "".join(capsys.readouterr()))
+    assert "give it a --name" in " ".join(said.split())
+    assert main([*compared, "0.01"]) == 2
+    assert main([*compared, "0.01", "--name", "slower"]) == 0
 
 
 @pytest.mark.usefixtures("no_training")
@@ -218,6 +267,7 @@ def test_who_gave_no_folder_is_told_of_a_name(
     folder = Path("runs/digits-tiny/iebn-seed0")
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({**RECIPES["digits-tiny"].to_dict(), "epochs": 7}))
+    (folder / "metrics.csv").touch()
     for out, said in (
         ([], f"{folder}: holds a run with epochs 7, not 3; choose another folder with --name or --out."),
         (["--out", str(folder)], f"--out {folder}: holds a run with epochs 7, not 3; choose another folder."),

@@ -26,6 +26,7 @@ from calibnorm.lab.experiments.grid import Run
 from calibnorm.lab.tasks.classify import Classify
 from calibnorm.lab.training import machine, processes
 from calibnorm.lab.training import run as runs
+from calibnorm.lab.training.interruption import Interruption
 from calibnorm.lab.training.learner import Learner
 from lab.training.tiny import STEPS, TINY, arguments, run
 
@@ -195,7 +196,8 @@ def test_runs_side_by_side_divide_them_too(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(workers, "Worker", started)
     monkeypatch.setattr(runs, "train", trained)
     todo = [Run(TINY, tmp_path / f"seed{seed}") for seed in range(3)]
+    settings = worker_process.Settings(tmp_path, "cpu")
     with pytest.raises(Started) as caught:
-        workers.train_in_workers(workers.Queue(todo, {}), 8, worker_process.Settings(tmp_path, "cpu"), lambda: None)
-    answer = worker_process.trained(todo[0], caught.value.args[0])
+        workers.train_in_workers(workers.Queue(todo, {}), 8, settings, lambda: None, Interruption())
+    answer = worker_process.trained(todo[0], caught.value.args[0], Interruption())
     assert answer.message == "2 readers"

@@ -95,6 +95,11 @@ def check_shares(name: str, images_a_batch: int, available: int, world: int) -> 
     """Raise UsageError for a batch, by its setting's name, that is larger than the set or cannot be shared equally."""
     if not 0 < images_a_batch <= available:
         raise UsageError(Setting(name, images_a_batch), f"choose between 1 and the {available} training images")
+    check_shared(name, images_a_batch, world)
+
+
+def check_shared(name: str, images_a_batch: int, world: int) -> None:
+    """Raise UsageError for a batch, by its setting's name, that so many processes cannot share equally."""
     if images_a_batch % world:
         raise UsageError(Setting(name, images_a_batch), f"{world} processes cannot share it equally; choose a multiple")
 

@@ -28,7 +28,7 @@ SKIMAGE = {
     "rocket": "rocket.jpg",
     "tissue": "ihc.png",
 }
-NAMES = tuple(sorted(SKLEARN | SKIMAGE))
+NAMES: tuple[str, ...] = tuple(sorted(SKLEARN | SKIMAGE))
 """The pictures there are. Brick, coins, grass, gravel and moon are grey: three equal channels."""
 
 

@@ -89,7 +89,7 @@ def plan(config: CompareConfig, recipe: Recipe) -> Grid:
     ]
     grid = Grid(root, cells, range(config.seeds), {cell.row: named[config.baseline] for cell in cells})
     if (note := read_note(root, COMMAND)) is not None:  # refused also where none of its runs is asked for
-        before = shared(Recipe.from_dict(note["settings"], root / NOTE))
+        before = shared(Recipe.from_dict(note.get("settings"), root / NOTE))
         refuse_changes(before, shared(recipe), f"{root} was begun", "--name")
     check_folder(grid)
     return grid

@@ -20,6 +20,7 @@ from calibnorm.lab.training.machine import Accelerator
 
 NOT_OVERRIDDEN = frozenset({"norm", "noise", "seed"})
 """What a grid varies."""
+MOST_SEEDS = 10_000
 Scale = Literal["tiny", "small", "paper"]
 Settings = TypeVar("Settings", bound="CompareConfig")
 
@@ -71,9 +72,18 @@ def for_recipe(settings: type[Settings], kind: type[Recipe]) -> type[Settings]:
     return make_dataclass(settings.__name__, [("override", given, override)], bases=(settings,), frozen=True)
 
 
+def check_seeds(seeds: int) -> None:
+    """Raise UsageError for no seed, or for more than a folder can hold runs."""
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise UsageError(Setting("seeds", seeds), f"must be {'at least 1' if seeds < 1 else f'at most {MOST_SEEDS}'}")
+
+
 @dataclass(frozen=True)
 class Common:
     """What both commands have."""
+
+    after_divergence: ClassVar[str] = ""
+    """What a user can do about a run whose loss is NaN, behind the sentence that says so."""
 
     jobs: int | None = None
     """Processes of one thread each; by default one a core, or one a GPU; 0 trains in the command's own
@@ -118,6 +128,9 @@ class CompareConfig(Loading, Common):
     """The settings of `calibnorm compare`."""
 
     default_noise: ClassVar[tuple[str, ...]] = ("none",)
+    after_divergence = (
+        "; a smaller --learning-rate, more --warmup-epochs or a --clip-norm make another comparison: give it a --name"
+    )
 
     recipe: tyro.conf.Positional[str] = "digits-tiny"
     """Recipe that all runs share; `calibnorm train --list` lists them."""
@@ -141,8 +154,7 @@ class CompareConfig(Loading, Common):
         """Refuse what cannot run."""
         Common.__post_init__(self)
         Loading.__post_init__(self)
-        if self.seeds < 1:
-            raise UsageError(Setting("seeds", self.seeds), "must be at least 1")
+        check_seeds(self.seeds)
         if not self.norms:
             raise UsageError(Setting("norms"), "name at least one")
 
@@ -182,5 +194,4 @@ class TableConfig(Common):
         if self.table not in TABLES:
             wrong = f" {self.table}: is not known" if self.table else ": a name is missing"
             raise UsageError(f"table{wrong}; choose one of {', '.join(TABLES)}")
-        if self.seeds is not None and self.seeds < 1:
-            raise UsageError(Setting("seeds", self.seeds), "must be at least 1")
+        check_seeds(1 if self.seeds is None else self.seeds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,14 +11,16 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from calibnorm._stopping import name_of
 from calibnorm.errors import Stopped
 from calibnorm.lab.experiments.config import Common
 from calibnorm.lab.experiments.grid import Grid, write_note
-from calibnorm.lab.experiments.outcomes import Outcome, epochs_done, outcome, outcomes
+from calibnorm.lab.experiments.outcomes import Outcome, curve, epochs_done, outcome, outcomes
 from calibnorm.lab.experiments.report import Report
 from calibnorm.lab.experiments.summary import Line, summarize
 from calibnorm.lab.experiments.worker_process import Settings
 from calibnorm.lab.experiments.workers import train_all
+from calibnorm.lab.training.machine import check_memory
 
 
 def carry_out(
@@ -46,12 +47,16 @@ def carry_out(
         UsageError: The folder cannot be written.
     """
     start = time.perf_counter()
+    for run in grid.runs():
+        if outcome(run).finished:  # what the pictures need of it is found out before others are trained
+            curve(run)
+    check_memory("jobs", min(config.processes, sum(outcome(run).state == "missing" for run in grid.runs())))
     write_note(grid.root, note)
     try:
         ended = outcomes(grid.runs(), train_grid(grid, config, console))
     except Stopped as stop:
         return stopped(grid, stop.number)
-    unfinished = complaints(grid, ended)
+    unfinished = complaints(grid, ended, config.after_divergence)
     report = tell(summarize(grid, ended), unfinished, time.perf_counter() - start)
     report.write()
     report.show(console)
@@ -76,31 +81,30 @@ def train_grid(grid: Grid, config: Common, console: Console) -> dict[Path, Outco
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
         bar = progress.add_task(f"{len(runs)} runs", total=sum(run.recipe.epochs for run in runs))
         settings = Settings(config.data_root, config.accelerator)
-        try:
-            return train_all(
-                runs, config.processes, settings, lambda: progress.update(bar, completed=epochs_done(runs))
-            )
-        except KeyboardInterrupt:
-            raise Stopped(signal.SIGINT, "stopped") from None
+        return train_all(runs, config.processes, settings, lambda: progress.update(bar, completed=epochs_done(runs)))
 
 
-def complaints(grid: Grid, ended: Mapping[Path, Outcome]) -> list[str]:
-    """Return a sentence for every run that did not finish: it diverged, ended with an error, or is not there."""
+def complaints(grid: Grid, ended: Mapping[Path, Outcome], after_divergence: str = "") -> list[str]:
+    """Return a sentence for every run that did not finish: it diverged, ended with an error, or is not there.
+
+    Args:
+        grid: The runs.
+        ended: How they did, by folder.
+        after_divergence: What can be done about a run that diverged.
+    """
     sentences = []
     for run in grid.runs():
         found = ended[run.folder]
         if not found.finished:
             log = f" (log: {run.log})" if run.log.exists() else ""
             place = run.folder.relative_to(grid.root)
-            sentences.append(f"{place} {found.state}: {found.message or 'it has no result'}{log}")
+            advice = after_divergence if found.state == "diverged" else ""
+            sentences.append(f"{place} {found.state}: {found.message or 'it has no result'}{advice}{log}")
     return sentences
 
 
 def stopped(grid: Grid, number: int) -> int:
     """Say what a signal left, and return the exit status."""
-    how = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-    print(
-        f"\ncalibnorm: stopped by {how}; {grid.root} keeps what is done, and the same command goes on from there",
-        file=sys.stderr,
-    )
+    left = f"{grid.root} keeps what is done, and the same command goes on from there"
+    print(f"\ncalibnorm: stopped by {name_of(number)}; {left}", file=sys.stderr)
     return 128 + number

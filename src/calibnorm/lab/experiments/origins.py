@@ -9,7 +9,7 @@ from typing import Any
 
 from calibnorm.lab.experiments.grid import Grid, Run
 from calibnorm.lab.training import same_data
-from calibnorm.lab.training.folder import CONFIG, ENVIRONMENT
+from calibnorm.lab.training.folder import CONFIG, ENVIRONMENT, changes
 from calibnorm.report.document import Block, Bullets, Paragraph
 from calibnorm.report.environment import describe_environment
 from calibnorm.report.files import read_json
@@ -50,7 +50,7 @@ def of_run(run: Run) -> str:
     if first is None:
         return "where nothing was noted"
     states = [first]
-    for change in first.get("later", []):  # each holds what differs from the one before
+    for change in changes(first):  # each holds what differs from the one before
         states.append(states[-1] | change)
     return "with " + "; then with ".join(dict.fromkeys(map(in_words, states)))
 

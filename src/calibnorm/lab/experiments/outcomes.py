@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,8 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from calibnorm.errors import UsageError
+from calibnorm.lab import tasks
 from calibnorm.lab.experiments.grid import Run
-from calibnorm.lab.training.folder import METRICS, Result, read_result
+from calibnorm.lab.training.folder import Result, read_result, read_rows
 from calibnorm.report.files import read_json
 
 State = Literal["finished", "diverged", "failed", "missing", "busy"]
@@ -49,17 +49,21 @@ def outcome(run: Run) -> Outcome:
 
 
 def curve(run: Run) -> list[dict[str, float]]:
-    """Return the epochs that a run has done so far: the numbers of each by name, as metrics.csv has them."""
-    try:
-        with (run.folder / METRICS).open(newline="", encoding="utf-8") as file:
-            return [{name: float(value) for name, value in line.items()} for line in csv.DictReader(file)]
-    except FileNotFoundError:
-        return []
+    """Return the epochs that a run has done so far: the numbers of each by name, as metrics.csv has them.
+
+    Raises:
+        UsageError: Something else is in the file.
+    """
+    return read_rows(run.folder, tasks.of(run.recipe))
 
 
 def epochs_done(runs: Sequence[Run]) -> int:
     """Return how many epochs the runs have done together; a run that diverged counts as done."""
-    return sum(r.recipe.epochs if outcome(r).state != "missing" else len(curve(r)) for r in runs)
+    done = 0
+    for run in runs:
+        with suppress(UsageError):  # a damaged curve counts as none: a run that goes on writes it anew
+            done += run.recipe.epochs if outcome(run).state != "missing" else len(curve(run))
+    return done
 
 
 def outcomes(runs: Sequence[Run], failed: dict[Path, Outcome]) -> dict[Path, Outcome]:

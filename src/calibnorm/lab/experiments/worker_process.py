@@ -21,6 +21,7 @@ from calibnorm.errors import Diverged, RunFailed, Stopped, UsageError
 from calibnorm.lab.experiments.grid import Run
 from calibnorm.lab.experiments.outcomes import Outcome, outcome
 from calibnorm.lab.locks import exclusive
+from calibnorm.lab.training.interruption import Interruption
 from calibnorm.lab.training.machine import Accelerator
 from calibnorm.report.files import write_json
 
@@ -59,7 +60,8 @@ def work(pipe: Connection, settings: Settings, gpu: str | None) -> None:
         run.log.parent.mkdir(parents=True, exist_ok=True)
         with output_to(run.log):
             try:
-                answer = train_unless_busy(run, settings)
+                with Interruption() as stop:
+                    answer = train_unless_busy(run, settings, stop)
             except Stopped as stopped:
                 raise SystemExit(128 + stopped.number) from None
         pipe.send(answer)
@@ -73,7 +75,7 @@ def end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def train_unless_busy(run: Run, settings: Settings) -> Outcome:
+def train_unless_busy(run: Run, settings: Settings, stop: Interruption) -> Outcome:
     """Train a run, or finish it, unless another process does.
 
     Raises:
@@ -83,10 +85,10 @@ def train_unless_busy(run: Run, settings: Settings) -> Outcome:
         if not ours:
             return BUSY
         before = outcome(run)
-        return trained(run, settings) if before.state == "missing" else before
+        return trained(run, settings, stop) if before.state == "missing" else before
 
 
-def trained(run: Run, settings: Settings) -> Outcome:
+def trained(run: Run, settings: Settings, stop: Interruption) -> Outcome:
     """Train a run and return how it ended.
 
     Raises:
@@ -95,27 +97,26 @@ def trained(run: Run, settings: Settings) -> Outcome:
     # Lightning: seconds, which the first run of a process waits for.
     from calibnorm.lab.data.workers import readers
     from calibnorm.lab.training import train
-    from calibnorm.lab.training.interruption import Interruption
     from calibnorm.lab.training.watchers import Lines, Watcher
 
     watcher = Lines() if multiprocessing.parent_process() else Watcher()
+    stop.obey()
     try:
-        with Interruption() as stop:
-            train(
-                run.recipe,
-                run.folder,
-                data_root=settings.data_root,
-                accelerator=settings.accelerator,
-                workers=readers(settings.sharing),
-                watcher=watcher,
-                stop=stop,
-            )
+        train(
+            run.recipe,
+            run.folder,
+            data_root=settings.data_root,
+            accelerator=settings.accelerator,
+            workers=readers(settings.sharing),
+            watcher=watcher,
+            stop=stop,
+        )
     except Stopped as stopped:
         watcher.say(str(stopped))
         raise
     except Diverged as error:
         watcher.say(str(error))
-        write_json(run.failure, {"state": "diverged", "message": str(error)})
+        write_json(run.failure, {"state": "diverged", "message": str(error.parts[0])})
     except (RunFailed, UsageError) as error:
         watcher.say(str(error))
         return Outcome("failed", message=str(error))

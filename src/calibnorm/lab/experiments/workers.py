@@ -16,14 +16,14 @@ from dataclasses import replace
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from types import FrameType
 
 import torch
 
-from calibnorm.errors import Stopped
 from calibnorm.lab.experiments.grid import Run
 from calibnorm.lab.experiments.outcomes import Outcome, outcome
 from calibnorm.lab.experiments.worker_process import Settings, train_unless_busy, work
+from calibnorm.lab.training.companions import how_ended
+from calibnorm.lab.training.interruption import Interruption
 
 POLL_S = 0.5
 """How often progress is told where nothing else happens."""
@@ -42,7 +42,7 @@ class Worker:
         self.pipe, theirs = context.Pipe()
         # No daemon: those may not have processes of their own, and folder data sets are read by some.
         self.process: SpawnProcess = context.Process(target=work, args=(theirs, settings, gpu))
-        with ignored(signal.SIGINT):
+        with kept_from_children(signal.SIGINT):
             self.process.start()
         theirs.close()
         self.gpu = gpu
@@ -64,10 +64,7 @@ class Worker:
             self.process.join()
         if self.process.is_alive():
             return None
-        code = self.process.exitcode or 0
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"status {code}"
-        why = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
-        return Outcome("failed", message=f"its process ended with {how}{why}")
+        return Outcome("failed", message=f"its process ended with {how_ended(self.process.exitcode or 0)}")
 
     def end(self) -> None:
         """Let an idle process end, and one that trains write its checkpoint first."""
@@ -133,27 +130,31 @@ def train_all(
         How the runs that failed did, by folder.
 
     Raises:
-        Stopped: By SIGTERM, or in this process by Ctrl-C too; checkpoints are written.
+        Stopped: By Ctrl-C or SIGTERM; checkpoints are written.
     """
     failed = {} if failed is None else failed
     queue = Queue(runs, failed)
-    with sigterm_raises():
+    with Interruption() as stop:
         if jobs == 0:
-            train_here(queue, settings, on_progress)
+            train_here(queue, settings, on_progress, stop)
         else:
-            train_in_workers(queue, jobs, settings, on_progress)
+            train_in_workers(queue, jobs, settings, on_progress, stop)
     on_progress()
     return failed
 
 
-def train_in_workers(queue: Queue, jobs: int, settings: Settings, on_progress: Callable[[], object]) -> None:
+def train_in_workers(
+    queue: Queue, jobs: int, settings: Settings, on_progress: Callable[[], object], stop: Interruption
+) -> None:
     """Train in so many processes, which are ended whatever ends this."""
     gpus = visible_gpus(settings.accelerator)
     workers: list[Worker] = []
     jobs = min(jobs, len(queue.waiting))
     settings = replace(settings, sharing=max(1, jobs))
     try:
-        workers += [Worker(settings, gpus[i % len(gpus)]) for i in range(jobs)]
+        for number in range(jobs):
+            stop.obey()
+            workers.append(Worker(settings, gpus[number % len(gpus)]))
         while queue.waiting or any(worker.run for worker in workers):
             for number, worker in enumerate(workers):
                 if worker.run is None:
@@ -168,11 +169,12 @@ def train_in_workers(queue: Queue, jobs: int, settings: Settings, on_progress: C
             on_progress()
             training = [worker for worker in workers if worker.run]
             wait([*(w.pipe for w in training), *(w.process.sentinel for w in training)], timeout=POLL_S)
+            stop.obey()
     finally:
-        stop(workers)
+        end(workers)
 
 
-def train_here(queue: Queue, settings: Settings, on_progress: Callable[[], object]) -> None:
+def train_here(queue: Queue, settings: Settings, on_progress: Callable[[], object], stop: Interruption) -> None:
     """Train in this process, one run after the other: for a debugger, and where no process shall be started."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -182,13 +184,14 @@ def train_here(queue: Queue, settings: Settings, on_progress: Callable[[], objec
             if run is None:
                 time.sleep(POLL_S)
             else:
-                queue.put_back(run, train_unless_busy(run, settings))
+                queue.put_back(run, train_unless_busy(run, settings, stop))
             on_progress()
+            stop.obey()
     finally:
         torch.set_num_threads(before)
 
 
-def stop(workers: Sequence[Worker]) -> None:
+def end(workers: Sequence[Worker]) -> None:
     """End all processes; those that do not write their checkpoint in time are killed."""
     try:
         for worker in workers:
@@ -196,7 +199,7 @@ def stop(workers: Sequence[Worker]) -> None:
         deadline = time.monotonic() + PATIENCE_S
         for worker in workers:
             worker.process.join(max(0.0, deadline - time.monotonic()))
-    finally:  # a second Ctrl-C comes here at once
+    finally:
         for worker in workers:
             if worker.process.is_alive():
                 worker.process.kill()
@@ -213,24 +216,13 @@ def visible_gpus(accelerator: str) -> list[str | None]:
 
 
 @contextmanager
-def ignored(number: signal.Signals) -> Iterator[None]:
-    """Ignore a signal in a block, and for good in the processes that it starts: their parent tells them to stop."""
-    before = signal.signal(number, signal.SIG_IGN)
+def kept_from_children(number: signal.Signals) -> Iterator[None]:
+    """Keep a signal from the processes that a block starts, for good: their parent tells them to stop.
+
+    It waits in this thread meanwhile, and is not lost.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [number])
     try:
         yield
     finally:
-        signal.signal(number, before)
-
-
-@contextmanager
-def sigterm_raises() -> Iterator[None]:
-    """Turn SIGTERM into Stopped in a block, so that it ends the workers too."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise Stopped(number, "stopped")
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -13,6 +13,10 @@ from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.recipes.types import described, fits
 
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
+LARGEST_COUNT = 2**31 - 1
+"""Of epochs, images, and everything else that is counted: the loop counts steps of so many epochs exactly."""
+LARGEST = {"seed": 2**63 - 1, "image_size": 2**14}
+"""Of settings that count something else: a seed is any number, and no picture has more pixels a side."""
 Noise = tuple[float, float] | None
 """N_a and N_b of a constant noise attack, or none."""
 
@@ -97,6 +101,13 @@ class Recipe:
     def __post_init__(self) -> None:
         self.check_counts("epochs", "test_every", "batch_size")
         self.require("seed", self.seed >= 0, "must not be negative")
+        for name, value in vars(self).items():
+            largest, most = (
+                max(value, default=0) if isinstance(value, tuple) else value,
+                LARGEST.get(name, LARGEST_COUNT),
+            )
+            if isinstance(largest, int):
+                self.require(name, largest <= most, f"must be at most {most}")
         rate, decay = self.learning_rate, self.weight_decay
         self.require("learning_rate", math.isfinite(rate) and rate > 0, "must be a positive number")
         if self.noise is not None:
@@ -189,7 +200,7 @@ class Recipe:
         if not isinstance(settings, dict):
             raise UsageError(f"{where}: holds no settings of a recipe")
         task = settings.get("task", _UNNAMED)
-        if task not in _CLASSES:
+        if not isinstance(task, str) or task not in _CLASSES:
             known = f"{where}: task {task!r} is not known; there are {', '.join(_CLASSES)}; for one of your own, "
             raise UsageError(known, Setting("load", "FILE"), " that has its class")
         hints = {f.name: get_type_hints(_CLASSES[task])[f.name] for f in dataclasses.fields(_CLASSES[task])}
@@ -202,6 +213,8 @@ class Recipe:
         try:
             made: Recipe = _CLASSES[task](**values)
             return made
+        except UsageError as error:
+            raise error.after(f"{where}: ") from error
         except TypeError as error:
             raise UsageError(f"{where}: {error}") from error
 

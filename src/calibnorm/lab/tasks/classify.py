@@ -16,6 +16,7 @@ import calibnorm as cn
 from calibnorm.errors import Setting, UsageError, called
 from calibnorm.lab import data, models
 from calibnorm.lab.data import ImageBatch, ImageFeed
+from calibnorm.lab.data.feed import check_shared
 from calibnorm.lab.recipes import Classification
 from calibnorm.lab.tasks.task import Feeds, Network, Place, Task, Together
 from calibnorm.report.measure import Measure
@@ -52,6 +53,10 @@ class Classify(Task[ImageBatch], recipes=Classification):
             with called(data="mix"):
                 folders = info.folder or data.info(recipe.mix).folder
             recipe.require("mix", not folders, "sets in memory can be mixed, not folders of pictures")
+
+    def check_processes(self, count: int) -> None:
+        for name in ("batch_size",) if self.recipe.mix is None else ("mix_main", "mix_others"):
+            check_shared(name, getattr(self.recipe, name), count)
 
     def feeds(self, data_root: Path, place: Place, workers: int | None) -> Feeds[ImageBatch]:
         recipe, info, batch_size = self.recipe, data.info(self.recipe.data), self.recipe.images_a_step

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypedDict, TypeVar
 import torch
 from torch import Tensor, nn
 
-from calibnorm.lab.data.feed import Feed
+from calibnorm.lab.data.feed import Feed, check_shared
 from calibnorm.lab.recipes import Recipe
 from calibnorm.report.measure import Measure
 
@@ -89,6 +89,10 @@ class Task(ABC, Generic[Batch]):
 
     def check(self) -> None:
         """Raise UsageError, with its name, for a setting that cannot be used, before anything is read."""
+
+    def check_processes(self, count: int) -> None:
+        """Raise UsageError for a batch that so many processes cannot share, before they are started."""
+        check_shared("batch_size", self.recipe.batch_size, count)
 
     @abstractmethod
     def feeds(self, data_root: Path, place: Place, workers: int | None) -> Feeds[Batch]:

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from calibnorm.errors import UsageError
+from calibnorm.lab.training.contents import Part, read
 from calibnorm.report.files import write_whole
 
 KEPT = 2
 """The newest one, and the one before it, for the case that the newest is found damaged."""
+REMEDY = "remove it, and the same command goes on from the one before it, or from the beginning"
 _NAME = re.compile(r"step-(\d{9})-([0-9a-f]{32})\.pt")
 
 
@@ -53,13 +53,16 @@ class Checkpoints:
             old.unlink()
         return path
 
-    def load(self) -> dict[str, Any] | None:
-        """Return the content of the newest checkpoint that is whole; None where there is none.
+    def load(self, parts: Mapping[str, Part] | None = None) -> dict[str, Any] | None:
+        """Return the content of the newest checkpoint that is whole, the last of `paths`; None where there is none.
 
         Damaged ones are put aside under another name.
 
+        Args:
+            parts: What has to be in it, such as `contents.CHECKPOINT`.
+
         Raises:
-            UsageError: A file holds more than tensors, numbers and texts, which running code might come from.
+            UsageError: A file holds something else, such as code.
         """
         paths = self.paths()
         while paths:
@@ -67,7 +70,7 @@ class Checkpoints:
             data = path.read_bytes()
             match = _NAME.fullmatch(path.name)
             if match is not None and digest(data) == match[2]:
-                return _loaded(path, data)
+                return read(path, data, parts or {}, REMEDY)
             path.rename(path.with_name(f"{path.name}.damaged"))
             remedy = "going on from the one before" if paths else "there is none before it: starting from the beginning"
             self.warn(f"{path.name} is damaged (its content is not what was written); {remedy}")
@@ -76,15 +79,6 @@ class Checkpoints:
     def paths(self) -> list[Path]:
         """Return the checkpoints, the newest last."""
         return sorted(path for path in self.folder.glob("step-*.pt") if _NAME.fullmatch(path.name))
-
-
-def _loaded(path: Path, data: bytes) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = "is no checkpoint of calibnorm, as it holds more than tensors, numbers and texts"
-        raise UsageError(f"{path}: {reason}; nothing of it was run; remove it") from error
-    return content
 
 
 def dumped(content: dict[str, Any]) -> bytes:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from calibnorm import loading
+from calibnorm._stopping import advise
+from calibnorm._stopping import speaks as first_process
 from calibnorm.errors import NOT_GIVEN, ReasonedError, RunFailed, Setting, Stopped, UsageError, as_option, exit_status
 from calibnorm.lab.arguments import parsed
 from calibnorm.lab.naming import check_name, slug
@@ -157,25 +159,24 @@ def in_words(error: ReasonedError, options: RunOptions) -> str:
 def run(settings: Recipe, folder: Path, options: RunOptions) -> int:
     """Train, and print what came out."""
     from calibnorm.lab import tasks
-    from calibnorm.lab.training.machine import check_machine
+    from calibnorm.lab.training.machine import check_machine, check_start
 
     # Before Lightning is imported, which takes seconds; `train` does it again, and compiles.
     task = tasks.of(settings)
     task.check()
     check_machine(replace(settings, compile=False), options.accelerator)
     from calibnorm.lab.training.folder import changed_sources, finished, read_timings
+
+    check_start(task, options.accelerator, options.devices)
     from calibnorm.lab.training.interruption import Interruption
     from calibnorm.lab.training.run import train
 
     before = finished(folder, task) is not None
+    advise(f"; the same command goes on from the last checkpoint ({folder})")
     with Interruption() as stop:
-        try:
-            watcher = _watcher(folder, options) if first_process() else None
-            result = train(settings, folder, watcher=watcher, stop=stop, **options.of_train())
-        except KeyboardInterrupt:
-            text = f"\ncalibnorm: stopped at once; the same command goes on from the last checkpoint ({folder})"
-            print(text, file=sys.stderr)
-            return 130
+        watcher = _watcher(folder, options) if first_process() else None
+        result = train(settings, folder, watcher=watcher, stop=stop, **options.of_train())
+    advise("")
     if first_process():
         for path in changed_sources(folder) if before else []:
             print(f"{path} has changed since; choose another --name to train with the file as it is")
@@ -210,8 +211,3 @@ def listing() -> str:
     """Return how the command is called, and the recipes with a line on each."""
     width = max(map(len, RECIPES))
     return "\n".join([USAGE, *(f"  {name:<{width}}  {summary(name)}" for name in RECIPES)])
-
-
-def first_process() -> bool:
-    """Return whether this is the process that writes and speaks, by what torchrun or Fabric told it."""
-    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from lightning.fabric import Fabric
 
 from calibnorm.errors import RunFailed, Stopped, exit_status
+from calibnorm.lab.training.companions import AGAIN, killed
 
 POLL_S = 1.0
 SEEN_S = 10.0
@@ -27,8 +28,6 @@ LOST_S = 5.0
 """How long the store may be gone before a process ends: at the end of a run, process 0 may be the first to leave."""
 OBEY_S = 25.0
 """How long after a signal a process is still there: torchrun kills after 30 s, and a run is resumable at any time."""
-
-AGAIN = "the same command goes on from the last checkpoint"
 
 
 @contextmanager
@@ -111,7 +110,9 @@ class _Ending(threading.Thread):
                 self._await_others()
         except RuntimeError:
             pass  # the store is gone, and process 0 with it
-        return RunFailed(f"another process is gone ({str(error).splitlines()[0]}); {AGAIN}") if lost else error
+        if not lost:
+            return error
+        return RunFailed(f"{killed(POLL_S) or f'another process is gone ({str(error).splitlines()[0]})'}; {AGAIN}")
 
     def _first(self) -> tuple[int, int]:
         """Return the process that failed first, and its exit status."""

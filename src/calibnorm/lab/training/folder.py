@@ -18,6 +18,7 @@ from calibnorm.lab.locks import exclusive
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.tasks import Task
 from calibnorm.lab.training.clock import Timing
+from calibnorm.lab.training.contents import count, finite, numbers
 from calibnorm.lab.training.progress import EpochFigures
 from calibnorm.report.files import read_json, write_json
 from calibnorm.report.measure import Measure
@@ -95,9 +96,39 @@ def read_result(folder: Path) -> Result | None:
         return None
     content = read_json(folder / RESULT) or {}
     own = {field.name: content.pop(field.name, None) for field in fields(Result)[1:]}
-    if not content or any(type(value) not in (int, float) for value in (*own.values(), *content.values())):
+    counted = all(count(value) for name, value in own.items() if name != "seconds") and finite(own["seconds"])
+    if not content or not counted or not numbers(content):
         raise _damaged_result(folder)
     return Result(content, **own)
+
+
+def read_rows(folder: Path, task: Task[Any]) -> list[dict[str, float]]:
+    """Return the lines of metrics.csv, the numbers of each by name; none where there is no such file.
+
+    Raises:
+        UsageError: Something else is in the file.
+    """
+    path, names = folder / METRICS, columns(task)
+    try:
+        text = path.read_text(encoding="utf-8")
+        rows = [{name: float(line[name]) for name in names} for line in csv.DictReader(text.splitlines())]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise _damaged_rows(folder) from error
+    if not text.endswith("\n") or [row["epoch"] for row in rows] != list(range(1, len(rows) + 1)):
+        raise _damaged_rows(folder)
+    return rows
+
+
+def _damaged_rows(folder: Path) -> UsageError:
+    remedy = f"remove it and {RESULT}, and the same command makes both again from the last checkpoint"
+    return UsageError(f"{folder / METRICS}: is damaged; {remedy}")
+
+
+def columns(task: Task[Any]) -> list[str]:
+    """Return the columns of metrics.csv."""
+    return ["epoch", *(measure.name for measure in task.measures), "learning_rate"]
 
 
 def _damaged_result(folder: Path) -> UsageError:
@@ -134,7 +165,7 @@ def read_recipe(folder: Path) -> Recipe | None:
         return Recipe.from_dict(json.loads(path.read_text(encoding="utf-8")), path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UsageError(f"{path}: is damaged ({error}); remove {folder}, or choose another folder") from error
 
 
@@ -142,7 +173,7 @@ def check(folder: Path, recipe: Recipe, override: Sequence[str] = ()) -> dict[st
     """Compare a recipe with what a folder holds.
 
     Returns:
-        The settings of the run in the folder, None where there is none.
+        The settings of the run in the folder, None where there is none, or where it ended before it had saved anything.
 
     Raises:
         UsageError: The folder holds something else, or a run of another recipe, but for what is named in `override`.
@@ -160,6 +191,8 @@ def check(folder: Path, recipe: Recipe, override: Sequence[str] = ()) -> dict[st
             reason = "is not empty and holds no run; choose another "
             raise UsageError(Setting("folder", folder), reason, Setting("folder"))
         return None
+    if not saved(folder):
+        return None
     before, now = ({"task": each.task, **each.to_dict()} for each in (trained, recipe))
     changed = [name for name in now if now[name] != before.get(name)]
     if other := [name for name in changed if name not in override]:
@@ -172,6 +205,12 @@ def check(folder: Path, recipe: Recipe, override: Sequence[str] = ()) -> dict[st
         remedy = (Setting("epochs"), ", or choose another ", Setting("folder"))
         raise UsageError(Setting("override", changed[0]), reason, *remedy)
     return before
+
+
+def saved(folder: Path) -> bool:
+    """Return whether a run has left anything in its folder but its settings, so that others would contradict it."""
+    kept = any((folder / name).exists() for name in (METRICS, LAST, BEST, RESULT))
+    return kept or any((folder / CHECKPOINTS).glob("step-*.pt"))
 
 
 def check_epochs(folder: Path, epochs: int, rows: Sequence[EpochFigures]) -> None:
@@ -218,7 +257,8 @@ def note_environment(folder: Path, environment: dict[str, Any]) -> dict[str, lis
             path.replace(path.with_name(f"{ENVIRONMENT}.damaged"))
         write_json(path, environment)
         return {}
-    later: list[dict[str, Any]] = first.pop("later", [])
+    later: list[dict[str, Any]] = changes(first)
+    first.pop("later", None)
     last = first.copy()
     for change in later:
         last |= change
@@ -253,6 +293,12 @@ def read_timings(folder: Path) -> list[Timing]:
     except FileNotFoundError:
         return []
     return [Timing(epoch=int(row.pop("epoch")), **{name: float(text) for name, text in row.items()}) for row in rows]
+
+
+def changes(environment: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what changed under a run that went on elsewhere, one mapping a time; none where something else stands."""
+    later = environment.get("later", [])
+    return later if isinstance(later, list) and all(isinstance(each, dict) for each in later) else []
 
 
 @contextmanager

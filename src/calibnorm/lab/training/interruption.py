@@ -6,12 +6,14 @@ import signal
 from types import FrameType
 from typing import Any
 
+from calibnorm.errors import Stopped
+
 
 class Interruption:
     """Notes SIGINT and SIGTERM inside a ``with`` block; called, it returns the signal's number, or 0.
 
-    A second Ctrl-C raises KeyboardInterrupt where the program is. A signal that was ignored before (a shell's
-    background jobs ignore SIGINT) stays ignored.
+    A second Ctrl-C does what it did before the block: it ends a command at once, and raises KeyboardInterrupt in other
+    programs. A signal that was ignored before (a shell's background jobs ignore SIGINT) stays ignored.
     """
 
     def __init__(self) -> None:
@@ -34,5 +36,10 @@ class Interruption:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._number and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            self._before[signal.SIGINT](number, frame)
         self._number = number
+
+    def obey(self) -> None:
+        """Raise Stopped where a signal has come."""
+        if self._number:
+            raise Stopped(self._number, "stopped")

@@ -23,6 +23,10 @@ from calibnorm.nn import CalibratedNorm
 Batch = TypeVar("Batch")
 
 
+MOMENTA = {"momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}
+"""What torch's optimizers hold of a parameter, in its shape."""
+
+
 def initial_network(task: Task[Batch], feeds: Feeds[Batch]) -> nn.Module:
     """Return the task's network with initial weights that the seed alone determines, equal for all norms."""
     with torch.random.fork_rng(devices=[]):
@@ -132,10 +136,16 @@ class Learner(Generic[Batch]):
         self.bare.load_state_dict(state["network"])
         settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, own in self.optimizer.state.items():
+            for name in MOMENTA & own.keys():
+                if own[name] is not None and own[name].shape != parameter.shape:
+                    raise ValueError(f"{name} is of shape {[*own[name].shape]} for one of {[*parameter.shape]}")
         for group, own in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(own)
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
         if self.average is not None:
+            if state["average"] is None:
+                raise ValueError("it has no average of the weights")
             self.average.module.load_state_dict(state["average"]["network"])
             self.average.updates = state["average"]["updates"]
 

@@ -185,22 +185,38 @@ class Loop(Generic[Batch]):
         self._saved, self._saved_step = time.monotonic(), self.progress.step
 
     def restore(self, content: dict[str, Any]) -> None:
-        """Go to where a checkpoint was written."""
-        self.learner.load_state_dict(content)
+        """Go to where a checkpoint was written; raise some error or other where it is not one of this run."""
         self.progress = Progress.from_state_dict(content["progress"])
+        self._check_place(content)
+        self.learner.load_state_dict(content)
         self._seconds, self._started = content["seconds"], time.monotonic()
         self._saved_step = self.progress.step
         if content["feed"] is not None:
             self.feeds.train.load_state_dict(content["feed"])
-        sums = torch.tensor(content["sums"], dtype=torch.float64, device=self.fabric.device)
+        sums = torch.tensor(content["sums"] if content["feed"] else 0, dtype=torch.float64, device=self.fabric.device)
         self._sums = sums if self.fabric.is_global_zero else torch.zeros_like(sums)  # process 0 has those of all
+
+    def _check_place(self, content: dict[str, Any]) -> None:
+        """Raise ValueError where epoch, step, batch and figures contradict each other, or are not of this run."""
+        progress, feed, batches = self.progress, content["feed"], len(self.feeds.train)
+        done = progress.step - progress.epoch * batches
+        if not 0 <= done <= batches:
+            raise ValueError(f"step {progress.step} is not in epoch {progress.epoch + 1} of {batches} steps each")
+        if feed != ({"epoch": progress.epoch, "next_batch": done} if done else None):
+            raise ValueError(f"{done} batches of the epoch are done, and the feed is at {feed}")
+        names = [measure.name for measure in self.task.measures]
+        if any(list(row.figures) != names for row in progress.rows):
+            raise ValueError(f"its figures are not {', '.join(names)}")
+        if done:
+            self.task.train_figures(torch.tensor(content["sums"], dtype=torch.float64))
 
     def _diverged(self, step: int) -> Diverged:
         epoch = (step - 1) // len(self.feeds.train) + 1
         kept = f"the checkpoint of step {self._saved_step} is kept" if self._saved_step else "nothing was saved before"
         reason = f"the loss or a weight is NaN or infinite at step {step} (epoch {epoch})"
-        remedies = (Setting("learning_rate"), ", ", Setting("warmup_epochs"), ", or ", Setting("clip_norm"))
-        return Diverged(f"{reason}; {kept}; the same settings come here again: try a smaller ", *remedies)
+        others = (Setting("learning_rate"), ", more ", Setting("warmup_epochs"), ", or a ", Setting("clip_norm"))
+        named = (", named in ", Setting("override"), " too") if self._saved_step else ()
+        return Diverged(f"{reason}; {kept}", "; the same settings come here again: try a smaller ", *others, *named)
 
     def _stopped(self, number: int) -> Stopped:
         epoch, batches = self.progress.epoch, len(self.feeds.train)

@@ -20,7 +20,15 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 
 from calibnorm.errors import ReasonedError, RunFailed, Setting, UsageError
 from calibnorm.lab.recipes import Precision
-from calibnorm.lab.training.machine import Accelerator, check_precision, choose
+from calibnorm.lab.training import companions
+from calibnorm.lab.training.machine import (
+    Accelerator,
+    check_devices,
+    check_precision,
+    choose,
+    started_by_srun,
+    starts_others,
+)
 
 T = TypeVar("T")
 
@@ -55,8 +63,7 @@ def start(machine: Machine, precision: Precision) -> Fabric:
     kind = choose(machine.accelerator)
     check_precision(kind, precision)
     devices, nodes = _counts(machine)
-    if kind == "cuda" and devices > torch.cuda.device_count():
-        raise UsageError(Setting("devices", devices), f"there are {torch.cuda.device_count()} GPUs here")
+    check_devices(devices, kind)
     with _quiet():
         environment = _environment(devices, nodes)
         fabric = Fabric(
@@ -67,6 +74,10 @@ def start(machine: Machine, precision: Precision) -> Fabric:
             # Of the two lists Fabric takes one; left to itself, it finds a Slurm batch job, and starts nobody there.
             plugins=[environment, *(MixedPrecision(each, kind) for each in MIXED.get(precision, ()))],
         )
+        if starts_others(devices):
+            companions.start(devices, environment.main_address, environment.main_port)
+        elif type(environment) is LightningEnvironment and devices > 1:
+            companions.end_with_first()
         try:
             fabric.launch()
         except ValueError as error:  # Slurm's own numbers contradict ours
@@ -97,7 +108,7 @@ def _environment(devices: int, nodes: int) -> ClusterEnvironment:
     """Return what started the processes; with Lightning's own, Fabric starts them."""
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
-    if devices * nodes > 1 and _tasks() > 1:
+    if devices * nodes > 1 and started_by_srun() > 1:
         try:
             return SLURMEnvironment()
         except RuntimeError as error:  # without --ntasks-per-node
@@ -105,18 +116,12 @@ def _environment(devices: int, nodes: int) -> ClusterEnvironment:
     return LightningEnvironment()
 
 
-def _tasks() -> int:
-    """Return how many processes srun has started, of which this is one; 1 in a batch script by itself."""
-    # SLURM_NTASKS, which Lightning looks at, is also set in a batch script that srun did not start.
-    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
-
-
 def _counts(machine: Machine) -> tuple[int, int]:
     for name, value in (("devices", machine.devices), ("num_nodes", machine.num_nodes)):
         if value is not None and value < 1:
             raise UsageError(Setting(name, value), "must be at least 1")
     if not TorchElasticEnvironment.detect():
-        devices, nodes, tasks = machine.devices or 1, machine.num_nodes or 1, _tasks()
+        devices, nodes, tasks = machine.devices or 1, machine.num_nodes or 1, started_by_srun()
         if devices * nodes > 1 and tasks not in (1, devices * nodes):
             reason = f"srun started {tasks} processes; {devices * nodes} are wanted, or 1"
             raise UsageError(Setting("devices", devices), reason)

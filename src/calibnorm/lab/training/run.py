@@ -20,13 +20,22 @@ from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.tasks import Feeds, Place, Task
 from calibnorm.lab.training import folder as folders
 from calibnorm.lab.training import processes, same_data
-from calibnorm.lab.training.checkpoints import Checkpoints, clear, dumped
+from calibnorm.lab.training.checkpoints import REMEDY, Checkpoints, clear, dumped
 from calibnorm.lab.training.clock import Timing
-from calibnorm.lab.training.ending import AGAIN, end_together
+from calibnorm.lab.training.companions import AGAIN
+from calibnorm.lab.training.contents import CHECKPOINT, refused
+from calibnorm.lab.training.ending import end_together
 from calibnorm.lab.training.folder import Result
 from calibnorm.lab.training.learner import Learner, check_statistics, initial_network
 from calibnorm.lab.training.loop import Loop
-from calibnorm.lab.training.machine import Accelerator, check_machine, convolutions, float32_convolutions
+from calibnorm.lab.training.machine import (
+    Accelerator,
+    check_machine,
+    check_start,
+    convolutions,
+    float32_convolutions,
+    starts_others,
+)
 from calibnorm.lab.training.processes import Machine, on_first
 from calibnorm.lab.training.progress import EpochFigures, Progress
 from calibnorm.lab.training.watchers import Watcher
@@ -85,6 +94,11 @@ def train(
     watcher, task = watcher or Watcher(), tasks.of(recipe)
     task.check()
     check_machine(recipe, accelerator)
+    check_start(task, accelerator, devices)
+    if starts_others(devices):  # before they are: what this one finds out alone
+        if (done := folders.finished(folder, task)) is not None:
+            return done
+        folders.check(folder, recipe, override)
     fabric = processes.start(Machine(accelerator, devices, num_nodes), recipe.precision)
     watcher = watcher if fabric.is_global_zero else Watcher()
 
@@ -114,7 +128,7 @@ def train(
         run = Loop(task, fabric, feeds, learner, files.checkpoint, watcher, stop, checkpoint_minutes)
         watcher.start(task.measures, recipe.epochs)
         if content is not None:
-            run.restore(content)
+            processes.on_all(fabric, lambda: files.restore(run, content))
             files.tables(run.progress.rows, run.progress.timings)
             watcher.say(f"{folder}: going on after step {run.progress.step}")
         while run.progress.epoch < recipe.epochs:
@@ -163,7 +177,7 @@ class Files:
         def work() -> dict[str, Any] | None:
             for part in (self.folder, self.checkpoints.folder):
                 clear(part)
-            if (content := self.checkpoints.load()) is not None:
+            if (content := self.checkpoints.load(CHECKPOINT)) is not None:
                 rows = Progress.from_state_dict(content["progress"]).rows
                 folders.check_epochs(self.folder, self.recipe.epochs, rows)
             remedy = ("; put it back as it was, or choose another ", Setting("folder"))
@@ -187,6 +201,12 @@ class Files:
             return content
 
         return self._first(work)
+
+    def restore(self, run: Loop[Any], content: dict[str, Any]) -> None:
+        """Go to where the newest checkpoint was written; raise UsageError where it is that of another run."""
+        newest = [self.checkpoints.folder, *self.checkpoints.paths()][-1]  # the folder on a machine that has none
+        with refused(newest, "does not fit this run", REMEDY):
+            run.restore(content)
 
     def checkpoint(self, content: dict[str, Any], step: int) -> None:
         """Write a checkpoint, with what the run is trained on."""
@@ -212,10 +232,8 @@ class Files:
         """Write metrics.csv and timing.csv anew: a resumed run's metrics.csv is that of an undisturbed one."""
 
         def work() -> None:
-            columns = ["epoch", *(measure.name for measure in self.task.measures), "learning_rate"]
-            write_csv(self.folder / folders.METRICS, [row.flat() for row in rows], columns)
-            columns = [field.name for field in fields(Timing)]
-            write_csv(self.folder / folders.TIMING, [*map(asdict, timings)], columns)
+            write_csv(self.folder / folders.METRICS, [row.flat() for row in rows], folders.columns(self.task))
+            write_csv(self.folder / folders.TIMING, [*map(asdict, timings)], [field.name for field in fields(Timing)])
 
         self._first(work)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +15,12 @@ from calibnorm.errors import UsageError
 from calibnorm.lab import tasks
 from calibnorm.lab.tasks import Feeds, Task
 from calibnorm.lab.training import same_data
+from calibnorm.lab.training.contents import WEIGHTS, read, refused
 from calibnorm.lab.training.folder import CONFIG, LAST, read_recipe
 from calibnorm.lab.training.learner import initial_network
 from calibnorm.lab.training.processes import Processes
+
+REMEDY = "so the run cannot be tested; remove its folder, and train it again"
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,12 @@ def trained(folder: Path, data_root: Path) -> Iterator[Trained]:
         same_data.check(folder, contents, "; put it back as it was")
         network = initial_network(task, feeds)
         try:
-            content = torch.load(folder / LAST, map_location="cpu", weights_only=True)
+            data = (folder / LAST).read_bytes()
+        except OSError as error:
+            raise UsageError(f"{folder / LAST}: is missing or damaged ({error.strerror}); {REMEDY}") from error
+        content = read(folder / LAST, data, WEIGHTS, REMEDY)
+        with refused(folder / LAST, "does not fit the run's config.json", REMEDY):
             network.load_state_dict(content["network"])
-        except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
-            reason = "is missing or damaged, so the run cannot be tested; train it again"
-            raise UsageError(f"{folder / LAST}: {reason}") from error
         yield Trained(task, feeds, network.eval(), () if contents is None else contents.classes)
     finally:
         feeds.close()
