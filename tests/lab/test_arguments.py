@@ -104,7 +104,10 @@ def test_help_is_tyros(capsys: pytest.CaptureFixture[str]) -> None:
             "--normz bn: is not known; did you mean --norms? (calibnorm compare --help)",
         ),
         ("compare digits-tiny --epochs many", "--epochs many: must be a whole number"),
-        ("train digits-tiny --accelerator gpu", "--accelerator gpu: must be auto or cpu or cuda; did you mean cuda?"),
+        (
+            "train digits-tiny --accelerator gpu",
+            "--accelerator gpu: a GPU is called cuda here; CUDA_VISIBLE_DEVICES says which one",
+        ),
         ("compare digits-tiny --schedule linear", "--schedule linear: must be step or cosine"),
         ("compare digits-tiny --nesterov maybe", "--nesterov maybe: takes no value"),
         ("compare digits-tiny --milestones 3 x", "--milestones 3 x: must be whole numbers"),

@@ -24,6 +24,7 @@ OTHER = {
     "epochs": 8,
     "noise_in": "train",
     "stages": "stage1",
+    "weights": "imagenet",
     "train_images": 500,
     "image_size": 4,
     "augment": "crop",

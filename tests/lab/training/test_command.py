@@ -200,8 +200,8 @@ def test_a_run_and_what_it_prints(
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert (settings["norm"], settings["noise"], settings["seed"]) == ("bn:gamma_init=0.269", [0.8, 0.5], 3)
     assert {path.name for path in folder.iterdir()} - {".lock"} == {
-        "best.pt", "checkpoints", "config.json", "environment.json", "last.pt", "metrics.csv", "result.json",
-        "tensorboard", "timing.csv",
+        "best.pt", "checkpoints", "config.json", "data.json", "environment.json", "last.pt", "metrics.csv",
+        "result.json", "tensorboard", "timing.csv",
     }  # fmt: skip
     assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
     header, row = (folder / "timing.csv").read_text(encoding="utf-8").splitlines()

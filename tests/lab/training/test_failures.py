@@ -101,7 +101,7 @@ def test_a_damaged_picture_of_the_second_process_ends_both(tmp_path: Path, root:
     more = ("--data-root", str(root), "--workers", "0")
     statuses, said = pair(PICTURES, tmp_path / "run", more=more)
     assert statuses == [2, 2], said
-    assert said[0] == ""
+    assert said[0] == "folders: 3 classes, training images 18 (6 a class), test images 6 (2 a class)\n"
     assert said[1].startswith(f"calibnorm: process 1: {damaged}: no picture that can be read")
     assert said[1].count("\n") == 1
 

@@ -43,7 +43,7 @@ def test_killed_after_a_step(minutes: float, step: int, tmp_path: Path, undistur
 @pytest.mark.parametrize("moment", ["half written", "before rename", "after rename", "before removal", "fsync"])
 def test_killed_while_a_checkpoint_is_written(moment: str, tmp_path: Path, undisturbed: Path) -> None:
     folder = tmp_path / "run"
-    die(folder, OFTEN, moment, 3 if moment == "before removal" else 6)
+    die(folder, OFTEN, moment, {"before removal": 3, "fsync": 8}.get(moment, 6))
     kept = list((folder / "checkpoints").glob("step-*.pt"))
     assert kept
     for path in kept:

@@ -151,7 +151,7 @@ def test_a_damaged_note_is_named(there: Path, text: str) -> None:
 
 def test_the_names_of_the_outputs(there: Path, tmp_path: Path) -> None:
     with trained(there / "whole", there) as of:
-        assert of.class_names == NAMES
+        assert of.outputs == NAMES
     assert torch.load(there / "whole" / "best.pt", weights_only=True)["classes"] == list(NAMES)
     train_tiny(replace(TINY, epochs=1), tmp_path / "digits")
     for name in ("best.pt", "last.pt"):

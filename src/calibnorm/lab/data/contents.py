@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from calibnorm.lab.data.image_set import ImageSet, Split
-from calibnorm.lab.data.sets import class_names
+from calibnorm.lab.data.sets import class_names, info
 
 SHOWN = 3
 """Differences that an error names; it counts the rest."""
@@ -89,6 +89,15 @@ class Contents:
         except (KeyError, TypeError) as error:
             raise ValueError(f"no contents of a set ({type(error).__name__}: {error})") from error
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What each output of a network that learns the set stands for."""
+        return self.classes
+
+    def of_outputs(self) -> dict[str, list[str]]:
+        """Return what a file of weights says of the network's outputs."""
+        return {"classes": list(self.classes)}
+
     def in_words(self) -> list[str]:
         """Return sentences on what is read, and on what is not."""
         what = f"{self.data}: {len(self.classes)} classes, training images {self.train.in_words()}"
@@ -97,6 +106,10 @@ class Contents:
             f"{what}, test images {self.test.in_words()}",
             *(f"{self.data}: left out of {name}: {text}" for name, text in left_out if text),
         ]
+
+    def news(self) -> list[str]:
+        """Return what a run says first: of a folder of pictures, whose contents nobody else knows."""
+        return self.in_words() if info(self.data).folder else []
 
     def difference(self, before: Contents) -> str:
         """Return in words how this set differs from one of before; nothing where it is the same."""

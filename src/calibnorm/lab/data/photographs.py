@@ -5,11 +5,8 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
-
-from calibnorm.lab.data.pictures import read_picture
 
 # The files themselves are read: skimage.data's functions ask the network about some of them.
 SKLEARN = {"china": "images/china.jpg", "flower": "images/flower.jpg"}
@@ -39,8 +36,11 @@ def photograph(name: str) -> Tensor:
     >>> photograph("coffee").shape
     torch.Size([3, 400, 600])
     """
+    import numpy as np
     import skimage  # half a second of import for each
     import sklearn.datasets
+
+    from calibnorm.lab.data.pictures import read_picture  # which imports what lists the sets, and so this module
 
     if name in SKLEARN:
         path = Path(sklearn.datasets.__file__).parent / SKLEARN[name]

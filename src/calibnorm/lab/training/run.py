@@ -123,7 +123,7 @@ def train(
         contents = feeds.train.contents
         files = Files(folder, fabric, learner, watcher, contents)
         content = files.open(override)
-        for sentence in contents.in_words() if contents is not None else ():
+        for sentence in contents.news() if contents is not None else ():
             watcher.say(sentence)
         run = Loop(task, fabric, feeds, learner, files.checkpoint, watcher, stop, checkpoint_minutes)
         watcher.start(task.measures, recipe.epochs)
@@ -219,7 +219,7 @@ class Files:
 
         def work() -> None:
             figures = {"epoch": row.epoch, headline.name: row.figures[headline.name]}
-            names = {} if self.contents is None else {"classes": list(self.contents.classes)}
+            names = {} if self.contents is None else self.contents.of_outputs()
             content = {"recipe": self.recipe.to_dict(), **figures, **names, "network": self.learner.weights()}
             written = dumped(content)
             write_whole(self.folder / folders.LAST, written)

@@ -8,6 +8,7 @@ from typing import Any
 
 from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.data import Contents
+from calibnorm.lab.training.contents import refused
 from calibnorm.lab.training.folder import CHECKPOINTS, RESULT
 from calibnorm.report.files import write_json
 
@@ -46,10 +47,13 @@ def check(folder: Path, now: Contents | None, *remedy: str | Setting, checkpoint
     begun = (folder / RESULT).exists() or any((folder / CHECKPOINTS).glob("step-*.pt"))
     if now is None or not begun:
         return
-    before = noted(folder)
-    if before is None and checkpoint is not None and "data" in checkpoint:
-        before = Contents.from_dict(checkpoint["data"])
-    if before is not None and (difference := now.difference(before)):
+    before, difference = noted(folder), ""
+    with refused(folder, "says in a damaged way what it was trained on", "train it again under another name"):
+        if before is None and checkpoint is not None and "data" in checkpoint:
+            before = Contents.from_dict(checkpoint["data"])
+        if before is not None:
+            difference = now.difference(before)
+    if difference:
         reason = f"is not what the run in {folder} was trained on: {difference}"
         raise UsageError(Setting("data", now.data), reason, *remedy)
 

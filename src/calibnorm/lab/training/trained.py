@@ -31,13 +31,13 @@ class Trained:
         task: What it has learned.
         feeds: What it was trained and tested on.
         network: The network.
-        class_names: Which class each output is; empty where the task has no classes.
+        outputs: What each output of the network stands for; empty where the task does not say.
     """
 
     task: Task[Any]
     feeds: Feeds[Any]
     network: nn.Module
-    class_names: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
 
     @torch.no_grad()
     def headline(self) -> float:
@@ -76,6 +76,6 @@ def trained(folder: Path, data_root: Path) -> Iterator[Trained]:
         content = read(folder / LAST, data, WEIGHTS, REMEDY)
         with refused(folder / LAST, "does not fit the run's config.json", REMEDY):
             network.load_state_dict(content["network"])
-        yield Trained(task, feeds, network.eval(), () if contents is None else contents.classes)
+        yield Trained(task, feeds, network.eval(), () if contents is None else contents.outputs)
     finally:
         feeds.close()
