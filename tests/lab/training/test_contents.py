@@ -93,8 +93,9 @@ def test_a_damaged_checkpoint_is_gone_on_from_or_refused(share: float, stopped: 
         taken.append(name)
         assert (going.progress.epoch, going.progress.step) == (1, STEPS + 1), name
         assert going.learner.finite(), name
-    assert len(cases) > 1000 * share
-    # Settings of the optimizer are the recipe's, and figures may be any numbers: nothing else is taken. same_data looks at the data.
+    assert len(cases) > 800 * share
+    # Settings of the optimizer are the recipe's, and figures may be any numbers: nothing else is taken. The data, which
+    # same_data looks at, are not the loop's.
     free = ("optimizer", "progress/rows", "progress/timings", "scaler", "average/updates", "seconds", "sums", "data")
     assert [name for name in taken if not name.startswith(free)] == []
 

@@ -24,7 +24,7 @@ from calibnorm.lab.data.workers import readers
 from calibnorm.lab.experiments import worker_process, workers
 from calibnorm.lab.experiments.grid import Run
 from calibnorm.lab.tasks.classify import Classify
-from calibnorm.lab.training import machine, processes
+from calibnorm.lab.training import companions, machine, processes
 from calibnorm.lab.training import run as runs
 from calibnorm.lab.training.interruption import Interruption
 from calibnorm.lab.training.learner import Learner
@@ -50,6 +50,9 @@ class FakeFabric:
 def slurm(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Return a batch script's environment: one task, as Slurm counts where no number of tasks was asked for."""
     monkeypatch.setattr(processes, "Fabric", FakeFabric)
+    monkeypatch.setattr(companions, "start", lambda count, address, port: monkeypatch.setenv("STARTED", str(count)))
+    monkeypatch.setenv("STARTED", "")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setattr(processes.TorchElasticEnvironment, "detect", staticmethod(lambda: False))
     for name in ("RANK", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS_PER_NODE", "SLURM_NNODES", "SLURM_JOB_NAME"):
         monkeypatch.setenv(name, "")  # so that it is put back
@@ -65,6 +68,7 @@ def start(devices: int | None, nodes: int | None = None) -> Any:
 
 def test_processes_are_started_in_a_slurm_batch_job(slurm: pytest.MonkeyPatch) -> None:
     assert type(start(2)) is LightningEnvironment
+    assert os.environ["STARTED"] == "2"
     slurm.setenv("SLURM_NTASKS", "2")  # asked for, but srun was not called
     assert type(start(2)) is LightningEnvironment
     slurm.setattr(FakeFabric, "world", 1)
@@ -79,6 +83,7 @@ def test_processes_of_srun_are_taken(slurm: pytest.MonkeyPatch) -> None:
     assert type(start(2)) is SLURMEnvironment
     assert os.environ["RANK"] == "1", "the command asks there whether this process speaks"
     assert type(start(1, nodes=2)) is SLURMEnvironment
+    assert os.environ["STARTED"] == ""
     with pytest.raises(UsageError, match="devices=3: srun started 2 processes; 3 are wanted, or 1"):
         start(3)
     slurm.delenv("SLURM_NTASKS_PER_NODE")

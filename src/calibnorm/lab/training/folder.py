@@ -96,6 +96,7 @@ def read_result(folder: Path) -> Result | None:
         return None
     content = read_json(folder / RESULT) or {}
     own = {field.name: content.pop(field.name, None) for field in fields(Result)[1:]}
+    own |= {name: int(value) for name, value in own.items() if finite(value) and name != "seconds" and value % 1 == 0}
     counted = all(count(value) for name, value in own.items() if name != "seconds") and finite(own["seconds"])
     if not content or not counted or not numbers(content):
         raise _damaged_result(folder)
