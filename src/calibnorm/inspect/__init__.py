@@ -13,13 +13,21 @@ from calibnorm.inspect.gates import (
     learned,
     watch_gates,
 )
+from calibnorm.inspect.noise import BatchNoise, LayerNoise, NoiseRow, NoiseTable, batch_noise
+from calibnorm.inspect.variance import Share
 
 __all__ = [
+    "BatchNoise",
     "Gate",
     "GateReport",
     "GateWatch",
+    "LayerNoise",
+    "NoiseRow",
+    "NoiseTable",
     "Quantities",
     "Quantity",
+    "Share",
+    "batch_noise",
     "gates",
     "hold_scaling_gates",
     "learned",

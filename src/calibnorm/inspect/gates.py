@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from calibnorm.inspect.evaluating import Images, Moments, evaluate, watching
+from calibnorm.inspect.evaluating import Called, Images, Moments, evaluate, watching
 from calibnorm.inspect.tables import Table
 from calibnorm.methods import RBN, Batch
 from calibnorm.networks.finding import find_layers, steady_noise
@@ -200,9 +200,9 @@ class _Watched:
         self.title, self.depth, self.layer = title, depth, layer
         self.seen = Moments()
 
-    def see(self, x: Tensor) -> None:
-        if x.numel():
-            self.seen.add(gate_of(self.layer, x, self.title))
+    def see(self, call: Called) -> None:
+        if call.input.numel():
+            self.seen.add(gate_of(self.layer, call.input, self.title))
 
     def row(self) -> Gate:
         mean, std = self.seen.mean, self.seen.std
