@@ -312,15 +312,15 @@ X = torch.ones(8, 3, 4, 4)
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"probes": 1}, ValueError, "probes=1 must be a whole number of at least 2"),
+        ({"probes": 2}, ValueError, "probes=2 must be a whole number of at least 3"),
         ({"draws": True}, ValueError, "draws=True must be a whole number"),
-        ({"pool": 1}, ValueError, "pool=1 must be"),
+        ({"pool": 2}, ValueError, "pool=2 must be"),
         ({"batch_sizes": (8, 1)}, ValueError, "batch_sizes=1 must be"),
         ({"batch_sizes": (8.0,)}, ValueError, "batch_sizes=8.0 must be"),
         ({"batch_sizes": ()}, ValueError, "batch_sizes is empty"),
         ({"images": []}, ValueError, "images holds no batch"),
         ({"images": ["china.jpg"]}, TypeError, "images must be batches of images"),
-        ({"images": X[:1]}, ValueError, "images holds a single image"),
+        ({"images": X[:2]}, ValueError, "images holds too few: 2, and"),
         ({"loss": lambda y, labels: y}, ValueError, "loss= needs labels"),
         (
             {"images": [(X, torch.ones(8))], "loss": lambda y, labels: y.mean()},

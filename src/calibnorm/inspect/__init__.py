@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from calibnorm.inspect.channels import ChannelStd, ChannelStds, channel_std
 from calibnorm.inspect.features import Features, Stage, Stages, features
-from calibnorm.inspect.gates import Gate, GateReport, GateWatch, gates, hold_scaling_gates, watch_gates
+from calibnorm.inspect.gates import Gate, GateReport, GateWatch, gate_values, gates, hold_scaling_gates, watch_gates
 from calibnorm.inspect.learned import Quantities, Quantity, learned
 from calibnorm.inspect.noise import BatchNoise, LayerNoise, NoiseRow, NoiseTable, batch_noise
 from calibnorm.inspect.variance import Share
@@ -28,6 +28,7 @@ __all__ = [
     "batch_noise",
     "channel_std",
     "features",
+    "gate_values",
     "gates",
     "hold_scaling_gates",
     "learned",

@@ -91,6 +91,38 @@ def gates(model: nn.Module, images: Images) -> GateReport:
     return watch.report()
 
 
+def gate_values(model: nn.Module, images: Images) -> dict[str, Tensor]:
+    """Return the gates themselves on images, by layer: for histograms, and as much memory as they take.
+
+    Args:
+        model: The network, which is called as in :func:`gates`.
+        images: As in :func:`gates`.
+
+    Returns:
+        The gates (N, C) of every layer that has one and was called, by the layer's name.
+
+    Raises:
+        TypeError: The model is no module, or a batch is no tensor.
+        ValueError: There is no batch.
+
+    >>> import torch, calibnorm as cn
+    >>> net = torch.nn.Sequential(cn.IEBN2d(8), torch.nn.BatchNorm2d(8))
+    >>> {name: tuple(gate.shape) for name, gate in cn.inspect.gate_values(net, torch.randn(4, 8, 3, 3)).items()}
+    {'0': (4, 8)}
+    """
+    seen: dict[str, list[Tensor]] = {}
+
+    def look(call: Called) -> None:
+        name = names[call.layer]
+        seen.setdefault(name, []).append(_gate_of(call, name))
+
+    names: dict[nn.Module, str] = {layer: watched.title for layer, watched in GateWatch(model).layers.items()}
+    if names:
+        with watching(dict.fromkeys(names, look)):
+            evaluate(model, images)
+    return {name: torch.cat(parts) for name, parts in seen.items()}
+
+
 @contextmanager
 def watch_gates(model: nn.Module) -> Iterator[GateWatch]:
     """Read the gates of every evaluation that runs while the context is open: for networks that take more than images.
@@ -142,9 +174,7 @@ class _Watched:
 
     def see(self, call: Called) -> None:
         if call.input.numel():
-            gate = steps_of(self.layer, call.input, self.title).gate
-            assert gate is not None, "a method that is gated has a gate"
-            self.seen.add(gate)
+            self.seen.add(_gate_of(call, self.title))
 
     def row(self) -> Gate:
         mean, std = self.seen.mean, self.seen.std
@@ -162,6 +192,12 @@ def _split(mean: Tensor, std: Tensor, images: int) -> tuple[float, float, float]
     between_channels = (mean.var() if len(mean) > 1 else torch.zeros_like(between_images)) - between_images / images
     share = between_images / (between_images + between_channels) if between_images > 0.0 else between_images
     return between_channels.item(), between_images.item(), share.item()
+
+
+def _gate_of(call: Called, title: str) -> Tensor:
+    gate = steps_of(call.layer, call.input, title).gate
+    assert gate is not None, "a method that is gated has a gate"
+    return gate
 
 
 def _has_gate(layer: CalibratedNorm) -> bool:

@@ -166,7 +166,7 @@ def batch_noise(
         model: The network, which takes a batch of images. It is measured in its present precision, on its device.
         images: A batch; or an iterable of batches, or of tuples or lists that begin with one. Where the second entry is
             a tensor of a label for every image, there is a loss.
-        probes: Images that are looked at, at least 2; all, where there are fewer.
+        probes: Images that are looked at, at least 3; all, where there are fewer.
         batch_sizes: Images in a batch, the probe included, each at least 2.
         draws: Batches of every size for each probe, at least 2.
         seed: Chooses pool, probes and company.
@@ -182,7 +182,7 @@ def batch_noise(
 
     Raises:
         TypeError: The model is no module, or a batch is no tensor.
-        ValueError: A number is too small, there is no batch, a single image, or no layer to look at.
+        ValueError: A number is too small, there are fewer than three images, or ``where`` chooses no layer.
 
     >>> import torch, calibnorm as cn
     >>> from torch import nn
@@ -192,16 +192,17 @@ def batch_noise(
     >>> [layer.name for layer in noise.layers], noise.layers[1].own[4], noise.layers[0].own[4] > noise.layers[0].own[16]
     (['1', '4'], 0 (0 to 0), True)
     """
-    _check(probes=probes, draws=draws, pool=pool)
+    _check(3, probes=probes, pool=pool)
+    _check(2, draws=draws)
     for size in batch_sizes:
-        _check(batch_sizes=size)
+        _check(2, batch_sizes=size)
     if not batch_sizes:
         raise ValueError("batch_sizes is empty; name one or more, such as (8, 32)")
     layers = layers_of(model, where)
     first = like(model)
     kept = Pool.read(images, pool, seed, None if first is None else first.device)
-    if len(kept) < 2:
-        raise ValueError("images holds a single image, and there is no company for it; pass more images")
+    if len(kept) < 3:
+        raise ValueError(f"images holds too few: {len(kept)}, and what differs between images takes at least 3")
     if loss is not None and kept.labels is None:
         raise ValueError("loss= needs labels; pass batches of (images, labels), such as [(images, labels)]")
     probes = min(probes, len(kept))
@@ -228,8 +229,8 @@ def batch_noise(
     )
 
 
-def _check(**counts: int) -> None:
-    """Refuse numbers below 2."""
+def _check(least: int, **counts: int) -> None:
+    """Refuse numbers that are too small."""
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 2:
-            raise ValueError(f"{name}={value!r} must be a whole number of at least 2")
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")

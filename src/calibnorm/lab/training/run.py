@@ -109,6 +109,7 @@ def train(
         content = files.open(override)
         run = Loop(task, fabric, feeds, learner, files.checkpoint, watcher, stop, checkpoint_minutes)
         watcher.start(task.measures, recipe.epochs)
+        watcher.meet(learner.bare, feeds.test)
         if content is not None:
             run.restore(content)
             files.tables(run.progress.rows, run.progress.timings)
