@@ -1,6 +1,6 @@
 """The batch-noise meter: how much of what a network computes of an image is the doing of the images beside it.
 
-docs/batch_noise.md explains the estimator, and what it does not say.
+docs/batch-noise.md explains the estimator, and what it does not say.
 """
 
 from __future__ import annotations
