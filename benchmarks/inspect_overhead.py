@@ -2,9 +2,10 @@
 
     python benchmarks/inspect_overhead.py [--images 256] [--side 64] [--rounds 3]
 
-Every ratio is the median over rounds of the time of an instrument over that of the same images sent through the network
-in the same round. The last line is what a training step costs with a reading of the meter every 50 steps, as
-`calibnorm train --noise-every 50` takes it, over one without: ``1 + reading / (50 * step)``.
+Every ratio is the median over rounds of the processor time of an instrument over that of as many images sent through
+the network in the same round, on one thread, so that other work on the machine counts little. The last line is what a
+training step costs with a reading of the meter every 50 steps, as `calibnorm train --noise-every 50` takes it, over one
+without: ``1 + reading / (50 * step)``.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ BATCH = 32
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return how long a call takes."""
-    start = time.perf_counter()
+    """Return the processor time of a call."""
+    start = time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def main() -> None:
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     network = cn.convert(torchvision.models.resnet50(), "iebn")
     images, labels = torch.randn(given.images, 3, given.side, given.side), torch.randint(1000, (given.images,))
@@ -44,9 +46,9 @@ def main() -> None:
     optimizer = torch.optim.SGD(network.parameters(), 0.01)
 
     @torch.no_grad()
-    def plain(train: bool, count: int = given.images) -> None:
+    def plain(train: bool) -> None:
         network.train(train)
-        for batch in batches[: count // BATCH]:
+        for batch in batches:
             network(batch)
 
     def step() -> None:
@@ -61,11 +63,8 @@ def main() -> None:
 
     ratios: dict[str, list[float]] = {}
     for _ in range(given.rounds):
-        of_evaluation, of_training, of_step = (
-            seconds(lambda: plain(False)),
-            seconds(lambda: plain(True)),
-            seconds(step),
-        )
+        of_evaluation, of_training = seconds(lambda: plain(False)), seconds(lambda: plain(True))
+        of_step = seconds(lambda: [step() for _ in range(3)]) / 3
         for name, work in (
             ("gates", lambda: cn.inspect.gates(network, batches)),
             ("channel_std", lambda: cn.inspect.channel_std(network, batches)),
@@ -75,13 +74,12 @@ def main() -> None:
         forwards = 8 * (8 + 32) + given.images
         ratio = took / (of_training * forwards / given.images)
         ratios.setdefault("batch_noise without a loss, of its forwards in training mode", []).append(ratio)
-        took = seconds(lambda: reading(True, 4, 2, (8, 32), given.images))
-        ratios.setdefault("batch_noise with gradients, of as many images in training steps", []).append(
-            took / (of_step * forwards / BATCH)
-        )
+        took = seconds(lambda: reading(True, 4, 2, (8, 32), 64))
+        ratio = took / (of_step * (forwards - given.images + 64) / BATCH)
+        ratios.setdefault("batch_noise with gradients, of as many images in training steps", []).append(ratio)
         took = seconds(lambda: reading(False, PROBES, DRAWS, (BATCH,), POOL))
-        ratios.setdefault("a step with the meter every 50 steps", []).append(1 + took / (50 * of_step))
-    print(f"{given.images} images of {given.side} x {given.side}, {torch.get_num_threads()} threads, batches of {BATCH}")
+        ratios.setdefault("a step with the meter every 50 steps, of one without", []).append(1 + took / (50 * of_step))
+    print(f"{given.images} images of {given.side} x {given.side}, one thread, batches of {BATCH}")
     for name, values in ratios.items():
         print(f"{statistics.median(values):6.2f}  {name} ({', '.join(f'{v:.2f}' for v in values)})")
 

@@ -84,7 +84,8 @@ class Meter:
 
         with watching(dict.fromkeys(self.layers, look)):
             images, losses = self._run(torch.arange(len(self.pool), device=self.pool.images.device))
-            if losses is not None and losses.requires_grad:
+            self.gradients = losses is not None and losses.requires_grad
+            if losses is not None and self.gradients:
                 torch.autograd.grad(losses.sum(), [images, *self.parameters], allow_unused=True)
 
     def measure_accumulated(self, batches: Batches) -> None:
@@ -107,7 +108,7 @@ class Meter:
                     _, losses = self._run(chosen)
                     if losses is not None:
                         self._see(self.model, "loss", size, 0, losses.detach()[:1])
-                        if losses.requires_grad:
+                        if self.gradients:
                             self._pull_back(losses[0], inputs, size)
                 for (_, kind, of), seen in self._seen.items():
                     if of == size and not kind.startswith("own"):

@@ -113,7 +113,8 @@ class RandomEffects:
 def share(effects: Sequence[RandomEffects]) -> Share:
     """Return within / (within + between) of several vectors as if they were one, all of the same images and draws.
 
-    The interval is that of the jackknife over images, on the scale of the log odds, with Student's t.
+    The interval is that of the jackknife over images, on the scale of the log odds, with Student's t. Where no variance
+    between images is found, which has no log odds, it is on the scale of the share.
     """
     draws = effects[0].draws
     within_n, apart_n = (torch.stack(parts).sum(0) for parts in zip(*(e.of_images() for e in effects), strict=True))
@@ -122,11 +123,12 @@ def share(effects: Sequence[RandomEffects]) -> Share:
     if within == 0.0:
         return Share(0.0, 0.0, 0.0)
     left_out = (within_n.sum() - within_n) / (n - 1), apart_n.sum() - apart_n * (n / (n - 1))
-    each = _log_odds(*_components(*left_out, draws, n - 1))
+    parts = _components(*left_out, draws, n - 1)
+    odds = bool(between > 0.0) and bool((parts[1] > 0.0).all())
+    centre, each = (_log_odds(*pair) if odds else pair[0] / (pair[0] + pair[1]) for pair in (whole, parts))
     margin = _t(n - 1) * ((each - each.mean()).square().sum() * ((n - 1) / n)).sqrt()
-    centre = _log_odds(*whole)
-    low, high = torch.sigmoid(centre - margin).item(), torch.sigmoid(centre + margin).item()
-    return Share((within / (within + between)).item(), low, high)
+    low, high = (torch.sigmoid(end) if odds else end.clamp(0.0, 1.0) for end in (centre - margin, centre + margin))
+    return Share((within / (within + between)).item(), low.item(), high.item())
 
 
 def _components(within: Tensor, apart: Tensor, draws: int, images: int) -> tuple[Tensor, Tensor]:
@@ -135,8 +137,7 @@ def _components(within: Tensor, apart: Tensor, draws: int, images: int) -> tuple
 
 
 def _log_odds(within: Tensor, between: Tensor) -> Tensor:
-    # Where no variance between images is found, the odds are as large as they can be told from the rest.
-    return within.log() - between.maximum(1e-9 * within).log()
+    return within.log() - between.log()
 
 
 def _t(freedom: int) -> float:
