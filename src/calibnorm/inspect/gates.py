@@ -190,8 +190,10 @@ def _split(mean: Tensor, std: Tensor, images: int) -> tuple[float, float, float]
     between_images = std.square().mean()
     # The means of channels differ also because each is that of some images alone.
     between_channels = (mean.var() if len(mean) > 1 else torch.zeros_like(between_images)) - between_images / images
-    share = between_images / (between_images + between_channels) if between_images > 0.0 else between_images
-    return between_channels.item(), between_images.item(), share.item()
+    rounding = mean.square().mean() * (16 * torch.finfo(mean.dtype).eps) ** 2
+    constant = bool(between_images <= rounding)  # its sums were merged from batch to batch
+    share = 0.0 if constant else (between_images / (between_images + between_channels)).item()
+    return between_channels.item(), between_images.item(), share
 
 
 def _gate_of(call: Called, title: str) -> Tensor:
