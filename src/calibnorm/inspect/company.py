@@ -28,6 +28,10 @@ class Pool:
     def __len__(self) -> int:
         return len(self.images)
 
+    def batches(self) -> Images:
+        """Return the pool as the batches that :meth:`read` takes."""
+        return self.images if self.labels is None else [(self.images, self.labels)]
+
     @classmethod
     def read(cls, images: Images, size: int, seed: int, device: torch.device | None) -> Pool:
         """Choose so many images of all batches with equal chances, in memory for two times as many and a batch.

@@ -57,7 +57,7 @@ class NoiseWatch(Watcher):
         except TypeError as error:
             raise UsageError(Setting("noise_every"), f"cannot be measured here: {error}") from error
         self._network = network
-        self._images = pool.images if pool.labels is None else [(pool.images, pool.labels)]
+        self._images = pool.batches()
 
     def begin(self, epoch: int, batches: int, done: int) -> None:
         self._before = (epoch - 1) * batches
