@@ -77,6 +77,22 @@ def test_the_session_runs():
     assert result.attempted > 20
 
 
+def test_the_page_of_the_meter_runs():
+    said = []
+    names = {"print": lambda *values: said.append(values)}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for block in python_blocks("docs/batch-noise.md"):
+            exec(block, names)
+    (table,), (name, *shares), (against_theory,) = said
+    assert [row.layer for row in table.table()] == ["1", "1", "(loss)", "(loss)", "(parameters)", "(parameters)"]
+    assert name == "1"
+    assert 0 < shares[1] < shares[0] < 1
+    for line in against_theory:
+        measured, expected = map(float, line.split(", expected "))
+        assert measured == pytest.approx(expected, rel=0.1)
+
+
 def test_compositions_of_the_family_page():
     block = next(b for b in re.findall(r"(?:^    .*\n)+", "\n".join(LINES), re.MULTILINE) if "over=" in b)
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 1), torch.nn.BatchNorm2d(16))

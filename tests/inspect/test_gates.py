@@ -14,23 +14,10 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 import calibnorm as cn
 from calibnorm.inspect.evaluating import Moments
-from cases import generator, randn
+from cases import randn
+from trained import trained
 
 IMAGES = (24, 6, 5, 4)
-
-
-def trained(layer):
-    """A layer with tensors and statistics of its own, in eval mode."""
-    draw = generator(5)
-    with torch.no_grad():
-        for tensor in layer.parameters():
-            tensor.copy_(torch.randn(tensor.shape, generator=draw, dtype=torch.float64))
-        for name, buffer in layer.named_buffers():
-            if buffer.is_floating_point() and "mean" in name:
-                buffer.copy_(torch.randn(buffer.shape, generator=draw))
-            elif buffer.is_floating_point():
-                buffer.copy_(0.5 + torch.rand(buffer.shape, generator=draw))
-    return layer.eval()
 
 
 def standardized(layer, x, w_m=0.0):
@@ -162,6 +149,33 @@ def test_of_a_whole_network_in_batches_of_any_size():
     every = [name for name in every if not name.endswith(".bn")]
     assert [row.depth for row in report] == [every.index(row.layer) + 1 for row in report]
     assert len({row.depth for row in report}) == len(report) == len(layers) + 4
+
+
+def test_what_varies_between_channels_and_between_images():
+    """One channel follows the image, and another has a constant of its own."""
+    layer = trained(cn.IEBN2d(6))
+    with torch.no_grad():
+        layer.gate_weight[:] = torch.tensor([2.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+        layer.gate_bias[:] = torch.tensor([0.0, 0.0, 0.0, -1.0, 1.0, 2.0])
+    x = randn(*IMAGES, dtype=torch.float32)
+    gate = torch.sigmoid(layer.gate_weight * x.mean((2, 3)) + layer.gate_bias).double()
+    (row,) = cn.inspect.gates(layer, x.split(7))
+    images = gate.var(0).mean().item()
+    channels = gate.mean(0).var().item() - images / len(x)
+    assert (row.between_images, row.between_channels) == pytest.approx((images, channels), rel=1e-5)
+    assert row.instance_share == pytest.approx(images / (images + channels), rel=1e-5)
+    assert 0.01 < row.instance_share < 0.5
+    (constant,) = cn.inspect.gates(cn.IEBN2d(6), x)
+    assert constant.between_channels == pytest.approx(0.0, abs=1e-20)
+    assert constant.instance_share == 0.0
+    with torch.no_grad():
+        layer.gate_weight[:], layer.gate_bias[:] = 1.0, 0.0
+    assert cn.inspect.gates(layer, randn(4000, 6, 1, 1, dtype=torch.float32))[0].instance_share > 0.97
+
+
+def test_a_gate_at_beta_is_a_gate():
+    (row,) = cn.inspect.gates(cn.IEBN2d(6, position="beta"), randn(*IMAGES, dtype=torch.float32))
+    assert row.mean == pytest.approx(0.26894, abs=1e-5)
 
 
 def test_where_gates_started():
@@ -318,7 +332,8 @@ def test_a_report_is_plain():
     report = cn.inspect.gates(nn.Sequential(cn.IEBN2d(3), cn.RBN2d(3)), torch.randn(4, 3, 2, 2))
     assert json.loads(json.dumps(report.to_dicts())) == report.to_dicts()
     lines = str(report).splitlines()
-    assert lines[0].split()[-3:] == ["images", "std_over_images", "spread"]
+    columns = ["images", "std_over_images", "spread", "between_channels", "between_images", "instance_share"]
+    assert lines[0].split()[-6:] == columns
     assert len(lines) == 4
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,24 @@ Images = Tensor | Iterable[Any]
 """One batch, or several: each a tensor of images, or a tuple or list that begins with one, as data loaders yield."""
 
 
+def batches_of(images: Images) -> Iterator[tuple[Tensor, tuple[Any, ...]]]:
+    """Yield the images of every batch, and what comes with them.
+
+    Raises:
+        TypeError: A batch is, or begins with, something else than a tensor.
+        ValueError: There is no batch.
+    """
+    batches = 0
+    for batch in [images] if isinstance(images, Tensor) else images:
+        first, *rest = batch if isinstance(batch, tuple | list) and batch else [batch]
+        if not isinstance(first, Tensor):
+            raise TypeError(f"images must be batches of images, or (images, ...), not {type(batch).__name__}")
+        yield first, tuple(rest)
+        batches += 1
+    if not batches:
+        raise ValueError("images holds no batch; an iterator can be read once, so pass a list or a new one")
+
+
 def evaluate(model: nn.Module, images: Images) -> None:
     """Call the model on every batch, in evaluation mode and without gradients; every module's mode is put back.
 
@@ -24,31 +43,52 @@ def evaluate(model: nn.Module, images: Images) -> None:
     """
     held = like(model)
     modes = {module: module.training for module in model.modules()}
-    # torch.compile's code does not call hooks that came after it. Asking for it imports a second's worth of modules.
-    compiled = any(m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in modes)
-    batches = 0
     try:
         model.eval()
-        with torch.no_grad(), torch.compiler.set_stance("force_eager") if compiled else nullcontext():
-            for batch in [images] if isinstance(images, Tensor) else images:
-                first = batch[0] if isinstance(batch, tuple | list) and batch else batch
-                if not isinstance(first, Tensor):
-                    raise TypeError(f"images must be batches of images, or (images, ...), not {type(batch).__name__}")
+        with torch.no_grad(), eagerly(model):
+            for first, _ in batches_of(images):
                 model(first if held is None else first.to(held.device))
-                batches += 1
     finally:
         for module, mode in modes.items():
             module.training = mode
-    if not batches:
-        raise ValueError("images holds no batch; an iterator can be read once, so pass a list or a new one")
+
+
+def eagerly(model: nn.Module) -> AbstractContextManager[Any]:
+    """Let a compiled network run as it is written: torch.compile's code does not call hooks that came after it."""
+    # Asking for it imports a second's worth of modules.
+    compiled = any(m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in model.modules())
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+
+
+@dataclass(frozen=True)
+class Called:
+    """One call of a layer.
+
+    Args:
+        layer: What was called.
+        args: Its arguments.
+        kwargs: Its arguments by name.
+        output: What it returned.
+    """
+
+    layer: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Tensor
+
+    @property
+    def input(self) -> Tensor:
+        """The first tensor that it was called with."""
+        found: Tensor = next(value for value in (*self.args, *self.kwargs.values()) if isinstance(value, Tensor))
+        return found
 
 
 @contextmanager
-def watching(watchers: Mapping[Any, Callable[[Tensor], object]]) -> Iterator[None]:
-    """Call a function with the input of every call of its layer while the context is open."""
+def watching(watchers: Mapping[Any, Callable[[Called], object]]) -> Iterator[None]:
+    """Call a function with every call of its layer while the context is open."""
 
-    def hook(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        watchers[layer](args[0] if args else kwargs["input"])
+    def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        watchers[layer](Called(layer, args, kwargs, output))
 
     # After the forward, which has checked its input.
     handles = [layer.register_forward_hook(hook, with_kwargs=True) for layer in watchers]

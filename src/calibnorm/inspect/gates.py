@@ -1,4 +1,4 @@
-"""The gates of a network's layers: what they have learned, what they do on data, and how to hold them constant.
+"""The gates of a network's layers: what they do on data, and how to hold them constant.
 
 A gate is the factor d that a method puts on its standardized feature for every image and channel (IEBN, SE, and the
 scaling calibration of RBN). Where it hardly differs from image to image, it is little more than a part of gamma.
@@ -13,42 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from calibnorm.inspect.evaluating import Images, Moments, evaluate, watching
+from calibnorm.inspect.evaluating import Called, Images, Moments, evaluate, watching
+from calibnorm.inspect.learned import Quantity, over_channels
+from calibnorm.inspect.steps import steps_of
 from calibnorm.inspect.tables import Table
-from calibnorm.methods import RBN, Batch
+from calibnorm.methods import RBN
 from calibnorm.networks.finding import find_layers, steady_noise
 from calibnorm.nn import CalibratedNorm
-from calibnorm.nn import child as children
-from calibnorm.ops import Step
-from calibnorm.ops.reference import moments
-from calibnorm.ops.three_steps import without_autocast
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """One quantity of one layer, over its channels (over all numbers of a tensor that has more).
-
-    Args:
-        layer: The layer's name in the network.
-        depth: The layer's place among the network's norms, from 1, in the order of definition.
-        quantity: The name of a learnable tensor, such as "gate_weight"; or "gate", what the gate is on data.
-        values: How many numbers it has.
-        initial: What they start at; None where they start at random or do not start as a constant.
-        mean: Their mean.
-        std: Their standard deviation around it.
-        p10: The value that a tenth of them are below.
-        p90: The value that a tenth of them are above.
-    """
-
-    layer: str
-    depth: int
-    quantity: str
-    values: int
-    initial: float | None
-    mean: float
-    std: float
-    p10: float
-    p90: float
 
 
 @dataclass(frozen=True)
@@ -59,17 +30,18 @@ class Gate(Quantity):
         images: How many images it was read on; a layer that is called twice for an image has seen two.
         std_over_images: The (unbiased) standard deviation from image to image, averaged over the channels.
         spread: The same, divided by the channel's mean before it is averaged.
+        between_channels: The variance of the gate between channels, of its mean over all images.
+        between_images: Its variance between images, averaged over the channels.
+        instance_share: The second over the sum of both: how much of what the gate does is information of the instance.
+            A gate that is one constant for everything has none.
     """
 
     images: int
     std_over_images: float
     spread: float
-
-
-class Quantities(Table[Quantity]):
-    """What :func:`learned` returns."""
-
-    row = Quantity
+    between_channels: float
+    between_images: float
+    instance_share: float
 
 
 class GateReport(Table[Gate]):
@@ -82,38 +54,6 @@ class GateReport(Table[Gate]):
         """How much the gates vary from image to image, as a share of their means, averaged over all channels."""
         channels = sum(gate.values for gate in self)
         return sum(gate.spread * gate.values for gate in self) / channels if channels else None
-
-
-def learned(model: nn.Module) -> Quantities:
-    """Return the learnable tensors that the network's calibrated layers have beside gamma and beta, layer by layer.
-
-    RBN's Figures 3 and 4 are its w_m, w_v and w_b by layer.
-
-    Args:
-        model: The network.
-
-    Returns:
-        A list of :class:`Quantity` that prints as a table; ``to_dicts()`` makes plain dicts of it.
-
-    Raises:
-        TypeError: The model is no module.
-
-    >>> import calibnorm as cn
-    >>> from torch import nn
-    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), cn.IEBN2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
-    >>> print(cn.inspect.learned(net))
-    layer  depth  quantity     values  initial  mean  std  p10  p90
-    ---------------------------------------------------------------
-    1          1  gate_weight       8        0     0    0    0    0
-    1          1  gate_bias         8       -1    -1    0   -1   -1
-    """
-    rows = Quantities()
-    for depth, entry in enumerate(find_layers(model), start=1):
-        if isinstance(layer := entry.module, CalibratedNorm):
-            specs = layer.method.parameters(layer.num_features)
-            for name, value in layer.gates().items():
-                rows.append(Quantity(entry.title, depth, name, value.numel(), specs[name].fill, *_over(value)))
-    return rows
 
 
 def gates(model: nn.Module, images: Images) -> GateReport:
@@ -149,6 +89,38 @@ def gates(model: nn.Module, images: Images) -> GateReport:
         if watch.layers:
             evaluate(model, images)
     return watch.report()
+
+
+def gate_values(model: nn.Module, images: Images) -> dict[str, Tensor]:
+    """Return the gates themselves on images, by layer: for histograms, and as much memory as they take.
+
+    Args:
+        model: The network, which is called as in :func:`gates`.
+        images: As in :func:`gates`.
+
+    Returns:
+        The gates (N, C) of every layer that has one and was called, by the layer's name.
+
+    Raises:
+        TypeError: The model is no module, or a batch is no tensor.
+        ValueError: There is no batch.
+
+    >>> import torch, calibnorm as cn
+    >>> net = torch.nn.Sequential(cn.IEBN2d(8), torch.nn.BatchNorm2d(8))
+    >>> {name: tuple(gate.shape) for name, gate in cn.inspect.gate_values(net, torch.randn(4, 8, 3, 3)).items()}
+    {'0': (4, 8)}
+    """
+    seen: dict[str, list[Tensor]] = {}
+
+    def look(call: Called) -> None:
+        name = names[call.layer]
+        seen.setdefault(name, []).append(_gate_of(call, name))
+
+    names: dict[nn.Module, str] = {layer: watched.title for layer, watched in GateWatch(model).layers.items()}
+    if names:
+        with watching(dict.fromkeys(names, look)):
+            evaluate(model, images)
+    return {name: torch.cat(parts) for name, parts in seen.items()}
 
 
 @contextmanager
@@ -200,57 +172,40 @@ class _Watched:
         self.title, self.depth, self.layer = title, depth, layer
         self.seen = Moments()
 
-    def see(self, x: Tensor) -> None:
-        if x.numel():
-            self.seen.add(gate_of(self.layer, x, self.title))
+    def see(self, call: Called) -> None:
+        if call.input.numel():
+            self.seen.add(_gate_of(call, self.title))
 
     def row(self) -> Gate:
         mean, std = self.seen.mean, self.seen.std
         initial = self.layer.method.initial_gate(self.layer.num_features)
         start = None if initial is None else initial.mean().item()
         name = (self.title, self.depth, "gate", mean.numel(), start)
-        return Gate(*name, *_over(mean), self.seen.count, std.mean().item(), (std / mean).mean().item())
+        over_images = self.seen.count, std.mean().item(), (std / mean).mean().item()
+        return Gate(*name, *over_channels(mean), *over_images, *_split(mean, std, self.seen.count))
 
 
-def _over(values: Tensor) -> tuple[float, float, float, float]:
-    """Return mean, standard deviation and the two tenths of all numbers of a tensor."""
-    flat = values.detach().to("cpu", torch.float64).flatten()
-    p10, p90 = torch.quantile(flat, flat.new_tensor([0.1, 0.9])).tolist()
-    return flat.mean().item(), flat.std(correction=0).item(), p10, p90
+def _split(mean: Tensor, std: Tensor, images: int) -> tuple[float, float, float]:
+    """Return the variance between channels and that between images, both unbiased, and the share of the latter."""
+    between_images = std.square().mean()
+    # The means of channels differ also because each is that of some images alone.
+    between_channels = (mean.var() if len(mean) > 1 else torch.zeros_like(between_images)) - between_images / images
+    rounding = mean.square().mean() * (16 * torch.finfo(mean.dtype).eps) ** 2
+    constant = bool(between_images <= rounding)  # its sums were merged from batch to batch
+    share = 0.0 if constant else (between_images / (between_images + between_channels)).item()
+    return between_channels.item(), between_images.item(), share
+
+
+def _gate_of(call: Called, title: str) -> Tensor:
+    gate = steps_of(call.layer, call.input, title).gate
+    assert gate is not None, "a method that is gated has a gate"
+    return gate
 
 
 def _has_gate(layer: CalibratedNorm) -> bool:
     """Whether the layer has a gate for every image and channel."""
     scales = layer.method.gated or not layer.method.normalizes  # SE alone
     return bool(scales) and not layer.method.spatial
-
-
-@torch.no_grad()
-def gate_of(layer: CalibratedNorm, x: Tensor, name: str) -> Tensor:
-    """Return the gate of a layer that has one for an input, (N, C), as the layer computes it in evaluation.
-
-    Raises:
-        ValueError: The layer is in training mode.
-    """
-    state = children.read(layer.bn, name)
-    use_batch = state.use_batch and not (layer.frozen and state.running_mean is not None)
-    if use_batch and layer.bn.training and layer.method.batch_statistics:
-        raise ValueError(f"{name} is in training mode, and gates are read in evaluation; call eval() first")
-    given = {"weight": state.weight, "bias": state.bias, **layer.gates()}
-    tensors = {key: tensor for key, tensor in given.items() if tensor is not None}
-    noise = steady_noise(layer)
-    step = Step(layer.method, tuple(tensors), state.eps, noise)
-    with without_autocast(x):
-        instance, params = step.instance(*moments(x), tuple(tensors.values()))
-        if use_batch or state.running_mean is None or state.running_var is None or not layer.method.batch_statistics:
-            mean, var = step.reduce(instance)
-        else:
-            running = zip((state.running_mean, state.running_var), *layer._extra_statistics(), strict=True)
-            mean, var = (torch.cat(parts).to(instance.m.dtype) for parts in running)
-        a, b = layer.method.standardize(instance, Batch(mean, var, state.eps, noise), params)
-        gate = layer.method.calibration(instance, a, b, params)
-    assert gate is not None, "a method that is gated has a gate"
-    return gate
 
 
 @torch.no_grad()

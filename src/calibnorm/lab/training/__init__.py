@@ -2,7 +2,7 @@
 
 Nothing here says what is learned: that is the task's (`calibnorm.lab.tasks`). Read in this order: seeds, schedule,
 progress, average, learner, loop, checkpoints, folder, run; beside these machine, processes, meetings, ending, clock,
-interruption, watchers; command is the command line.
+interruption, watchers, noise; command is the command line.
 """
 
 from __future__ import annotations

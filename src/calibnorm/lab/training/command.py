@@ -38,7 +38,7 @@ Several GPUs: --devices N, or torchrun on each machine (docs/training.md).
 recipes:"""
 
 
-OF_THE_COMMAND = ("out", "name", "progress", "tensorboard", "load")
+OF_THE_COMMAND = ("out", "name", "progress", "tensorboard", "load", "noise_every")
 """Options that are not arguments of `train`."""
 
 
@@ -70,11 +70,15 @@ class RunOptions:
     """Write TensorBoard's files into the folder, too."""
     load: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE|MODULE ...")] = ()
     """Python files or modules to import first, which register norms, recipes or tasks of your own."""
+    noise_every: int | None = None
+    """Measure the batch noise of every layer each so many steps, into noise.csv and TensorBoard's files."""
 
     def __post_init__(self) -> None:
         loading.load(self.load)
         if not self.checkpoint_minutes >= 0:
             raise UsageError(Setting("checkpoint_minutes", self.checkpoint_minutes), "must be 0 or more")
+        if self.noise_every is not None and self.noise_every < 1:
+            raise UsageError(Setting("noise_every", self.noise_every), "must be at least 1")
         if self.workers is not None and self.workers < 0:
             raise UsageError(Setting("workers", self.workers), "must be 0 or more")
         if self.out is not None and self.name is not None:
@@ -174,7 +178,7 @@ def run(settings: Recipe, folder: Path, options: RunOptions) -> int:
     before = finished(folder, task) is not None
     advise(f"; the same command goes on from the last checkpoint ({folder})")
     with Interruption() as stop:
-        watcher = _watcher(folder, options) if first_process() else None
+        watcher = _watcher(folder, settings, options) if first_process() else None
         result = train(settings, folder, watcher=watcher, stop=stop, **options.of_train())
     advise("")
     if first_process():
@@ -186,11 +190,14 @@ def run(settings: Recipe, folder: Path, options: RunOptions) -> int:
     return 0
 
 
-def _watcher(folder: Path, options: RunOptions) -> Watcher:
+def _watcher(folder: Path, settings: Recipe, options: RunOptions) -> Watcher:
+    from calibnorm.lab.training.noise import NoiseWatch
     from calibnorm.lab.training.watchers import Board, Several, screen
 
-    shown = screen(options.progress)
-    return Several([shown, Board(folder)]) if options.tensorboard else shown
+    board = Board(folder) if options.tensorboard else None
+    every, size = options.noise_every, settings.images_a_step
+    noise = None if every is None else NoiseWatch(folder, every, size, None if board is None else board.scalars)
+    return Several([screen(options.progress), *(each for each in (noise, board) if each is not None)])
 
 
 def run_name(settings: Recipe) -> str:

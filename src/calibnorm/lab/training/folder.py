@@ -24,7 +24,7 @@ from calibnorm.report.files import read_json, write_json
 from calibnorm.report.measure import Measure
 
 CONFIG, RESULT, ENVIRONMENT = "config.json", "result.json", "environment.json"
-METRICS, TIMING, CHECKPOINTS = "metrics.csv", "timing.csv", "checkpoints"
+METRICS, TIMING, NOISE, CHECKPOINTS = "metrics.csv", "timing.csv", "noise.csv", "checkpoints"
 BEST, LAST, LOCK = "best.pt", "last.pt", ".lock"
 
 NUMERICAL = ("torch", "backend", "device", "cpu", "processes", "threads", "convolutions")

@@ -127,6 +127,7 @@ def train(
             watcher.say(sentence)
         run = Loop(task, fabric, feeds, learner, files.checkpoint, watcher, stop, checkpoint_minutes)
         watcher.start(task.measures, recipe.epochs)
+        watcher.meet(learner.bare, feeds.test)
         if content is not None:
             processes.on_all(fabric, lambda: files.restore(run, content))
             files.tables(run.progress.rows, run.progress.timings)

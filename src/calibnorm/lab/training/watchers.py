@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
 
+import calibnorm as cn
+from calibnorm.lab.data.feed import Feed
 from calibnorm.lab.training.clock import Timing
 from calibnorm.lab.training.progress import EpochFigures
 from calibnorm.report.measure import Measure
@@ -25,6 +28,9 @@ class Watcher:
 
     def start(self, measures: Sequence[Measure], epochs: int) -> None:
         """A run of so many epochs begins or goes on, with these figures."""
+
+    def meet(self, network: nn.Module, test: Feed[Any]) -> None:
+        """The run is of this network, and tests with these batches: to look at, and to leave as they are."""
 
     def begin(self, epoch: int, batches: int, done: int) -> None:
         """An epoch, from 1, begins, or goes on after so many of its batches."""
@@ -97,17 +103,30 @@ class Bar(Lines):
 
 
 class Board(Watcher):
-    """TensorBoard's files, through Lightning's logger: the columns of metrics.csv and timing.csv over the epochs."""
+    """TensorBoard's files, through Lightning's logger: the columns of metrics.csv and timing.csv over the epochs.
+
+    Beside them, after every epoch, a histogram of each layer's gates on the first batch of test images.
+    """
 
     def __init__(self, folder: Path) -> None:
         from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 
         self._logger = TensorBoardLogger(root_dir=folder, name="tensorboard", version="")
+        self._gates: Callable[[], dict[str, Tensor]] = dict
+
+    def meet(self, network: nn.Module, test: Feed[Any]) -> None:
+        first = next(iter(test))
+        self._gates = partial(cn.inspect.gate_values, network, [first])
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        """Write numbers of a step, or of an epoch; those that are none are left out."""
+        self._logger.log_metrics({name: value for name, value in values.items() if math.isfinite(value)}, step)
 
     def epoch(self, row: EpochFigures, timing: Timing | None, seconds: float) -> None:
         figures = {**row.flat(), **({} if timing is None else vars(timing))}
-        finite = {name: value for name, value in figures.items() if name != "epoch" and math.isfinite(value)}
-        self._logger.log_metrics(finite, row.epoch)
+        self.scalars({name: value for name, value in figures.items() if name != "epoch"}, row.epoch)
+        for layer, gate in self._gates().items():
+            self._logger.experiment.add_histogram(f"gate/{layer}", gate.float().cpu(), row.epoch)
         self._logger.save()
 
     def close(self) -> None:
@@ -118,7 +137,7 @@ class Several(Watcher):
     """Hands everything on to others."""
 
     def __init__(self, watchers: Sequence[Watcher]) -> None:
-        for name in ("say", "start", "begin", "step", "epoch", "close"):
+        for name in ("say", "start", "meet", "begin", "step", "epoch", "close"):
             setattr(self, name, partial(self._each, [getattr(watcher, name) for watcher in watchers]))
 
     @staticmethod
