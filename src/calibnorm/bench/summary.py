@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from statistics import geometric_mean
-from typing import TYPE_CHECKING
 
 from calibnorm.bench.cases import PASSES, PLANES, planes
 from calibnorm.bench.impls import BASELINE, COPY, OURS
 from calibnorm.bench.timings import Measured, Timing, unsteady
 from calibnorm.report.document import Block, Bullets, Document, Paragraph, Picture, Section, Table
+from calibnorm.report.pictures import Drawing
 from calibnorm.report.pictures import ratios as draw_ratios
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Group = tuple[str, str, str, str, str]
 FLOOR = "at copy speed"
@@ -120,7 +117,7 @@ def pictures(timings: Sequence[Timing], stem: str) -> list[Picture]:
     return found
 
 
-def draw(timings: Sequence[Timing], op: str) -> Figure:
+def draw(timings: Sequence[Timing], op: str) -> Drawing:
     """Draw an operation: modes below and dtypes and layouts beside each other."""
     of = [timing for timing in timings if timing.op == op]
     panels: dict[str, dict[str, dict[str, dict[str, list[float]]]]] = {}

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 from statistics import fmean, median
 from typing import Any, ClassVar
 
@@ -134,8 +135,9 @@ class Demonstration(Comparison):
 
     def more_sections(self) -> list[Section]:
         """Return the picture of the gates by layer, and how far they follow the image."""
+        differences = super().more_sections()
         if not self.gates:
-            return []
+            return differences
         columns: dict[str, dict[str, dict[str, list[Point]]]] = {}
         starts: dict[tuple[str, str], float] = {}
         for row in self.gates:
@@ -152,6 +154,7 @@ class Demonstration(Comparison):
         picture = Picture("gates.png", "Gates and calibration weights by layer", draw)
         follow = Bullets([self.follows(row, line) for row in self.grid.rows for line in self.of(row) if self.on(line)])
         return [
+            *differences,
             Section("Learned gates by layer", [Paragraph(about), picture], on="file"),
             Section("What the gates look at", [follow]),
         ]
@@ -187,11 +190,11 @@ class Demonstration(Comparison):
         blocks = [Bullets([*block.items, *more]) for block in section.blocks if isinstance(block, Bullets)]
         return Section("What these numbers do and do not show", blocks)
 
-    def write(self) -> None:
+    def write(self) -> list[Path]:
         """Write tables, pictures and the report into the comparison's folder."""
-        super().write()
         if self.gates:
             write_csv(self.grid.root / "gates.csv", self.gates)
+        return super().write()
 
     def command_line(self) -> str:
         """Return the command."""

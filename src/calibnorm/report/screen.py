@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from calibnorm.report.document import Bullets, Document, Paragraph, Table
-from calibnorm.report.markdown import table_lines, texts
+from calibnorm.report.markdown import table_lines, texts, written
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,6 +43,8 @@ def show(document: Document, console: Console | None = None) -> None:
             elif isinstance(block, Table):
                 for part in block.parts():
                     show_table(part, console)
+            else:
+                say(*written(block), "", sep="\n")
 
 
 def show_table(table: Table, console: Console) -> None:

@@ -8,25 +8,26 @@ from typing import Any
 
 from calibnorm.lab.experiments.grid import Grid, Run
 from calibnorm.lab.training.folder import CONFIG, ENVIRONMENT
-from calibnorm.report.document import Block, Bullets, Paragraph
+from calibnorm.report.document import Bullets, Command, Paragraph, Section
 from calibnorm.report.environment import describe_environment
 from calibnorm.report.files import read_json
 
 
-def made_with(command: str, seconds: float, grid: Grid) -> list[Block]:
+def made_with(command: str, seconds: float, grid: Grid) -> list[Section]:
     """Return the command, what the runs were trained with, and what wrote the report where that is something else."""
     now = in_words(describe_environment())
     by_runs = trained_with(grid.runs())
     lines = [f"{count} run{'s' if count != 1 else ''} trained {how}." for how, count in by_runs.items()]
     if set(by_runs) != {f"with {now}"}:
         lines.append(f"This report was written with {now}.")
+    where = Paragraph(
+        "The settings and the machine of every run stand in its folder, in config.json and environment.json. "
+        "results.csv has a line for every run, summary.csv one for every cell."
+    )
+    took = Paragraph(f"It took {seconds:.0f} s this time; what is finished is not trained again.")
     return [
-        Paragraph(f"`{command}`, {seconds:.0f} s this time."),
-        Bullets(lines),
-        Paragraph(
-            "The settings and the machine of every run stand in its folder, in config.json and environment.json. "
-            "results.csv has a line for every run, summary.csv one for every cell."
-        ),
+        Section("The command that makes this", [Command(command), took], on="file"),
+        Section("Made with", [Bullets(lines), where], on="file", folded=True),
     ]
 
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
 
 from calibnorm.lab.experiments import plots, texts
 from calibnorm.lab.experiments.config import Scale
@@ -18,9 +17,7 @@ from calibnorm.lab.experiments.tables.published import PAPERS, Printed
 from calibnorm.lab.recipes import Classification
 from calibnorm.report import document, pictures
 from calibnorm.report.document import Bullets, Column, Paragraph, Picture, Section
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from calibnorm.report.pictures import Drawing
 
 NOT_PRINTED = Printed(math.nan)
 
@@ -198,7 +195,7 @@ class TableReport(Report):
         picture = Picture("differences.png", "Differences, ours beside the paper's", partial(self.draw, lines))
         return [trained, Section("Differences", [dots, picture], on="file")]
 
-    def draw(self, lines: Sequence[Line]) -> Figure:
+    def draw(self, lines: Sequence[Line]) -> Drawing:
         """Draw the differences of lines from their baselines, ours beside the paper's."""
         one_row = len(self.grid.rows) == 1
         differences = {}
