@@ -15,6 +15,8 @@ from calibnorm.report.pictures.svg import pictured
 
 SUMMARY = "Summary"
 """What the first section of a document is called, which has no title of its own."""
+SHORT = 22
+"""Texts of fewer characters stay in one line of a table."""
 NOTHING_ELSE = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 """A browser that keeps to this asks for nothing."""
 
@@ -129,7 +131,7 @@ def cells(row: Sequence[str], table: Table) -> Iterator[str]:
 
 def cell(tag: str, text: str, number: int, table: Table, more: str = "") -> str:
     """Return one cell; a long name may be broken behind its colons and commas."""
-    kind = "" if number < table.left else ' class="n"'
+    kind = ' class="n"' if number >= table.left else ' class="k"' if len(text) < SHORT else ""
     broken = re.sub(r"(?<=[:,/])(?=\w)", "<wbr>", inline(text)) if number < table.left else inline(text)
     return f"<{tag}{kind}{more}>{broken}</{tag}>"
 

@@ -105,7 +105,7 @@ class Comparison(Report):
     @property
     def baseline(self) -> str:
         """The norm that the others are compared with."""
-        return self.grid.baseline[self.grid.rows[0]]
+        return next(iter(self.grid.baseline.values()))
 
     @property
     def title(self) -> str:
@@ -142,8 +142,7 @@ class Comparison(Report):
             ]
             for line in self.lines
         ]
-        seeds = f"{self.config.seeds} seed{'s' if self.config.seeds > 1 else ''}"
-        how = Paragraph(f"{self.recipe.in_words()} {seeds}.")
+        how = Paragraph(self.how())
         verdicts = [self.verdict(row) for row in self.grid.rows]
         table = Table(columns, rows, left=2, split=True)
         # Whoever opens a file begins above, and whoever sees a terminal begins below.
@@ -165,6 +164,10 @@ class Comparison(Report):
         shows = f"Differences in {measure.label} from {self.baseline}, paired by seed"
         picture = Picture("differences.png", shows, partial(pictures.differences, differences, label))
         return [Section(f"Differences from {self.baseline}", [dots, picture], on="file")]
+
+    def how(self) -> str:
+        """Return how the runs were trained."""
+        return f"{self.recipe.in_words()} {self.config.seeds} seed{'s' if self.config.seeds > 1 else ''}."
 
     def verdict(self, row: str) -> str:
         """Return in a sentence which differences are larger than what the seeds leave open."""

@@ -53,8 +53,9 @@ def carry_out(
         return stopped(grid, stop.number)
     unfinished = complaints(grid, ended)
     report = tell(summarize(grid, ended), unfinished, time.perf_counter() - start)
-    report.write()
+    page, *_ = report.write()
     report.show(console)
+    console.print(f"Page: {page}   ({report.seconds:.0f} s)", highlight=False, markup=False, soft_wrap=True)
     return 1 if unfinished else 0
 
 
@@ -88,8 +89,8 @@ def complaints(grid: Grid, ended: Mapping[Path, Outcome]) -> list[str]:
     """Return a sentence for every run that did not finish: it diverged, ended with an error, or is not there."""
     sentences = []
     for run in grid.runs():
-        found = ended[run.folder]
-        if not found.finished:
+        found = ended.get(run.folder)
+        if found is not None and not found.finished:
             log = f" (log: {run.log})" if run.log.exists() else ""
             place = run.folder.relative_to(grid.root)
             sentences.append(f"{place} {found.state}: {found.message or 'it has no result'}{log}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from calibnorm.lab.experiments.grid import Grid, Run
@@ -13,7 +14,7 @@ from calibnorm.report.environment import describe_environment
 from calibnorm.report.files import read_json
 
 
-def made_with(command: str, seconds: float, grid: Grid) -> list[Section]:
+def made_with(command: str, seconds: float | None, grid: Grid) -> list[Section]:
     """Return the command, what the runs were trained with, and what wrote the report where that is something else."""
     now = in_words(describe_environment())
     by_runs = trained_with(grid.runs())
@@ -24,9 +25,9 @@ def made_with(command: str, seconds: float, grid: Grid) -> list[Section]:
         "The settings and the machine of every run stand in its folder, in config.json and environment.json. "
         "results.csv has a line for every run, summary.csv one for every cell."
     )
-    took = Paragraph(f"It took {seconds:.0f} s this time; what is finished is not trained again.")
+    took = "" if seconds is None else f"It took {seconds:.0f} s this time; what is finished is not trained again."
     return [
-        Section("The command that makes this", [Command(command), took], on="file"),
+        Section("The command that makes this", [Command(command), Paragraph(took)], on="file"),
         Section("Made with", [Bullets(lines), where], on="file", folded=True),
     ]
 
@@ -39,13 +40,17 @@ def trained_with(runs: Iterable[Run]) -> dict[str, int]:
 
 def of_run(run: Run) -> str:
     """Return what a run was trained with; one that went on elsewhere has several parts."""
-    first = read_json(run.folder / ENVIRONMENT)
-    if first is None:
-        return "where nothing was noted"
-    states = [first]
-    for change in first.get("later", []):  # each holds what differs from the one before
+    states = environments(run.folder)
+    return f"with {'; then with '.join(dict.fromkeys(map(in_words, states)))}" if states else "where nothing was noted"
+
+
+def environments(folder: Path) -> list[dict[str, Any]]:
+    """Return what a run was trained on, in its order: more than one where it went on elsewhere."""
+    first = read_json(folder / ENVIRONMENT)
+    states = [] if first is None else [{name: value for name, value in first.items() if name != "later"}]
+    for change in (first or {}).get("later", []):  # each holds what differs from the one before
         states.append(states[-1] | change)
-    return "with " + "; then with ".join(dict.fromkeys(map(in_words, states)))
+    return states
 
 
 def in_words(environment: dict[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Literal
 from calibnorm.errors import UsageError
 from calibnorm.lab.experiments.grid import Run
 from calibnorm.lab.training.folder import METRICS, Result, read_result
-from calibnorm.report.files import read_json
+from calibnorm.report.files import read_csv, read_json
 
 State = Literal["finished", "diverged", "failed", "missing", "busy"]
 
@@ -50,11 +49,7 @@ def outcome(run: Run) -> Outcome:
 
 def curve(run: Run) -> list[dict[str, float]]:
     """Return the epochs that a run has done so far: the numbers of each by name, as metrics.csv has them."""
-    try:
-        with (run.folder / METRICS).open(newline="", encoding="utf-8") as file:
-            return [{name: float(value) for name, value in line.items()} for line in csv.DictReader(file)]
-    except FileNotFoundError:
-        return []
+    return [{name: float(value) for name, value in line.items()} for line in read_csv(run.folder / METRICS)]
 
 
 def epochs_done(runs: Sequence[Run]) -> int:

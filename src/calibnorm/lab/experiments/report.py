@@ -32,13 +32,15 @@ class Report(ABC):
         grid: The runs.
         lines: A line for every cell of the grid.
         complaints: A sentence for every run that did not finish.
-        seconds: Wall time of this command.
+        seconds: Wall time of this command; None where the runs were trained by another one.
+        found: What else was found out about the runs.
     """
 
     grid: Grid
     lines: Sequence[Line]
     complaints: Sequence[str]
-    seconds: float
+    seconds: float | None
+    found: Sequence[Section] = ()
 
     @property
     @abstractmethod
@@ -76,7 +78,6 @@ class Report(ABC):
 
     def document(self) -> Document:
         """Return the report."""
-        page = self.grid.root / "report.html"
         return Document(
             self.title,
             [
@@ -84,9 +85,9 @@ class Report(ABC):
                 Section("Runs that failed or are missing", [Bullets(self.complaints, wrong=True)]),
                 *self.more_sections(),
                 *self.pictures(),
+                *self.found,
                 self.limits(),
                 *made_with(self.command_line(), self.seconds, self.grid),
-                Section("", [Paragraph(f"Page: {page}   ({self.seconds:.0f} s)")], on="screen"),
             ],
         )
 
@@ -126,13 +127,17 @@ class Report(ABC):
         """The lines of results.csv."""
         return results(self.grid, self.lines)
 
-    def write(self) -> list[Path]:
-        """Write tables, pictures and the report into the grid's folder; return the report's files, the page first."""
-        root = self.grid.root
+    def write(self, folder: Path | None = None) -> list[Path]:
+        """Write tables, pictures and the report into a folder; return the report's files, the page first.
+
+        Args:
+            folder: That of the grid by default.
+        """
+        root = folder or self.grid.root
         write_csv(root / "results.csv", self.results)
         write_csv(root / "summary.csv", [summary(line) | self.more_columns(line) for line in self.lines])
         return write(self.document(), root)
 
     def show(self, console: Console) -> None:
-        """Print what came out, and where the rest is."""
+        """Print what came out."""
         screen.show(self.document(), console)

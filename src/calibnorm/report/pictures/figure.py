@@ -53,7 +53,7 @@ def draw(axes: Axes, panel: Panel, lowest: bool) -> None:
     axes.set(xscale="log" if x.logarithmic else "linear", yscale="log" if y.logarithmic else "linear")
     axes.set(xlim=ends(x), ylim=ends(y))
     axes.set_xlabel(x.label if lowest else "", fontsize="small")
-    axes.set_ylabel(y.label, fontsize="small")
+    axes.set_ylabel(y.label.replace(": ", ":\n"), fontsize="small")
     axes.minorticks_off()
     axes.set_xticks([at for at, _ in x.ticks], [text for _, text in x.ticks], fontsize="small")
     axes.set_yticks([at for at, _ in y.ticks], [text for _, text in y.ticks], fontsize="small")

@@ -116,11 +116,14 @@ def interval(of: Interval | None, ends: Interval, y: float, style: Style) -> Ite
 
 
 def broken(name: str) -> str:
-    r"""Return a long name in lines, broken behind commas and colons.
+    r"""Return a long name in lines, broken behind commas and colons, and first between the name of a row and the rest.
 
-    >>> broken("bn:gamma_init=0.269,skip=shortcut")
-    'bn:\ngamma_init=0.269,\nskip=shortcut'
+    >>> broken("bn:gamma_init=0.269,skip=shortcut"), broken("clean: bn:gamma_init=0.269")
+    ('bn:\ngamma_init=0.269,\nskip=shortcut', 'clean:\nbn:gamma_init=0.269')
     """
+    row, colon, rest = name.partition(": ")
+    if colon and len(name) > LINE:
+        return f"{row}:\n{broken(rest)}"
     lines = [""]
     for piece in re.split(r"(?<=[,:;/ ])", name):
         if lines[-1] and len(lines[-1]) + len(piece) > LINE:

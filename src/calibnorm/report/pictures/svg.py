@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from html import escape
 
 from calibnorm.report.pictures.colors import NIGHT, PAPER, legible
-from calibnorm.report.pictures.drawing import Axis, Band, Dot, Dots, Drawing, Line, Mark, Panel
+from calibnorm.report.pictures.drawing import GREY, PALE, Axis, Band, Dot, Dots, Drawing, Line, Mark, Panel
 from calibnorm.report.pictures.outlines import shape
 from calibnorm.report.pictures.style import Style
 
 INCH, CHARACTER, TEXT = 100, 6.8, 12
 """Units of the drawing in an inch; the width of a character, of a wide font, and the height of a line in them."""
-TOP, RIGHT, BELOW = 22, 12, 18
+TOP, RIGHT, BELOW = 16, 12, 18
 """Room around the axes: for the label above, which a point's words replace, for the last tick, and for ticks."""
+QUIET = {GREY: "quiet", PALE: "thin"}
+"""Colours of what is no result, by which class of page.css has them."""
 DASHES = {"--": "6 3", ":": "1.5 3", "-.": "7 3 1.5 3"}
 
 
@@ -45,6 +47,8 @@ def sample(style: Style) -> str:
 
 def colored(color: str) -> str:
     """Return the attribute that gives a group its colour on light and on dark pages."""
+    if color in QUIET:
+        return f' class="{QUIET[color]}"'
     return f' class="c" style="--l:{legible(color, PAPER)};--d:{legible(color, NIGHT)}"'
 
 
@@ -76,7 +80,8 @@ class Drawn:
         left = CHARACTER * max(map(len, texts), default=0) + 10
         deep = max((text.count("\n") for _, text in self.panel.x.ticks), default=0) * TEXT
         below = BELOW + deep + (TEXT + 3 if self.panel.x.label else 0)
-        return left, INCH * self.wide - RIGHT, TOP, INCH * self.high - below
+        top = TOP + 6 if self.panel.y.label else TOP
+        return left, INCH * self.wide - RIGHT, top, INCH * self.high - below
 
     def place(self, x: float, y: float) -> tuple[float, float]:
         """Return where a value lies."""
@@ -108,8 +113,8 @@ class Drawn:
         if y.label:
             yield f'<text class="label" x="2" y="10">{escape(y.label)}</text>'
         if x.label:
-            at = f'x="{right:.1f}" y="{INCH * self.high - 4:.1f}" text-anchor="end"'
-            yield f'<text class="label" {at}>{escape(x.label)}</text>'
+            where = f'x="{right:.1f}" y="{INCH * self.high - 4:.1f}" text-anchor="end"'
+            yield f'<text class="label" {where}>{escape(x.label)}</text>'
         yield "</g>"
 
     def mark(self, mark: Mark) -> str:
