@@ -93,7 +93,8 @@ def block_html(block: Block, about: str) -> str:
             lines = "".join(f"<div><dt>{inline(n)}</dt><dd>{inline(v)}</dd></div>" for n, v in items.items())
             return f'<dl class="{"large" if large else "facts"}">{lines}</dl>'
         case Command(text):
-            return f'<pre tabindex="0"><code>{escape(text)}</code></pre>'
+            options = re.sub(r"(?<=\s)--[\w-]+", r'<span class="k">\g<0></span>', escape(text, quote=False))
+            return f"<pre><code>{options}</code></pre>"
         case Table():
             return table_html(block, about)
         case Picture(_, shows, draw):

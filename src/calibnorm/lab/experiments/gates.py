@@ -167,10 +167,12 @@ def document(rows: list[GatesHeld], measure: Measure, unfinished: int, config: G
     panels: dict[str, dict[str, dict[int, float]]] = {}
     for row in rows:
         panel = panels.setdefault(row.condition, {})
-        panel.setdefault(f"{row.norm}", {})[row.seed] = row.as_trained
-        panel.setdefault(f"{row.norm}, gates held", {})[row.seed] = row.average_gates
+        panel.setdefault(row.norm, {})[row.seed] = row.as_trained
+        panel.setdefault(f"{row.norm}{',' if ':' in row.norm else ':'} gates held", {})[row.seed] = row.average_gates
     seeds = {title: {name: Seeds(of) for name, of in panel.items()} for title, panel in panels.items()}
-    shows = f"{measure.label.capitalize()} of every run as trained and with its gates held; lines connect a seed's"
+    shows = (
+        f"{measure.label.capitalize()} of every run as trained and with its gates held; lines connect those of a seed"
+    )
     picture = Picture("average_gates.png", shows, partial(pictures.finals, seeds, measure.label_with_unit))
     return Document(
         "Trained gates, held constant",

@@ -52,11 +52,13 @@ def section(rows: Rows, about: str) -> Section:
     """
     columns: dict[str, dict[str, dict[str, list[Point]]]] = {}
     starts: dict[tuple[str, str], float] = {}
+    one = len({row["norm"] for row in rows}) == 1
     for row in rows:
-        panel = columns.setdefault(row["norm"], {}).setdefault(row["quantity"], {})
+        title = row["quantity"] if one else row["norm"]
+        panel = columns.setdefault(title, {}).setdefault(row["quantity"], {})
         panel.setdefault(row["condition"], []).append(Point(row["depth"], row["mean"], row["p10"], row["p90"]))
         if row["initial"] is not None:
-            starts[row["norm"], row["quantity"]] = row["initial"]
+            starts[title, row["quantity"]] = row["initial"]
     explained = (
         f"{about} Lines are means over a layer's channels; bands hold the middle eight tenths. A gate itself is "
         "averaged over the test images."

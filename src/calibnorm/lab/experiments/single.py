@@ -156,7 +156,7 @@ class SingleRun:
         return Facts(
             {
                 headline.label: headline.text(result.figures[headline.name]),
-                "the best of all epochs": f"{best} (epoch {result.best_epoch})",
+                f"the best, epoch {result.best_epoch}": best,
                 "epochs": f"{result.epochs}",
                 "learnable numbers": f"{result.parameters:,}",
                 "time": f"{result.seconds:.0f} s",
@@ -170,12 +170,12 @@ class SingleRun:
         rows = curve(Run(recipe, self.folder))
         columns: dict[str, dict[str, dict[str, list[list[tuple[float, float]]]]]] = {}
         for measure in tasks.of(recipe).measures:
-            of, _, what = measure.label.partition(" ")
+            of = measure.label.partition(" ")[0]
             axis = measure.label_with_unit.removeprefix(f"{of} ")
             name = {"train": "training"}.get(of, of)
-            panel = columns.setdefault(what, {}).setdefault(axis, {})
+            panel = columns.setdefault(axis, {}).setdefault(axis, {})
             panel[name] = [[(row["epoch"], row[measure.name]) for row in rows]]
-        shows = f"{', '.join(columns)} over epochs, in training and in testing"
+        shows = f"{', '.join(axis.partition(' (')[0] for axis in columns)} over epochs, in training and in testing"
         picture = Picture("curves.png", shows[0].upper() + shows[1:], partial(pictures.curves, columns))
         return Section("Learning curves", [picture] if rows else [], on="file")
 

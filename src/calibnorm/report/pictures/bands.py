@@ -65,7 +65,7 @@ def bands(
 ) -> Drawing:
     """Draw a column of panels for every title, a panel for every label of a vertical axis.
 
-    Panels with one label share their scale.
+    Panels with one label share their scale. A title that says no more than the label of its one panel is left out.
 
     Args:
         columns: Bands by title of the column, label of the vertical axis and name.
@@ -87,13 +87,16 @@ def bands(
         )
         for label in dict.fromkeys(label for panels in columns.values() for label in panels)
     }
-    drawn = {
-        title: [
-            panel(of, scales[label], looks, x_label, starts.get((title, label))) if any(of.values()) else None
-            for label, of in panels.items()
-        ]
+    drawn = [
+        (
+            "" if list(panels) == [title] else title,
+            [
+                panel(of, scales[label], looks, x_label, starts.get((title, label))) if any(of.values()) else None
+                for label, of in panels.items()
+            ],
+        )
         for title, panels in columns.items()
-    }
+    ]
     return Drawing(drawn, (3.5, 2.2), looks | ({"initial value": START} if starts else {}))
 
 

@@ -110,7 +110,6 @@ class Panel:
         x: The horizontal axis.
         y: The vertical axis.
         marks: From behind to the front.
-        title: Above it, where its column has no title.
     """
 
     x: Axis
@@ -136,13 +135,13 @@ class Drawing:
     """A picture.
 
     Args:
-        columns: Panels below each other, by the title above them; None where nothing is known.
+        columns: Titles, and the panels below each other that they stand above; None where nothing is known.
         size: Width and height of a panel in inches.
         legend: How the names look that the panels do not name themselves.
         title: Above everything.
     """
 
-    columns: Mapping[str, Sequence[Panel | None]]
+    columns: Sequence[tuple[str, Sequence[Panel | None]]]
     size: tuple[float, float]
     legend: Mapping[str, Style]
     title: str = ""

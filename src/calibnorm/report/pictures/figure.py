@@ -23,16 +23,16 @@ def figure(drawing: Drawing) -> Figure:
     """Return a drawing as a figure: its columns side by side, as many as fit, the others below."""
     from matplotlib.figure import Figure
 
-    stack = max(len(panels) for panels in drawing.columns.values())
+    stack = max(len(panels) for _, panels in drawing.columns)
     across, deep = shape(len(drawing.columns))
     wide, high = drawing.size
-    if any(panel and panel.y.names for panels in drawing.columns.values() for panel in panels):
+    if any(panel and panel.y.names for _, panels in drawing.columns for panel in panels):
         wide += 1.0  # names take more room than numbers
     made = Figure(figsize=(0.6 + wide * across, 0.9 + high * stack * deep), layout="constrained")
     grid = made.subplots(stack * deep, across, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    for number, (title, panels) in enumerate(drawing.columns.items()):
+    for number, (title, panels) in enumerate(drawing.columns):
         first = stack * (number // across)
         grid[first][number % across].set_title(title, fontsize="medium")
         for below, panel in enumerate(panels):

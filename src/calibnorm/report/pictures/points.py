@@ -18,7 +18,7 @@ LEAST = 3
 LINE = 20
 """Labels are broken into lines of about so many characters."""
 OURS, PAPERS = Style("#0072B2", "o", "-"), Style("#D55E00", "D", "")
-WIDE, ROW = 3.6, 0.42
+WIDE, ROW = 3.5, 0.42
 """The width of a panel, and the height of a name's row, in inches."""
 
 
@@ -65,7 +65,7 @@ def finals(
     """
     looks = styles(name for of in panels.values() for name in of)
     most = max(len(of) for of in panels.values())
-    drawn = {title: [finals_panel(of, looks, x_label, bounds)] for title, of in panels.items()}
+    drawn = [(title, [finals_panel(of, looks, x_label, bounds)]) for title, of in panels.items()]
     return Drawing(drawn, (WIDE, 0.7 + ROW * most), {})
 
 
@@ -152,4 +152,4 @@ def differences(of: Mapping[str, Seeds], x_label: str) -> Drawing:
             marks.append(Dots([Dot(difference.printed, y, f"{name}, paper: {difference.printed:+.4g}")], PAPERS, 6))
     legend = {"ours": replace(OURS, linestyle=""), "paper's": PAPERS} if printed else {}
     panel = Panel(axes.linear(low, high, x_label, 0), axes.names([broken(name) for name in of], down=True), marks)
-    return Drawing({"": [panel]}, (WIDE, 0.7 + 0.9 * ROW * len(of)), legend)
+    return Drawing([("", [panel])], (WIDE, 0.7 + 0.9 * ROW * len(of)), legend)

@@ -43,8 +43,8 @@ def ratios(panels: Mapping[str, Mapping[str, Groups]], y_label: str, title: str 
                 marks.append(Dots([Dot(at, mean, says)], looks[name], 7))
         return Panel(axes.names(groups), Axis(bottom, top, ticks, f"{label}: {y_label}", logarithmic=True), marks)
 
-    drawn = {
-        column: [panel(label, row[column]) if column in row else None for label, row in panels.items()]
+    drawn = [
+        (column, [panel(label, row[column]) if column in row else None for label, row in panels.items()])
         for column in columns
-    }
+    ]
     return Drawing(drawn, (max(2.9, 0.9 * len(groups)), 2.5), looks, title)

@@ -31,11 +31,12 @@ def pictured(drawing: Drawing) -> str:
     items = "".join(f"<li>{sample(style)}{escape(name)}</li>" for name, style in drawing.legend.items())
     legend = f'<ul class="legend">{items}</ul>' if items else ""
     columns = []
-    for heading, panels in drawing.columns.items():
+    for heading, panels in drawing.columns:
         head = f"<p>{escape(heading)}</p>" if heading else ""
         svgs = "".join(Drawn(panel, heading, *drawing.size).svg() for panel in panels if panel is not None)
-        columns.append(f'<div class="column" style="--wide:{INCH * drawing.size[0]:g}px">{head}{svgs}</div>')
-    return f'{title}{legend}<div class="columns">{"".join(columns)}</div>'
+        columns.append(f'<div class="column">{head}{svgs}</div>')
+    size = f"--wide:{INCH * drawing.size[0]:g}px;--count:{len(columns)}"
+    return f'{title}{legend}<div class="columns" style="{size}">{"".join(columns)}</div>'
 
 
 def sample(style: Style) -> str:

@@ -65,9 +65,10 @@ class TableReport(Report):
     def findings(self) -> list[Section]:
         """Return what is left out, the table and what else the paper prints."""
         paper = Paragraph(f"{PAPERS[self.table.paper]}, {self.table.place}.", on="file")
+        verdict = Paragraph(self.verdict(), on="file")
         absent_rows = Bullets(absent(self.left_out), on="file")
         return [
-            Section("", [paper, absent_rows, self.main_table(), Paragraph(self.verdict())]),
+            Section("", [verdict, paper, absent_rows, self.main_table(), replace(verdict, on="screen")]),
             *(Section(title, [table]) for title, table in self.parts()),
         ]
 
