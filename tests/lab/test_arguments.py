@@ -119,8 +119,8 @@ def test_what_tyro_may_say_one_day_is_a_line_still() -> None:
         ("dmeo", "dmeo: is not known; did you mean demo? (calibnorm --help)"),
         (
             "--frobnicate",
-            "--frobnicate: is not known; choose from demo, train, compare, table, inspect gates, bench "
-            "(calibnorm --help)",
+            "--frobnicate: is not known; choose from demo, train, compare, table, inspect, inspect gates, report, "
+            "bench (calibnorm --help)",
         ),
     ],
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import calibnorm
 from browser import CHROMIUM, WITHOUT, Seen, seen
 
 pytestmark = [pytest.mark.nightly, pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)]
@@ -53,9 +54,10 @@ SECTIONS = {
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where every command has been run, as a user runs it; each has said where its page is."""
     folder = tmp_path_factory.mktemp("pages")
+    here = {**os.environ, "COLUMNS": "80", "PYTHONPATH": str(Path(calibnorm.__file__).parents[1])}
     for kind, words in COMMANDS.items():
         line = [sys.executable, "-m", "calibnorm", *words]
-        done = subprocess.run(line, cwd=folder, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"})
+        done = subprocess.run(line, cwd=folder, capture_output=True, text=True, env=here, check=False)
         assert done.returncode == 0, done.stderr
         assert PAGES[kind] in done.stdout
     return folder

@@ -119,7 +119,7 @@ class Demonstration(Comparison):
         """Return the picture of the gates by layer, and how far they follow the image."""
         return [
             *super().more_sections(),
-            layers.section(self.gates, f"Networks of seed {self.grid.seeds[0]}."),
+            layers.section(self.gates, layers.ONE_EACH),
             layers.numbers(self.gates),
             Section("What the gates look at", [Bullets(layers.follows(self.gates))]),
         ]

@@ -152,10 +152,16 @@ class GatesConfig:
 class InspectConfig:
     """The settings of `calibnorm inspect`."""
 
-    folder: tyro.conf.Positional[Path]
+    folder: tyro.conf.Positional[Path] = Path()
     """Folder of a finished run, such as runs/digits-tiny/iebn-seed0."""
     data_root: Path = Path("data")
     """Folder of the data sets."""
+
+    def __post_init__(self) -> None:
+        """Refuse a missing folder."""
+        if self.folder == Path():
+            example = "such as runs/digits-tiny/iebn-seed0; or: calibnorm inspect gates FOLDER"
+            raise UsageError(f"inspect: needs a word; name a run's folder, {example}")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from calibnorm.report.pictures import Point
 
 Rows = list[dict[str, Any]]
 """Quantities of `calibnorm.inspect` as mappings, with the condition and the norm of their run."""
+ONE_EACH = "Networks of the first seed of each norm and condition."
 ON_DATA = ("images", "std_over_images", "spread")
 """What a gate has, and a learned tensor has not."""
 
@@ -29,15 +30,15 @@ def read(of: Trained, condition: str, norm: str) -> Rows:
 
 
 def of_grid(grid: Grid, lines: Iterable[Line], data_root: Path) -> Rows:
-    """Return those of a grid's networks, of the first seed, as far as their runs are finished.
+    """Return those of a grid's networks, in each cell of the first seed that is finished.
 
     Raises:
         UsageError: Weights are missing or damaged, or images are missing.
     """
     rows: Rows = []
-    seed = grid.seeds[0]
     for line in lines:
-        if line.outcomes[seed].finished and models.parse_norm(line.cell.recipe.norm).method != "bn":
+        seed = next((seed for seed, found in line.outcomes.items() if found.finished), None)
+        if seed is not None and models.parse_norm(line.cell.recipe.norm).method != "bn":
             with trained(grid.run(line.cell, seed).folder, data_root) as of:
                 rows += read(of, line.cell.row, line.cell.column)
     return rows

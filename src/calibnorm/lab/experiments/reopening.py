@@ -17,7 +17,7 @@ from calibnorm.lab import recipes
 from calibnorm.lab.experiments import compare, layers
 from calibnorm.lab.experiments.config import CompareConfig, ReportConfig, TableConfig
 from calibnorm.lab.experiments.experiment import complaints
-from calibnorm.lab.experiments.gathered import gather, side_by_side
+from calibnorm.lab.experiments.gathered import Gathered, gather, side_by_side
 from calibnorm.lab.experiments.grid import NOTE, Grid, condition_name
 from calibnorm.lab.experiments.outcomes import outcomes
 from calibnorm.lab.experiments.report import Report
@@ -169,9 +169,9 @@ def gathered(config: ReportConfig, folders: Iterable[Path]) -> Report:
 
 def told(grid: Grid, tell: Callable[..., Report]) -> Report:
     """Return the report of a grid's runs as they are now."""
-    ended = outcomes(grid.runs(), {})
-    known = {folder: found for folder, found in ended.items() if found.finished or folder.exists()}
-    return tell(grid=grid, lines=summarize(grid, ended), complaints=complaints(grid, known), seconds=None)
+    # Of runs from anywhere, those that are not there were never meant to be.
+    ended = outcomes([run for run in grid.runs() if run.folder.exists() or not isinstance(grid, Gathered)], {})
+    return tell(grid=grid, lines=summarize(grid, ended), complaints=complaints(grid, ended), seconds=None)
 
 
 def read_networks(report: Report, config: ReportConfig) -> list[Section]:
@@ -181,5 +181,8 @@ def read_networks(report: Report, config: ReportConfig) -> list[Section]:
         rows = layers.of_grid(report.grid, report.lines, config.data_root)
     except UsageError as error:
         return [Section(title, [Paragraph(f"The trained networks could not be read. {error}")])]
-    about = f"Networks of seed {report.grid.seeds[0]}."
-    return [layers.section(rows, about), Section(title, [Bullets(layers.follows(rows))]), layers.numbers(rows)]
+    return [
+        layers.section(rows, layers.ONE_EACH),
+        Section(title, [Bullets(layers.follows(rows))]),
+        layers.numbers(rows),
+    ]

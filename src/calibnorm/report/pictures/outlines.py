@@ -15,20 +15,20 @@ HALVES = {"bottom": "50% 0 0 0", "top": "0 0 50% 0", "left": "0 50% 0 0", "right
 def polygon(corners: int, turned: float = 0.0, inner: float = 1.0) -> Corners:
     """Return the corners of a regular polygon of radius 1, the first at the top; with an inner radius, of a star."""
     count = corners if inner == 1 else 2 * corners
-    angles = [math.tau * (number / count + turned) - math.pi / 2 for number in range(count)]
+    turns = [math.tau * (number / count + turned) - math.pi / 2 for number in range(count)]
     radii = itertools.cycle((1.0, inner))
-    return [(r * math.cos(a), r * math.sin(a)) for r, a in zip(radii, angles, strict=False)]
+    return [(r * math.cos(a), r * math.sin(a)) for r, a in zip(radii, turns, strict=False)]
 
 
-def rectangle(width: float, height: float) -> Corners:
-    """Return the corners of a rectangle around 0."""
+def oblong(width: float, height: float) -> Corners:
+    """Return the corners of an oblong around 0."""
     return [(x * width / 2, y * height / 2) for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
 
 
 QUARTER = [(1 / 3, -1.0), (1 / 3, -1 / 3), (1.0, -1 / 3)]
 PLUS = [*QUARTER, *((-y, x) for x, y in QUARTER), *((-x, -y) for x, y in QUARTER), *((y, -x) for x, y in QUARTER)]
 OUTLINES: dict[str, Corners] = {
-    "s": rectangle(1.7, 1.7), "|": rectangle(0.4, 2.0),
+    "s": oblong(1.7, 1.7), "|": oblong(0.4, 2.0),
     "^": polygon(3), "v": polygon(3, 1 / 2), "<": polygon(3, -1 / 4), ">": polygon(3, 1 / 4),
     "D": polygon(4), "d": [(0.6 * x, y) for x, y in polygon(4)],
     "p": polygon(5), "h": polygon(6), "H": polygon(6, 1 / 12), "*": polygon(5, 0, 0.4),

@@ -80,8 +80,8 @@ def finals_panel(of: Mapping[str, Seeds], looks: Mapping[str, Style], label: str
         marks.append(Line(values, places, Style(PALE, "", "-"), 0.7))
     for y, (name, final) in enumerate(of.items()):
         runs = [Dot(value, y, f"{name}, seed {seed}: {value:.4g}") for seed, value in final.values.items()]
-        marks.append(Dots(runs, replace(looks[name], fillstyle="full"), 5, 0.75))
         if final.values:
+            marks.append(Dots(runs, replace(looks[name], fillstyle="full"), 5, 0.75))
             marks += interval(final.known_interval, (low, high), y + 0.27, looks[name])
             marks.append(Dots([final.mean(name)._replace(y=y + 0.27)], replace(looks[name], marker="|"), 9))
         if final.failed:
@@ -119,7 +119,7 @@ def broken(name: str) -> str:
     r"""Return a long name in lines, broken behind commas and colons, and first between the name of a row and the rest.
 
     >>> broken("bn:gamma_init=0.269,skip=shortcut"), broken("clean: bn:gamma_init=0.269")
-    ('bn:\ngamma_init=0.269,\nskip=shortcut', 'clean:\nbn:gamma_init=0.269')
+    ('bn:gamma_init=0.269,\nskip=shortcut', 'clean:\nbn:gamma_init=0.269')
     """
     row, colon, rest = name.partition(": ")
     if colon and len(name) > LINE:
