@@ -50,6 +50,7 @@ def run(config: CompareConfig, console: Console | None = None, report: type[Comp
         with data.remembered():
             check((cell.recipe for cell in grid.cells), config.data_root, config.accelerator)
     note = {"command": COMMAND, "recipe": config.recipe, "settings": shared(recipe)}
+    note["baseline"] = next(iter(grid.baseline.values()))
     tell = partial(report or Comparison, grid, config=config, recipe=recipe)
     return carry_out(grid, config, note, tell, console or Console())
 

@@ -20,6 +20,7 @@ from calibnorm.lab.experiments.report import Report
 from calibnorm.lab.experiments.summary import Line, summarize
 from calibnorm.lab.experiments.worker_process import Settings
 from calibnorm.lab.experiments.workers import train_all
+from calibnorm.report import screen
 
 
 def carry_out(
@@ -55,7 +56,7 @@ def carry_out(
     report = tell(summarize(grid, ended), unfinished, time.perf_counter() - start)
     page, *_ = report.write()
     report.show(console)
-    console.print(f"Page: {page}   ({report.seconds:.0f} s)", highlight=False, markup=False, soft_wrap=True)
+    screen.say_where(console, page, report.seconds)
     return 1 if unfinished else 0
 
 

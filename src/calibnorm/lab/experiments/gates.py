@@ -81,7 +81,7 @@ def run(config: GatesConfig, console: Console | None = None) -> int:
         page, *_ = write(said, config.folder, Path(TABLE).stem)
     except OSError as error:  # what was measured has been printed
         raise UsageError(f"{config.folder / TABLE}: cannot be written ({error.strerror})") from error
-    console.print(f"Page: {page}", highlight=False, markup=False, soft_wrap=True)
+    screen.say_where(console, page)
     return 0
 
 

@@ -21,7 +21,7 @@ from calibnorm.lab.experiments.gathered import Gathered, gather, side_by_side
 from calibnorm.lab.experiments.grid import NOTE, Grid, condition_name
 from calibnorm.lab.experiments.outcomes import outcomes
 from calibnorm.lab.experiments.report import Report
-from calibnorm.lab.experiments.single import RUNS, SingleRun, finished_run, say_where, written_into
+from calibnorm.lab.experiments.single import RUNS, SingleRun, finished_run, written_into
 from calibnorm.lab.experiments.summary import summarize
 from calibnorm.lab.experiments.tables import run as tables
 from calibnorm.lab.experiments.tables.definitions import TABLES
@@ -59,17 +59,17 @@ def run(config: ReportConfig, console: Console | None = None) -> int:
     if len(config.runs) == 1 and (config.runs[0] / CONFIG).exists():
         document = SingleRun(config.runs[0], config.data_root, config.gates).document()
         screen.show(document, console)
-        say_where(console, *written_into(document, out))
+        screen.say_where(console, written_into(document, out))
         return 0
     report = reopened(config) or gathered(config, [run for of in folders.values() for run in of])
     if config.gates:
         report = replace(report, found=read_networks(report, config))
     try:
-        files = report.write(out)
+        page, *_ = report.write(out)
     except OSError as error:
         raise UsageError(Setting("out", out), f"cannot be written ({error.strerror}); choose another folder") from error
     report.show(console)
-    say_where(console, *files)
+    screen.say_where(console, page)
     return 0
 
 
@@ -92,7 +92,7 @@ def of_bench(place: Path, config: ReportConfig, out: Path, console: Console) -> 
     for path in bench.found(place):
         document = report_of(bench.read(path))
         screen.show(document, console)
-        say_where(console, *written_into(document, out / path.stem))
+        screen.say_where(console, written_into(document, out / path.stem))
     return 0
 
 
@@ -139,15 +139,17 @@ def of_comparison(folder: Path, note: Mapping[str, Any]) -> Report:
     noises = dict.fromkeys(cells[cell].noise for cell in ordered)
     recipe = Recipe.from_dict(note["settings"], folder / NOTE)
     base = recipes.recipe(note["recipe"])
-    override = {key: vars(recipe)[key] for key in note["settings"] if vars(recipe)[key] != vars(base)[key]}
+    norms, baseline = tuple(dict.fromkeys(norm for _, norm in ordered)), note.get("baseline")
+    settings = [key for key in note["settings"] if key != "task"]
     config = CompareConfig(
         recipe=note["recipe"],
-        norms=tuple(dict.fromkeys(norm for _, norm in ordered)),
+        norms=norms,
         noise=tuple("none" if noise is None else "{:g},{:g}".format(*noise) for noise in noises),
         seeds=1 + max(recipe.seed for recipe in found.values()),
         name=None if folder.name == note["recipe"] else folder.name,
         out=folder.parent,
-        override={key: value for key, value in override.items() if key not in ("task",)},
+        baseline=baseline if baseline in norms else None,
+        override={key: vars(recipe)[key] for key in settings if vars(recipe)[key] != vars(base)[key]},
     )
     tell = partial(compare.Comparison, config=config, recipe=recipe)
     return told(compare.plan(config, recipe), tell)

@@ -44,25 +44,20 @@ def run(config: InspectConfig, console: Console | None = None) -> int:
     console = console or Console()
     document = SingleRun(config.folder, config.data_root).document()
     screen.show(document, console)
-    say_where(console, *written_into(document, config.folder))
+    screen.say_where(console, written_into(document, config.folder))
     return 0
 
 
-def written_into(document: Document, folder: Path) -> list[Path]:
-    """Write a document into a folder; return the files, the page first.
+def written_into(document: Document, folder: Path) -> Path:
+    """Write a document into a folder; return the page.
 
     Raises:
         UsageError: It cannot be written.
     """
     try:
-        return write(document, folder)
+        return write(document, folder)[0]
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written ({error.strerror}); make room, or choose another") from error
-
-
-def say_where(console: Console, page: Path, *_: Path) -> None:
-    """Print where a page is."""
-    console.print(f"Page: {page}", highlight=False, markup=False, soft_wrap=True)
 
 
 def finished_run(folder: Path) -> tuple[Recipe, Result]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 
 from calibnorm.report.pictures.colors import NIGHT, PAPER, legible
@@ -74,7 +75,7 @@ class Drawn:
     wide: float
     high: float
 
-    @property
+    @cached_property
     def box(self) -> tuple[float, float, float, float]:
         """The ends of the axes: left, right, top and bottom."""
         texts = [line for _, text in self.panel.y.ticks for line in text.split("\n")]
