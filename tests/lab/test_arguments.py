@@ -142,8 +142,8 @@ def test_help_is_tyros(capsys: pytest.CaptureFixture[str]) -> None:
         ("dmeo", "dmeo: is not known; did you mean demo? (calibnorm --help)"),
         (
             "--frobnicate",
-            "--frobnicate: is not known; choose from demo, train, compare, table, inspect gates, bench "
-            "(calibnorm --help)",
+            "--frobnicate: is not known; choose from demo, train, compare, table, inspect, inspect gates, report, "
+            "bench (calibnorm --help)",
         ),
     ],
 )

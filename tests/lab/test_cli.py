@@ -48,8 +48,9 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
         (["train"], "train"),
         (["compare", "nope"], "recipe nope: is not known"),
         (["table", "iebn-9"], "table iebn-9: is not known"),
-        (["inspect"], "inspect: needs a word; choose from inspect gates"),
-        (["inspect", "gate"], "inspect gate: is not known; did you mean inspect gates?"),
+        (["inspect"], "inspect: needs a word; name a run's folder"),
+        (["inspect", "gate"], "gate: is no folder; name a run's"),
+        (["report"], "report: needs a word; name runs"),
     ],
 )
 def test_wrong_input_is_named_before_training(

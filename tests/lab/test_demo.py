@@ -17,6 +17,7 @@ from rich.console import Console
 import calibnorm as cn
 from calibnorm.lab import demo, models, tasks
 from calibnorm.lab.demo import CONTROL, SMALL_RBN, DemoConfig, Demonstration
+from calibnorm.lab.experiments import layers
 from calibnorm.lab.experiments.compare import plan
 from calibnorm.lab.experiments.outcomes import Outcome
 from calibnorm.lab.experiments.statistics import Sample
@@ -105,7 +106,7 @@ def test_the_same_command_again_trains_nothing(shown: Demo) -> None:
     assert len(before) == 2 * len(NORMS) * 2
 
 
-def told(accuracies: dict[str, float], gates: list[dict[str, object]] | None = None, **changes) -> Demonstration:
+def told(accuracies: dict[str, float], **changes) -> Demonstration:
     """Return what is said where every norm has one accuracy in the clean condition."""
     config = replace(DemoConfig(norms=tuple(accuracies), noise=("none",), seeds=1), **changes)
     of = recipe(config.recipe)
@@ -116,10 +117,7 @@ def told(accuracies: dict[str, float], gates: list[dict[str, object]] | None = N
         Line(cell, {0: Outcome("finished", result[cell.column])}, measure, Sample({0: accuracies[cell.column]}), None)
         for cell in grid.cells
     ]
-    made = Demonstration(grid, lines, [], 1.0, config=config, recipe=of)
-    if gates is not None:
-        made.__dict__["gates"] = gates
-    return made
+    return Demonstration(grid, lines, [], 1.0, config=config, recipe=of)
 
 
 def test_how_much_of_the_gain_is_the_small_scale() -> None:
@@ -133,8 +131,8 @@ def test_how_much_of_the_gain_is_the_small_scale() -> None:
 def test_a_constant_gate_is_called_one() -> None:
     def sentence(std: float) -> str:
         row = {"condition": "clean", "norm": "iebn", "quantity": "gate", "mean": 0.3, "initial": 0.269}
-        made = told({"bn": 20.0, "iebn": 90.0}, [{**row, "std_over_images": std}])
-        return made.follows("clean", made.of("clean")[1])
+        (said,) = layers.follows([{**row, "std_over_images": std}])
+        return said
 
     assert "For practical purposes that is a constant" in sentence(0.0029)
     assert "constant" not in sentence(0.0031)
@@ -167,10 +165,10 @@ def test_quick_is_small_but_for_what_is_given() -> None:
 def test_control_and_small_rbn_start_as_they_say() -> None:
     start = torch.sigmoid(torch.tensor(-1.0)).item()
     network = models.build("resnet11", num_classes=10, norm=CONTROL, in_channels=1)
-    layers = {name: m for name, m in network.named_modules() if isinstance(m, cn.BN2d)}
-    assert layers
-    assert all(torch.allclose(m.weight, torch.full_like(m.weight, 0.269)) for m in layers.values())
-    owned = {layer.bn for layer in layers.values()}
+    owners = {name: m for name, m in network.named_modules() if isinstance(m, cn.BN2d)}
+    assert owners
+    assert all(torch.allclose(m.weight, torch.full_like(m.weight, 0.269)) for m in owners.values())
+    owned = {layer.bn for layer in owners.values()}
     plain = [m for m in network.modules() if type(m) is torch.nn.BatchNorm2d and m not in owned]
     assert plain  # the shortcuts
     assert all(torch.equal(m.weight, torch.ones_like(m.weight)) for m in plain)

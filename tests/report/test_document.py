@@ -123,7 +123,7 @@ def test_without_rich_and_matplotlib_it_is_plain_text(
 
 
 def test_importing_needs_torch_alone() -> None:
-    program = "import sys, calibnorm.report.markdown, calibnorm.report.screen, calibnorm.report.pictures as pictures\n"
+    program = "import sys, calibnorm.report.writing, calibnorm.report.screen, calibnorm.report.pictures as pictures\n"
     program += "print([name for name in ('rich', 'matplotlib', 'scipy') if name in sys.modules])"
     assert importlib.util.find_spec("rich")
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"

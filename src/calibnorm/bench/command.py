@@ -18,8 +18,8 @@ from calibnorm.bench.run import run
 from calibnorm.errors import Setting, UnknownOption, UsageError, as_option, exit_status, near
 
 PROGRAM = "calibnorm bench"
-DESCRIPTION = """Time layers or whole training steps against nn.BatchNorm2d. Writes a CSV, the environment, a summary
-and pictures. On a machine with torch alone: python -m calibnorm.bench."""
+DESCRIPTION = """Time layers or whole training steps against nn.BatchNorm2d. Writes a CSV, the environment and a page
+with pictures. On a machine with torch alone: python -m calibnorm.bench."""
 # A fresh output costs page faults that hide everything else, for all implementations alike; these keep freed memory in
 # the process. glibc reads them when a process starts.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}

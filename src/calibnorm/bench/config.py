@@ -81,8 +81,8 @@ class BenchConfig:
     device: str = option("auto", "auto (CUDA where there is one), cpu, cuda or cuda:N")
     out: Path = option(  # noqa: RUF009  (a field)
         Path("runs/bench"),
-        "folder for layer.csv or model-NETWORK.csv, and beside it .json (settings and environment), .md (summary) and "
-        "a PNG for every operation of a layer",
+        "folder for layer.csv or model-NETWORK.csv, and beside it .json (settings and environment), .html and .md (the "
+        "report) and a PNG for every operation of a layer",
     )
 
     def __post_init__(self) -> None:

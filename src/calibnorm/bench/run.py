@@ -6,16 +6,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
 from calibnorm.bench import layer, model, summary
 from calibnorm.bench.config import LayerConfig, ModelConfig
-from calibnorm.bench.timings import Place, say, write_timings
+from calibnorm.bench.timings import Measured, Place, say, write_timings
 from calibnorm.errors import Setting, UsageError
-from calibnorm.report import markdown, screen
+from calibnorm.report import screen
 from calibnorm.report.environment import describe_environment
 from calibnorm.report.files import write_json
+from calibnorm.report.writing import write
 
 
 def run(config: LayerConfig | ModelConfig) -> int:
@@ -36,28 +38,26 @@ def run(config: LayerConfig | ModelConfig) -> int:
     with threads(config.threads):
         place = Place.here(config.torch_device)
         say(f"{place}, commit {place.commit or 'unknown'}")
-        if isinstance(config, LayerConfig):
-            measured = layer.run_layer(config, place)
-            report = summary.layer_report(measured)
-        else:
-            measured = model.run_model(config, place)
-            report = summary.model_report(measured)
+        bench = "layer" if isinstance(config, LayerConfig) else "model"
+        run_it: Any = layer.run_layer if bench == "layer" else model.run_model
+        measured: Measured = run_it(config, place)
         details = {
-            "command": report.title,
+            "command": f"calibnorm bench {bench}",
             "config": config.to_dict(),
             "environment": {**describe_environment(), "device": place.device, "threads": place.threads},
             **measured.details,
             "wrong_values": measured.wrong,
             "seconds": round(time.perf_counter() - start, 1),
         }
+    report = summary.report_of(measured._replace(details=details))
     screen.show(report)
     write_timings(out / f"{config.stem}.csv", measured.timings)
     write_json(out / f"{config.stem}.json", details)
-    reports = markdown.write(report, out / f"{config.stem}.md")
+    reports = write(report, out, config.stem)
     for path in (out / f"{config.stem}.csv", out / f"{config.stem}.json", *reports):
         say(f"written: {path}")
     if report.pictures() and find_spec("matplotlib") is None:
-        say("no picture: matplotlib is not installed")
+        say("no PNG: matplotlib is not installed; the page has its pictures all the same")
     return 1 if measured.wrong else 0
 
 

@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from statistics import geometric_mean
-from typing import TYPE_CHECKING
 
 from calibnorm.bench.cases import PASSES, PLANES, planes
 from calibnorm.bench.impls import BASELINE, COPY, OURS
+from calibnorm.bench.results import command_line
 from calibnorm.bench.timings import Measured, Timing, unsteady
-from calibnorm.report.document import Block, Bullets, Document, Paragraph, Picture, Section, Table
+from calibnorm.report.document import Block, Bullets, Command, Document, Facts, Paragraph, Picture, Section, Table
+from calibnorm.report.environment import named
+from calibnorm.report.pictures import Drawing
 from calibnorm.report.pictures import ratios as draw_ratios
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 Group = tuple[str, str, str, str, str]
+EXPLAINED = Paragraph("Small marks are shapes, large ones the geometric means of their group. Below 1 is faster.")
+SHOWN = ("op", "impl", "mode", "shape", "dtype", "layout", "p20_ms", "p50_ms", "p80_ms", "ratio_to_bn")
+"""The columns of the CSV that differ from line to line."""
 FLOOR = "at copy speed"
 """The column that says what moving the least bytes would take, as fast as a tensor of the size is copied."""
 
 
+def report_of(measured: Measured) -> Document:
+    """Return the report of a bench, whichever its details name."""
+    return (layer_report if measured.details["command"].endswith("layer") else model_report)(measured)
+
+
 def layer_report(measured: Measured) -> Document:
     """Return the report of a layer bench."""
+    timings = measured.timings
     explained = Paragraph("Geometric means over shapes of time over that of nn.BatchNorm2d:")
-    return report("layer", measured, [explained, ratio_table(measured.timings)], pictures(measured.timings, "layer"))
+    on_screen: list[Block] = [replace(explained, on="screen"), replace(ratio_table(timings), on="screen")]
+    more = [
+        Section("Every ratio", [EXPLAINED, *pictures(timings, "layer")], on="file"),
+        Section("Ratios by group", [explained, ratio_table(timings)], on="file"),
+    ]
+    return report("layer", measured, [overview(timings), *on_screen], more)
 
 
 def model_report(measured: Measured) -> Document:
@@ -32,13 +46,22 @@ def model_report(measured: Measured) -> Document:
     return report("model", measured, [model_table(measured.timings)])
 
 
-def report(bench: str, measured: Measured, table: Sequence[Block], drawn: Sequence[Picture] = ()) -> Document:
-    """Return a table, what is doubtful in it, and pictures."""
-    timings, count = measured.timings, unsteady(measured.timings)
+def report(bench: str, measured: Measured, table: Sequence[Block], drawn: Sequence[Section] = ()) -> Document:
+    """Return a table, what is doubtful in it, pictures, every timing, and what the details say of how it was made."""
+    timings, count, details = measured.timings, unsteady(measured.timings), measured.details
     busy = f"{count} of {len(timings)} rows have p80 over 1.5 times p20: the machine was busy, do not quote these."
     wrong = Bullets([f"WRONG VALUES: {line}" for line in measured.wrong], wrong=True)
+    every = Table.of([{name: vars(t)[name] for name in SHOWN} for t in timings], left=6)
+    command = Command(command_line(details))
     return Document(
-        f"calibnorm bench {bench}", [Section("", [*table, Paragraph(busy if count else ""), wrong, *drawn])]
+        f"calibnorm bench {bench}",
+        [
+            Section("", [*table, Paragraph(busy if count else ""), wrong]),
+            *drawn,
+            Section("Every timing", [every], on="page", folded=True),
+            Section("The command that makes this", [command], on="file"),
+            Section("Made with", [Facts(named(details.get("environment", {})))], on="file", folded=True),
+        ],
     )
 
 
@@ -96,6 +119,17 @@ def ratio_table(timings: Sequence[Timing]) -> Table:
     return Table(header, lines, left=5)
 
 
+def overview(timings: Sequence[Timing]) -> Table:
+    """Return geometric means over all that was measured in a mode, for whoever reads one table alone."""
+    names = impls_of(timings)
+    lines = [
+        [mode, *(mean_text(ratios([t for t in timings if t.mode == mode], name, BASELINE)) for name in names)]
+        for mode in dict.fromkeys(timing.mode for timing in timings)
+    ]
+    title = "Time over that of nn.BatchNorm2d, geometric means over all that was measured; less is better"
+    return Table(["mode", *names], lines, title=title, on="file")
+
+
 def model_table(timings: Sequence[Timing]) -> Table:
     """Return the times of training steps."""
     lines = [
@@ -120,7 +154,7 @@ def pictures(timings: Sequence[Timing], stem: str) -> list[Picture]:
     return found
 
 
-def draw(timings: Sequence[Timing], op: str) -> Figure:
+def draw(timings: Sequence[Timing], op: str) -> Drawing:
     """Draw an operation: modes below and dtypes and layouts beside each other."""
     of = [timing for timing in timings if timing.op == op]
     panels: dict[str, dict[str, dict[str, dict[str, list[float]]]]] = {}

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from importlib.metadata import version
+from inspect import getdoc
 from itertools import chain
 from typing import TypeVar
 
 from calibnorm.errors import ReasonedError, Setting, Stopped, UnknownOption, UsageError, as_option, exit_status, written
 from calibnorm.lab.arguments import option_names, parsed, places
-from calibnorm.lab.experiments.config import CompareConfig, GatesConfig, TableConfig, for_recipe
+from calibnorm.lab.experiments.config import (
+    CompareConfig,
+    GatesConfig,
+    InspectConfig,
+    ReportConfig,
+    TableConfig,
+    for_recipe,
+)
 from calibnorm.lab.recipes import Classification, recipe
 from calibnorm.loading import load
 
@@ -45,7 +52,7 @@ def reads(settings: Callable[..., T]) -> Callable[[Callable[[T], Status]], Comma
 
         @wraps(function)
         def command(words: Sequence[str]) -> Status:
-            return function(parsed(settings, words, prog=name, description=inspect.getdoc(function)))
+            return function(parsed(settings, words, prog=name, description=getdoc(function)))
 
         return command
 
@@ -103,6 +110,30 @@ def table(config: TableConfig) -> Status:
     return run(config)
 
 
+@reads(InspectConfig)
+def inspect(config: InspectConfig) -> Status:
+    """Read a finished run: its result, its curves, and its trained gates by layer, as a page in its folder.
+
+    FOLDER is the run's. The page, report.html, is one file that needs nothing beside it; report.md says the same.
+    `calibnorm inspect gates FOLDER` tests the network again with its gates held constant.
+    """
+    from calibnorm.lab.experiments.single import run
+
+    return run(config)
+
+
+@reads(ReportConfig)
+def report(config: ReportConfig) -> Status:
+    """Write the page of runs, a comparison, a table or a bench, from the folders that they have left.
+
+    Of several runs, or comparisons, it is a comparison of all their runs. Nothing is trained, and what is named is
+    only read. The page is one file that needs nothing beside it; Markdown, pictures and tables lie beside it.
+    """
+    from calibnorm.lab.experiments.reopening import run
+
+    return run(config)
+
+
 @reads(GatesConfig)
 def inspect_gates(config: GatesConfig) -> Status:
     """Test trained networks again with every gate held constant: what they take from each image.
@@ -130,7 +161,9 @@ COMMANDS: dict[str, Command] = {
     "train": train,
     "compare": compare,
     "table": table,
+    "inspect": inspect,
     "inspect gates": inspect_gates,
+    "report": report,
     "bench": bench,
 }
 """By name; a command of a group has two words."""
@@ -144,7 +177,7 @@ def comparison(settings: type[Comparing], command: Command, words: Sequence[str]
     """
     name = words[0] if words and not words[0].startswith("-") else settings.recipe
     kind = for_recipe(settings, type(recipe(name)))
-    return parsed(kind, words, prog=f"calibnorm {command.__name__}", description=inspect.getdoc(command))
+    return parsed(kind, words, prog=f"calibnorm {command.__name__}", description=getdoc(command))
 
 
 def main(args: Sequence[str]) -> int:
@@ -189,7 +222,7 @@ def find(words: Sequence[str]) -> tuple[Command, Sequence[str]]:
     Raises:
         UsageError: There is none; the text names those that there are.
     """
-    for count in (1, 2):
+    for count in (2, 1):  # a command of two words may begin with another one
         if (name := " ".join(words[:count])) in COMMANDS:
             return COMMANDS[name], words[count:]
     groups = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
@@ -224,6 +257,6 @@ def as_typed(setting: Setting) -> str:
 def listing() -> str:
     """Return what the commands are, with the first line of what each says of itself."""
     width = max(map(len, COMMANDS))
-    first = {name: (inspect.getdoc(command) or "").splitlines()[0] for name, command in COMMANDS.items()}
+    first = {name: (getdoc(command) or "").splitlines()[0] for name, command in COMMANDS.items()}
     lines = [f"  {name:<{width}}  {text}" for name, text in first.items()]
     return "\n".join(["usage: calibnorm COMMAND [OPTIONS]", "", DESCRIPTION, "", "commands:", *lines])

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from statistics import fmean, median
+from functools import cached_property
+from pathlib import Path
+from statistics import median
 from typing import Any, ClassVar
 
 from rich.console import Console
 
-import calibnorm as cn
-from calibnorm.lab.experiments import compare
+from calibnorm.lab.experiments import compare, layers
 from calibnorm.lab.experiments.compare import Comparison
 from calibnorm.lab.experiments.config import CompareConfig
 from calibnorm.lab.experiments.grid import Cell
-from calibnorm.lab.experiments.summary import Line
 from calibnorm.lab.training.folder import read_timings
-from calibnorm.lab.training.trained import trained
-from calibnorm.report import pictures
-from calibnorm.report.document import Bullets, Paragraph, Picture, Section, Table
+from calibnorm.report.document import Bullets, Section, Table
 from calibnorm.report.files import write_csv
-from calibnorm.report.pictures import Point
 
 CONTROL = "bn:gamma_init=0.269,skip=shortcut"
 """BatchNorm that starts with the scale that IEBN starts with, sigmoid(-1) = 0.269, but not in shortcuts."""
@@ -113,59 +109,18 @@ class Demonstration(Comparison):
         return median(steps) if steps else None
 
     @cached_property
-    def gates(self) -> list[dict[str, Any]]:
+    def gates(self) -> layers.Rows:
         """What the networks of the first seed have learned, layer by layer, and their gates on the test images."""
-        rows: list[dict[str, Any]] = []
-        for line in self.lines:
-            seed = self.grid.seeds[0]
-            if line.outcomes[seed].finished and line.cell.column != "bn":
-                with trained(self.grid.run(line.cell, seed).folder, self.config.data_root) as of:
-                    found = [*cn.inspect.learned(of.network), *cn.inspect.gates(of.network, of.feeds.test)]
-                where = {"condition": line.cell.row, "norm": line.cell.column}
-                on_data = dict.fromkeys(("images", "std_over_images", "spread"))  # what learned tensors have not
-                rows += [{**where, **on_data, **vars(row)} for row in found]
-        return rows
+        return layers.of_grid(self.grid, self.lines, self.config.data_root)
 
     def more_sections(self) -> list[Section]:
         """Return the picture of the gates by layer, and how far they follow the image."""
-        if not self.gates:
-            return []
-        columns: dict[str, dict[str, dict[str, list[Point]]]] = {}
-        starts: dict[tuple[str, str], float] = {}
-        for row in self.gates:
-            panel = columns.setdefault(row["norm"], {}).setdefault(row["quantity"], {})
-            point = Point(row["depth"], row["mean"], row["p10"], row["p90"])
-            panel.setdefault(row["condition"], []).append(point)
-            if row["initial"] is not None:
-                starts[row["norm"], row["quantity"]] = row["initial"]
-        about = (
-            f"Networks of seed {self.grid.seeds[0]}. Lines are means over a layer's channels; bands hold the middle "
-            "eight tenths. A gate itself is averaged over the test images."
-        )
-        draw = partial(pictures.bands, columns, "norm layer, from input to output", starts, logarithmic=False)
-        picture = Picture("gates.png", "Gates and calibration weights by layer", draw)
-        follow = Bullets([self.follows(row, line) for row in self.grid.rows for line in self.of(row) if self.on(line)])
         return [
-            Section("Learned gates by layer", [Paragraph(about), picture], on="file"),
-            Section("What the gates look at", [follow]),
+            *super().more_sections(),
+            layers.section(self.gates, layers.ONE_EACH),
+            layers.numbers(self.gates),
+            Section("What the gates look at", [Bullets(layers.follows(self.gates))]),
         ]
-
-    def on(self, line: Line) -> list[Mapping[str, Any]]:
-        """Return the rows of a cell's gates."""
-        where = (line.cell.row, line.cell.column, "gate")
-        return [row for row in self.gates if (row["condition"], row["norm"], row["quantity"]) == where]
-
-    def follows(self, row: str, line: Line) -> str:
-        """Say how far the gates of a cell follow the image."""
-        of = self.on(line)
-        mean, std = fmean(gate["mean"] for gate in of), fmean(gate["std_over_images"] for gate in of)
-        start = of[0]["initial"]
-        began = "" if start is None else f" (it started at {start:.3f})"
-        constant = " For practical purposes that is a constant." if std < 0.01 * mean else ""
-        return (
-            f"{row}, {line.cell.column}: the gate is {mean:.3f} on average over layers and channels{began}; from one "
-            f"test image to another it varies by {std:.2g} (std).{constant}"
-        )
 
     def limits(self) -> Section:
         """Return what the numbers do and do not show."""
@@ -181,11 +136,11 @@ class Demonstration(Comparison):
         blocks = [Bullets([*block.items, *more]) for block in section.blocks if isinstance(block, Bullets)]
         return Section("What these numbers do and do not show", blocks)
 
-    def write(self) -> None:
-        """Write tables, pictures and the report into the comparison's folder."""
-        super().write()
+    def write(self, folder: Path | None = None) -> list[Path]:
+        """Write tables, pictures and the report into a folder, that of the comparison by default."""
         if self.gates:
-            write_csv(self.grid.root / "gates.csv", self.gates)
+            write_csv((folder or self.grid.root) / "gates.csv", self.gates)
+        return super().write(folder)
 
     def command_line(self) -> str:
         """Return the command."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,15 @@ def describe_environment() -> dict[str, Any]:
         "cpu": cpu_name(),
         "cpu_count": os.cpu_count(),
     }
+
+
+def named(environment: Mapping[str, Any]) -> dict[str, str]:
+    """Return an environment as a report shows it, without what is not known.
+
+    >>> named({"cpu_count": 2, "commit": None})
+    {'cpu count': '2'}
+    """
+    return {name.replace("_", " "): str(value) for name, value in environment.items() if value is not None}
 
 
 def package_version(name: str) -> str | None:

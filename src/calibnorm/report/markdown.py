@@ -1,4 +1,4 @@
-"""The Markdown writer: report.md with its pictures beside it, and the same text for a plain screen."""
+"""The Markdown writer: a file with its pictures beside it, and the same text for a plain screen."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from calibnorm.report.document import Block, Bullets, Document, Paragraph, Place, Table
+from calibnorm.report.document import Block, Bullets, Command, Document, Facts, Paragraph, Place, Table
 from calibnorm.report.files import write_whole
+from calibnorm.report.pictures import figure, save
 
 
 def write(document: Document, path: Path) -> list[Path]:
@@ -19,9 +20,7 @@ def write(document: Document, path: Path) -> list[Path]:
     drawn = document.pictures() if find_spec("matplotlib") else []
     write_whole(path, markdown(document, {picture.file for picture in drawn}).encode())
     for picture in drawn:
-        from calibnorm.report.pictures import save
-
-        save(picture.draw(), path.with_name(picture.file))
+        save(figure(picture.draw()), path.with_name(picture.file))
     return [path, *(path.with_name(picture.file) for picture in drawn)]
 
 
@@ -52,6 +51,10 @@ def written(block: Block, drawn: set[str] | None = None) -> Iterator[str]:
             yield block.text
         case Bullets():
             yield "\n".join(f"- {item}" for item in block.items)
+        case Facts():
+            yield "\n".join(f"- {name}: {value}" for name, value in block.items.items())
+        case Command():
+            yield f"    {block.text}"
         case Table():
             if block.title:
                 yield f"{block.title}:"

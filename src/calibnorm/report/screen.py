@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from calibnorm.report.document import Bullets, Document, Paragraph, Table
-from calibnorm.report.markdown import table_lines, texts
+from calibnorm.report.markdown import table_lines, texts, written
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,6 +44,14 @@ def show(document: Document, console: Console | None = None) -> None:
             elif isinstance(block, Table):
                 for part in block.parts():
                     show_table(part, console)
+            else:
+                say(*written(block), "", sep="\n")
+
+
+def say_where(console: Console, page: Path, seconds: float | None = None) -> None:
+    """Print in a line, however long, where a page is, and how long a command took."""
+    took = "" if seconds is None else f"   ({seconds:.0f} s)"
+    console.print(f"Page: {page}{took}", highlight=False, markup=False, soft_wrap=True)
 
 
 def show_table(table: Table, console: Console) -> None:

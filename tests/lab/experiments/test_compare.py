@@ -125,7 +125,9 @@ def test_pictures(done: Done) -> None:
 def test_the_command_in_the_report_makes_it_again(
     done: Done, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    match = re.search(r"`calibnorm compare (.*?)`, \d+ s", (done.root / "report.md").read_text(encoding="utf-8"))
+    match = re.search(
+        r"^    calibnorm compare (.*)$", (done.root / "report.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert match is not None
     words = match[1].replace("'", "").split()
 

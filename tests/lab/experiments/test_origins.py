@@ -10,13 +10,13 @@ from calibnorm.lab.experiments.grid import Cell, Grid
 from calibnorm.lab.experiments.origins import made_with, of_run
 from calibnorm.lab.recipes import Classification
 from calibnorm.lab.training.folder import note_environment
-from calibnorm.report.document import Document, Section
+from calibnorm.report.document import Document
 from calibnorm.report.environment import describe_environment
 from calibnorm.report.markdown import markdown
 
 
 def written(seconds: float, grid: Grid) -> str:
-    return markdown(Document("", [Section("", made_with("calibnorm compare x", seconds, grid))]))
+    return markdown(Document("", made_with("calibnorm compare x", seconds, grid)))
 
 
 def make(root: Path, *environments: dict[str, object] | None) -> Grid:
@@ -41,7 +41,7 @@ def test_the_commits_of_the_runs_are_named_and_the_reports_own_beside_them(tmp_p
     assert f"- 1 run trained with calibnorm {now['calibnorm']}" in text
     assert "- 1 run trained where nothing was noted." in text
     assert "- This report was written with calibnorm" in text
-    assert "`calibnorm compare x`, 3 s this time" in text
+    assert "\n    calibnorm compare x\n\nIt took 3 s this time" in text
 
 
 def test_the_report_says_nothing_of_itself_where_it_was_made_as_the_runs_were(tmp_path: Path) -> None:

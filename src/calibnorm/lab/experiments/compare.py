@@ -12,7 +12,7 @@ from rich.console import Console
 
 from calibnorm.errors import Setting, UsageError, as_option, called
 from calibnorm.lab import data, models, recipes
-from calibnorm.lab.experiments import texts
+from calibnorm.lab.experiments import plots, texts
 from calibnorm.lab.experiments.checks import check
 from calibnorm.lab.experiments.config import NOT_OVERRIDDEN, CompareConfig
 from calibnorm.lab.experiments.experiment import carry_out
@@ -27,9 +27,11 @@ from calibnorm.lab.experiments.grid import (
     refuse_changes,
 )
 from calibnorm.lab.experiments.report import Report
+from calibnorm.lab.experiments.statistics import Sample
 from calibnorm.lab.naming import check_name, slug
 from calibnorm.lab.recipes import Recipe
-from calibnorm.report.document import Bullets, Column, Paragraph, Section, Table
+from calibnorm.report import pictures
+from calibnorm.report.document import Bullets, Column, Paragraph, Picture, Section, Table
 
 COMMAND = "calibnorm compare"
 
@@ -60,6 +62,7 @@ def run(config: CompareConfig, console: Console | None = None, report: type[Comp
     for sentence in changed_sources(run.folder for run in grid.runs()):
         console.print(sentence, style="yellow", highlight=False)
     note = {"command": COMMAND, "recipe": config.recipe, "settings": shared(recipe)}
+    note["baseline"] = next(iter(grid.baseline.values()))
     tell = partial(report or Comparison, grid, config=config, recipe=recipe)
     return carry_out(grid, config, note, tell, console)
 
@@ -115,7 +118,7 @@ class Comparison(Report):
     @property
     def baseline(self) -> str:
         """The norm that the others are compared with."""
-        return self.grid.baseline[self.grid.rows[0]]
+        return next(iter(self.grid.baseline.values()))
 
     @property
     def title(self) -> str:
@@ -152,10 +155,32 @@ class Comparison(Report):
             ]
             for line in self.lines
         ]
-        seeds = f"{self.config.seeds} seed{'s' if self.config.seeds > 1 else ''}"
-        how = Paragraph(f"{self.recipe.in_words()} {seeds}.")
-        verdicts = Bullets([self.verdict(row) for row in self.grid.rows])
-        return [Section("", [how, Table(columns, rows, left=2, split=True), verdicts])]
+        how = Paragraph(self.how())
+        verdicts = [self.verdict(row) for row in self.grid.rows]
+        table = Table(columns, rows, left=2, split=True)
+        # Whoever opens a file begins above, and whoever sees a terminal begins below.
+        return [Section("", [Bullets(verdicts, on="file"), how, table, Bullets(verdicts, on="screen")])]
+
+    def more_sections(self) -> list[Section]:
+        """Return every difference from the baseline, drawn."""
+        of = [line for line in self.lines if line.against is not None and line.against.values]
+        if not of:
+            return []
+        one_row = len(self.grid.rows) == 1
+        names = [line.cell.column if one_row else f"{line.cell.row}: {line.cell.column}" for line in of]
+        differences = {name: plots.seeds(line.against or Sample({})) for name, line in zip(names, of, strict=True)}
+        measure = self.measure
+        better = "more is better" if measure.higher_is_better else "less is better"
+        unit = {"%": "points, ", "": ""}.get(measure.unit, f"{measure.unit}, ")
+        label = f"{measure.label} minus that of {self.baseline} ({unit}{better})"
+        dots = Paragraph("Small dots are seeds, large ones their mean, with the 95 % interval from three seeds on.")
+        shows = f"Differences in {measure.label} from {self.baseline}, paired by seed"
+        picture = Picture("differences.png", shows, partial(pictures.differences, differences, label))
+        return [Section(f"Differences from {self.baseline}", [dots, picture], on="file")]
+
+    def how(self) -> str:
+        """Return how the runs were trained."""
+        return f"{self.recipe.in_words()} {self.config.seeds} seed{'s' if self.config.seeds > 1 else ''}."
 
     def verdict(self, row: str) -> str:
         """Return in a sentence which differences are larger than what the seeds leave open."""

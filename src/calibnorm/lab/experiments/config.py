@@ -175,6 +175,36 @@ class GatesConfig(Loading):
 
 
 @dataclass(frozen=True)
+class InspectConfig:
+    """The settings of `calibnorm inspect`."""
+
+    folder: tyro.conf.Positional[Path] = Path()
+    """Folder of a finished run, such as runs/digits-tiny/iebn-seed0."""
+    data_root: Path = Path("data")
+    """Folder of the data sets."""
+
+    def __post_init__(self) -> None:
+        """Refuse a missing folder."""
+        if self.folder == Path():
+            example = "such as runs/digits-tiny/iebn-seed0; or: calibnorm inspect gates FOLDER"
+            raise UsageError(f"inspect: needs a word; name a run's folder, {example}")
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """The settings of `calibnorm report`."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Folders of runs, of comparisons or of tables; or a bench's, such as runs/bench, or one of its JSON files."""
+    out: Path | None = None
+    """Folder of the page; runs/report/NAME by default, with the name of what is reported."""
+    data_root: Path = Path("data")
+    """Folder of the data sets."""
+    gates: bool = True
+    """Read the trained networks, for their gates by layer. That takes a pass over the test images for each."""
+
+
+@dataclass(frozen=True)
 class TableConfig(Common):
     """The settings of `calibnorm table`."""
 

@@ -21,6 +21,7 @@ from calibnorm.lab.experiments.summary import Line, summarize
 from calibnorm.lab.experiments.worker_process import Settings
 from calibnorm.lab.experiments.workers import train_all
 from calibnorm.lab.training.machine import check_memory
+from calibnorm.report import screen
 
 
 def carry_out(
@@ -58,8 +59,9 @@ def carry_out(
         return stopped(grid, stop.number)
     unfinished = complaints(grid, ended, config.after_divergence)
     report = tell(summarize(grid, ended), unfinished, time.perf_counter() - start)
-    report.write()
+    page, *_ = report.write()
     report.show(console)
+    screen.say_where(console, page, report.seconds)
     return 1 if unfinished else 0
 
 
@@ -94,8 +96,8 @@ def complaints(grid: Grid, ended: Mapping[Path, Outcome], after_divergence: str 
     """
     sentences = []
     for run in grid.runs():
-        found = ended[run.folder]
-        if not found.finished:
+        found = ended.get(run.folder)
+        if found is not None and not found.finished:
             log = f" (log: {run.log})" if run.log.exists() else ""
             place = run.folder.relative_to(grid.root)
             advice = after_divergence if found.state == "diverged" else ""

@@ -9,6 +9,7 @@ and what that leaves out.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -23,10 +24,13 @@ from calibnorm.lab.training.folder import CONFIG, RESULT, read_recipe
 from calibnorm.lab.training.trained import trained
 from calibnorm.methods import METHODS, Method
 from calibnorm.nn import CalibratedNorm
-from calibnorm.report import screen
-from calibnorm.report.document import Document, Paragraph, Section, Table
+from calibnorm.report import pictures, screen
+from calibnorm.report.document import Command, Document, Facts, Paragraph, Picture, Section, Table
+from calibnorm.report.environment import describe_environment, named
 from calibnorm.report.files import write_csv
 from calibnorm.report.measure import Measure
+from calibnorm.report.pictures import Seeds
+from calibnorm.report.writing import write
 
 TABLE = "average_gates.csv"
 
@@ -72,11 +76,14 @@ def run(config: GatesConfig, console: Console | None = None) -> int:
         console.print(sentence, style="yellow", highlight=False)
     measured = [measure(folder, config.data_root) for folder in track(runs, "testing", console=console)]
     rows = [row for row, _ in measured]
-    screen.show(document(rows, measured[0][1], unfinished), console)
+    said = document(rows, measured[0][1], unfinished, config)
+    screen.show(said, console)
     try:
         write_csv(config.folder / TABLE, [asdict(row) for row in rows])
+        page, *_ = write(said, config.folder, Path(TABLE).stem)
     except OSError as error:  # what was measured has been printed
         raise UsageError(f"{config.folder / TABLE}: cannot be written ({error.strerror})") from error
+    screen.say_where(console, page)
     return 0
 
 
@@ -138,8 +145,8 @@ def gated_runs(root: Path) -> tuple[list[Path], int]:
     return finished, len(gated) - len(finished)
 
 
-def document(rows: list[GatesHeld], measure: Measure, unfinished: int) -> Document:
-    """Return what was measured."""
+def document(rows: list[GatesHeld], measure: Measure, unfinished: int, config: GatesConfig) -> Document:
+    """Return what was measured, as a table and drawn: each norm beside itself with its gates held."""
     columns = ["condition", "norm", "seed", "as trained", "average gates", "lost", "scale held", "gates vary by"]
     texts = [
         [
@@ -160,7 +167,22 @@ def document(rows: list[GatesHeld], measure: Measure, unfinished: int) -> Docume
         'input. For RBN there is also a test with its scaling gate alone held. "Gates vary by" is the standard '
         "deviation of a gate from image to image, over its mean."
     )
+    panels: dict[str, dict[str, dict[int, float]]] = {}
+    for row in rows:
+        panel = panels.setdefault(row.condition, {})
+        panel.setdefault(row.norm, {})[row.seed] = row.as_trained
+        panel.setdefault(f"{row.norm}{',' if ':' in row.norm else ':'} gates held", {})[row.seed] = row.average_gates
+    seeds = {title: {name: Seeds(of) for name, of in panel.items()} for title, panel in panels.items()}
+    shows = (
+        f"{measure.label.capitalize()} of every run as trained and with its gates held; lines connect those of a seed"
+    )
+    picture = Picture("average_gates.png", shows, partial(pictures.finals, seeds, measure.label_with_unit))
     return Document(
         "Trained gates, held constant",
-        [Section("", [Paragraph(how), Table(columns, texts, left=2), Paragraph(left_out)])],
+        [
+            Section("", [Paragraph(how), Table(columns, texts, left=2), Paragraph(left_out)]),
+            Section("Every run", [picture], on="file"),
+            Section("The command that makes this", [Command(f"calibnorm inspect gates {config.folder}")], on="file"),
+            Section("Made with", [Facts(named(describe_environment()))], on="file", folded=True),
+        ],
     )

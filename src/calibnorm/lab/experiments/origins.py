@@ -10,25 +10,26 @@ from typing import Any
 from calibnorm.lab.experiments.grid import Grid, Run
 from calibnorm.lab.training import same_data
 from calibnorm.lab.training.folder import CONFIG, ENVIRONMENT, changes
-from calibnorm.report.document import Block, Bullets, Paragraph
+from calibnorm.report.document import Bullets, Command, Paragraph, Section
 from calibnorm.report.environment import describe_environment
 from calibnorm.report.files import read_json
 
 
-def made_with(command: str, seconds: float, grid: Grid) -> list[Block]:
+def made_with(command: str, seconds: float | None, grid: Grid) -> list[Section]:
     """Return the command, what the runs were trained with, and what wrote the report where that is something else."""
     now = in_words(describe_environment())
     by_runs = trained_with(grid.runs())
     lines = [f"{count} run{'s' if count != 1 else ''} trained {how}." for how, count in by_runs.items()]
     if set(by_runs) != {f"with {now}"}:
         lines.append(f"This report was written with {now}.")
+    where = Paragraph(
+        "The settings and the machine of every run stand in its folder, in config.json and environment.json. "
+        "results.csv has a line for every run, summary.csv one for every cell."
+    )
+    took = "" if seconds is None else f"It took {seconds:.0f} s this time; what is finished is not trained again."
     return [
-        Paragraph(f"`{command}`, {seconds:.0f} s this time."),
-        Bullets([*lines, *trained_on(grid.runs())]),
-        Paragraph(
-            "The settings and the machine of every run stand in its folder, in config.json and environment.json. "
-            "results.csv has a line for every run, summary.csv one for every cell."
-        ),
+        Section("The command that makes this", [Command(command), Paragraph(took)], on="file"),
+        Section("Made with", [Bullets([*lines, *trained_on(grid.runs())]), where], on="file", folded=True),
     ]
 
 
@@ -46,13 +47,17 @@ def trained_on(runs: Iterable[Run]) -> list[str]:
 
 def of_run(run: Run) -> str:
     """Return what a run was trained with; one that went on elsewhere has several parts."""
-    first = read_json(run.folder / ENVIRONMENT)
-    if first is None:
-        return "where nothing was noted"
-    states = [first]
-    for change in changes(first):  # each holds what differs from the one before
+    states = environments(run.folder)
+    return f"with {'; then with '.join(dict.fromkeys(map(in_words, states)))}" if states else "where nothing was noted"
+
+
+def environments(folder: Path) -> list[dict[str, Any]]:
+    """Return what a run was trained on, in its order: more than one where it went on elsewhere."""
+    first = read_json(folder / ENVIRONMENT)
+    states = [] if first is None else [{name: value for name, value in first.items() if name != "later"}]
+    for change in changes(first or {}):  # each holds what differs from the one before
         states.append(states[-1] | change)
-    return "with " + "; then with ".join(dict.fromkeys(map(in_words, states)))
+    return states
 
 
 def in_words(environment: dict[str, Any]) -> str:

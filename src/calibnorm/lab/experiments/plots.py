@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from calibnorm.lab import tasks
 from calibnorm.lab.experiments.grid import Grid
@@ -13,10 +12,7 @@ from calibnorm.lab.experiments.statistics import Sample
 from calibnorm.lab.experiments.summary import Line
 from calibnorm.report import pictures
 from calibnorm.report.measure import Measure
-from calibnorm.report.pictures import Seeds
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from calibnorm.report.pictures import Drawing, Seeds
 
 Curves = dict[str, dict[str, dict[str, list[list[tuple[float, float]]]]]]
 """The values over the epochs of every run, by row of the grid, label of the axis and column of the grid."""
@@ -50,7 +46,7 @@ def shown(measure: Measure, value: float) -> float:
     return 100 - value if measure.error else value
 
 
-def finals(grid: Grid, lines: Sequence[Line]) -> Figure:
+def finals(grid: Grid, lines: Sequence[Line]) -> Drawing:
     """Draw the figure after the last epoch of every run, a panel a row of the grid."""
     panels: dict[str, dict[str, Seeds]] = {row: {} for row in grid.rows}
     for line in lines:

@@ -1,4 +1,4 @@
-"""What is said of a grid's runs: on the screen, as Markdown, as CSV and in pictures."""
+"""What is said of a grid's runs: on the screen, as a page, as Markdown, as CSV and in pictures."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -13,10 +15,11 @@ from calibnorm.lab.experiments import plots
 from calibnorm.lab.experiments.grid import Grid
 from calibnorm.lab.experiments.origins import made_with
 from calibnorm.lab.experiments.summary import Line, results, summary
-from calibnorm.report import markdown, pictures, screen
-from calibnorm.report.document import Bullets, Document, Paragraph, Picture, Section
+from calibnorm.report import pictures, screen
+from calibnorm.report.document import Bullets, Document, Paragraph, Picture, Section, Table
 from calibnorm.report.files import write_csv
 from calibnorm.report.measure import Measure
+from calibnorm.report.writing import write
 
 SEEDS = "from three seeds on, its 95 % interval"
 
@@ -29,13 +32,15 @@ class Report(ABC):
         grid: The runs.
         lines: A line for every cell of the grid.
         complaints: A sentence for every run that did not finish.
-        seconds: Wall time of this command.
+        seconds: Wall time of this command; None where the runs were trained by another one.
+        found: What else was found out about the runs.
     """
 
     grid: Grid
     lines: Sequence[Line]
     complaints: Sequence[str]
-    seconds: float
+    seconds: float | None
+    found: Sequence[Section] = ()
 
     @property
     @abstractmethod
@@ -73,12 +78,29 @@ class Report(ABC):
 
     def document(self) -> Document:
         """Return the report."""
-        measure, path = self.measure, self.grid.root / "report.md"
-        drawn = [
+        return Document(
+            self.title,
+            [
+                *self.findings(),
+                Section("Runs that failed or are missing", [Bullets(self.complaints, wrong=True)]),
+                *self.more_sections(),
+                *self.pictures(),
+                *self.found,
+                self.limits(),
+                *made_with(self.command_line(), self.seconds, self.grid),
+            ],
+        )
+
+    def pictures(self) -> list[Section]:
+        """Return every run and the learning curves, drawn and in numbers."""
+        measure, curves = self.measure, plots.curves(self.grid)
+        shown = " and ".join(dict.fromkeys(axis.partition(" (")[0] for of in curves.values() for axis in of))
+        rows = [{name: row[name] for name in row if name not in ("folder", "message")} for row in self.results]
+        return [
             Section(
                 "Every run",
                 [
-                    Paragraph(f"Dots are runs, thin lines connect those of a seed; beside them the mean and, {SEEDS}."),
+                    Paragraph(f"Dots are runs, thin lines connect those of a seed; below them the mean and, {SEEDS}."),
                     Picture(
                         f"{measure.plural.replace(' ', '_')}.png",
                         f"{measure.label.capitalize()} of every run",
@@ -87,39 +109,35 @@ class Report(ABC):
                 ],
                 on="file",
             ),
+            Section("Every run in numbers", [Table.of(rows, left=2)], on="page", folded=True),
+            Section(
+                "Learning curves",
+                [
+                    Paragraph("Lines are means over seeds, bands reach from the least to the greatest."),
+                    Picture("curves.png", f"{shown.capitalize()} over epochs", partial(pictures.curves, curves)),
+                ]
+                if curves
+                else [],
+                on="file",
+            ),
         ]
-        if curves := plots.curves(self.grid):
-            shown = " and ".join(dict.fromkeys(axis.partition(" (")[0] for of in curves.values() for axis in of))
-            drawn.append(
-                Section(
-                    "Learning curves",
-                    [
-                        Paragraph("Lines are means over seeds, bands reach from the least to the greatest."),
-                        Picture("curves.png", f"{shown.capitalize()} over epochs", partial(pictures.curves, curves)),
-                    ],
-                    on="file",
-                )
-            )
-        return Document(
-            self.title,
-            [
-                *self.findings(),
-                Section("Runs that failed or are missing", [Bullets(self.complaints, wrong=True)]),
-                self.limits(),
-                *self.more_sections(),
-                *drawn,
-                Section("Made with", made_with(self.command_line(), self.seconds, self.grid), on="file"),
-                Section("", [Paragraph(f"Report and pictures: {path}   ({self.seconds:.0f} s)")], on="screen"),
-            ],
-        )
 
-    def write(self) -> None:
-        """Write tables, pictures and the report into the grid's folder."""
-        root = self.grid.root
-        write_csv(root / "results.csv", results(self.grid, self.lines))
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        """The lines of results.csv."""
+        return results(self.grid, self.lines)
+
+    def write(self, folder: Path | None = None) -> list[Path]:
+        """Write tables, pictures and the report into a folder; return the report's files, the page first.
+
+        Args:
+            folder: That of the grid by default.
+        """
+        root = folder or self.grid.root
+        write_csv(root / "results.csv", self.results)
         write_csv(root / "summary.csv", [summary(line) | self.more_columns(line) for line in self.lines])
-        markdown.write(self.document(), root / "report.md")
+        return write(self.document(), root)
 
     def show(self, console: Console) -> None:
-        """Print what came out, and where the rest is."""
+        """Print what came out."""
         screen.show(self.document(), console)

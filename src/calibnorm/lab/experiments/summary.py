@@ -78,11 +78,12 @@ def summarize(grid: Grid, outcomes: Mapping[Path, Outcome]) -> list[Line]:
 
     Args:
         grid: The grid.
-        outcomes: Of its runs, by folder.
+        outcomes: Of its runs, by folder; a run that is left out counts as none.
     """
     lines: dict[tuple[str, str], Line] = {}
     for cell in grid.cells:
-        of = {seed: outcomes[grid.run(cell, seed).folder] for seed in grid.seeds}
+        folders = {seed: grid.run(cell, seed).folder for seed in grid.seeds}
+        of = {seed: outcomes[folder] for seed, folder in folders.items() if folder in outcomes}
         measure = tasks.of(cell.recipe).headline
         own = Sample({seed: o.result.figures[measure.name] for seed, o in of.items() if o.result})
         lines[cell.row, cell.column] = Line(cell, of, measure, own, None)

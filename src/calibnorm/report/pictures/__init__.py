@@ -1,11 +1,27 @@
 """Pictures of plain numbers, all in one style: curves and other bands, final values, differences, ratios.
 
-A drawing takes mappings from labels to numbers and returns a figure. matplotlib is imported when something is drawn.
+A function such as `curves` takes mappings from labels to numbers and returns a drawing: panels, axes and marks.
+figure.py draws it with matplotlib, which is imported then; svg.py makes SVG of it and needs nothing.
 """
 
 from calibnorm.report.pictures.bands import Point, bands, curves
+from calibnorm.report.pictures.drawing import Drawing
+from calibnorm.report.pictures.figure import figure, save
 from calibnorm.report.pictures.points import Seeds, differences, finals
 from calibnorm.report.pictures.ratios import ratios
-from calibnorm.report.pictures.style import Style, save, styles
+from calibnorm.report.pictures.style import Style, styles
 
-__all__ = ["Point", "Seeds", "Style", "bands", "curves", "differences", "finals", "ratios", "save", "styles"]
+__all__ = [
+    "Drawing",
+    "Point",
+    "Seeds",
+    "Style",
+    "bands",
+    "curves",
+    "differences",
+    "figure",
+    "finals",
+    "ratios",
+    "save",
+    "styles",
+]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from calibnorm.report.pictures.style import Style, legend, new_figure, shape, styles, tidy
+from calibnorm.report.pictures import axes
+from calibnorm.report.pictures.drawing import GREY, Axis, Band, Dot, Dots, Drawing, Line, Mark, Panel
+from calibnorm.report.pictures.style import Style, styles
 
-if TYPE_CHECKING:
-    from matplotlib.artist import Artist
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+MARKS = 12
+"""About so many places of a line have a mark."""
+START = Style(GREY, "", ":")
 
 
 class Point(NamedTuple):
@@ -26,9 +27,11 @@ class Point(NamedTuple):
 
 Run = Sequence[tuple[float, float]]
 """The values of one run, such as (epoch, loss)."""
+Panels = Mapping[str, Mapping[str, Sequence[Point]]]
+"""Bands by label of the vertical axis and name."""
 
 
-def curves(columns: Mapping[str, Mapping[str, Mapping[str, Sequence[Run]]]], x_label: str = "epoch") -> Figure:
+def curves(columns: Mapping[str, Mapping[str, Mapping[str, Sequence[Run]]]], x_label: str = "epoch") -> Drawing:
     """Draw runs over epochs: lines are means over runs, bands reach from the least to the greatest.
 
     Args:
@@ -55,14 +58,14 @@ def over(runs: Sequence[Run]) -> list[Point]:
 
 
 def bands(
-    columns: Mapping[str, Mapping[str, Mapping[str, Sequence[Point]]]],
+    columns: Mapping[str, Panels],
     x_label: str,
     starts: Mapping[tuple[str, str], float] | None = None,
     logarithmic: bool = True,
-) -> Figure:
+) -> Drawing:
     """Draw a column of panels for every title, a panel for every label of a vertical axis.
 
-    Panels with one label share their scale.
+    Panels with one label share their scale. A title that says no more than the label of its one panel is left out.
 
     Args:
         columns: Bands by title of the column, label of the vertical axis and name.
@@ -70,64 +73,68 @@ def bands(
         starts: By title and label of the vertical axis, the value before training: a dotted line.
         logarithmic: Whether a vertical axis may be, where its values spread over more than a factor of three.
     """
-    stack = max(len(panels) for panels in columns.values())
-    across, deep = shape(len(columns))
-    figure = new_figure(1.2 + 3.5 * across, 0.9 + 2.2 * stack * deep)
-    grid = figure.subplots(stack * deep, across, squeeze=False)
-    names = dict.fromkeys(name for panels in columns.values() for of in panels.values() for name in of)
+    starts = starts or {}
+    names = dict.fromkeys(
+        name for panels in columns.values() for of in panels.values() for name, band in of.items() if band
+    )
     looks = styles(names)
-    handles: dict[str, Artist] = {}
-    by_label: dict[str, list[Axes]] = {}
-    for number, (title, panels) in enumerate(columns.items()):
-        row, column = stack * (number // across), number % across
-        for below, (label, of) in enumerate(panels.items()):
-            axes = grid[row + below][column]
-            beside = by_label.setdefault(label, [])
-            if beside:
-                axes.sharey(beside[0])
-            beside.append(axes)
-            if starts and (title, label) in starts:
-                line = axes.axhline(starts[title, label], color="#666666", linestyle=":", linewidth=1.4)
-                handles["initial value"] = line
-            handles |= {name: draw_band(axes, band, looks[name]) for name, band in of.items() if band}
-            if column == 0 or label not in list(list(columns.values())[number - 1])[below : below + 1]:
-                axes.set_ylabel(label)
-        grid[row][column].set_title(title, fontsize="medium")
-        grid[row + len(panels) - 1][column].set_xlabel(x_label)
-    for together in by_label.values():
-        finish(together, logarithmic)
-    drawn = [axes for together in by_label.values() for axes in together]
-    for axes in grid.flat:
-        if axes not in drawn or not axes.get_lines():
-            axes.set_axis_off()
-    figure.align_ylabels()
-    legend(figure, handles, names)
-    return figure
+    scales = {
+        label: scale(
+            [point for panels in columns.values() for band in panels.get(label, {}).values() for point in band],
+            [value for (_, of), value in starts.items() if of == label],
+            label,
+            logarithmic,
+        )
+        for label in dict.fromkeys(label for panels in columns.values() for label in panels)
+    }
+    drawn = [
+        (
+            "" if list(panels) == [title] else title,
+            [
+                panel(of, scales[label], looks, x_label, starts.get((title, label))) if any(of.values()) else None
+                for label, of in panels.items()
+            ],
+        )
+        for title, panels in columns.items()
+    ]
+    return Drawing(drawn, (3.5, 2.2), looks | ({"initial value": START} if starts else {}))
 
 
-def draw_band(axes: Axes, band: Sequence[Point], style: Style) -> Artist:
-    """Draw a line and the band around it; return the line."""
-    x, middle, low, high = zip(*band, strict=True)
-    every = max(1, len(band) // 12)
-    (line,) = axes.plot(x, middle, **style.of_line(), markersize=4.5, markevery=every, linewidth=1.6)
-    axes.fill_between(x, low, high, color=style.color, alpha=0.15, linewidth=0)
-    return line
+def scale(points: Sequence[Point], starts: Sequence[float], label: str, logarithmic: bool) -> Axis:
+    """Return the vertical axis that panels with one label share."""
+    middles = [*(point.middle for point in points), *starts]
+    if logarithmic and middles and min(middles) > 0 and max(middles) > 3 * min(middles):
+        least = min(point.low for point in points)
+        return axes.logarithmic(least if least > 0 else min(middles), max(point.high for point in points), label)
+    ends = [*starts, *(value for point in points for value in (point.low, point.high))] or [0.0, 1.0]
+    return axes.linear(min(ends), max(ends), label)
 
 
-def finish(panels: Sequence[Axes], logarithmic: bool) -> None:
-    """Choose the common scale of panels."""
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+def panel(
+    of: Mapping[str, Sequence[Point]], y: Axis, looks: Mapping[str, Style], x_label: str, start: float | None
+) -> Panel:
+    """Return one panel: the bands behind, then the lines, then the marks."""
+    places = [point.x for band in of.values() for point in band]
+    x = axes.whole(min(places), max(places), x_label)
+    marks: list[Mark] = [] if start is None else [Line([x.low, x.high], [start, start], START, 1.4)]
+    known = {name: band for name, band in of.items() if band}
+    for name, band in known.items():
+        low, high = (
+            [min(max(value, y.low), y.high) for value in ends]
+            for ends in ([p.low for p in band], [p.high for p in band])
+        )
+        marks.append(Band([point.x for point in band], low, high, looks[name].color))
+    for name, band in known.items():
+        marks.append(Line([point.x for point in band], [point.middle for point in band], looks[name]))
+    for name, band in known.items():
+        marks.append(Dots(list(said(name, band, x_label)), looks[name]))
+    return Panel(x, y, marks)
 
-    values = [float(y) for axes in panels for line in axes.get_lines() for y in list(line.get_ydata())]  # type: ignore[arg-type]
-    spread = bool(values) and min(values) > 0 and max(values) > 3 * min(values)
-    for axes in panels:
-        if logarithmic and spread:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        first, last = axes.get_xlim()
-        if last - first < 1:  # one epoch: no ticks between whole ones
-            axes.set_xlim(round(first) - 0.5, round(last) + 0.5)
-        tidy(axes)
+
+def said(name: str, band: Sequence[Point], x_label: str) -> Iterator[Dot]:
+    """Yield the places of a band that have a mark, the last one always, with what they say."""
+    every = max(1, len(band) // MARKS)
+    place = x_label.partition(",")[0]
+    for x, middle, low, high in band[(len(band) - 1) % every :: every]:
+        extent = f" ({low:.4g} to {high:.4g})" if low < high else ""
+        yield Dot(x, middle, f"{name}, {place} {x:g}: {middle:.4g}{extent}")

@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import TYPE_CHECKING
 
-from calibnorm.report.pictures.style import Style, legend, new_figure, shape, styles, tidy
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from calibnorm.report.pictures import axes
+from calibnorm.report.pictures.drawing import GREY, PALE, Dot, Dots, Drawing, Line, Mark, Note, Panel
+from calibnorm.report.pictures.style import Style, styles
 
 Interval = tuple[float, float]
 LEAST = 3
 """Intervals are drawn from so many runs on: that of two is 12.7 times as wide as they are apart."""
-LINE = 15
+LINE = 20
 """Labels are broken into lines of about so many characters."""
+OURS, PAPERS = Style("#0072B2", "o", "-"), Style("#D55E00", "D", "")
+WIDE, ROW = 3.5, 0.42
+"""The width of a panel, and the height of a name's row, in inches."""
 
 
 @dataclass(frozen=True)
@@ -43,57 +43,50 @@ class Seeds:
         """The interval where there are enough runs to draw it."""
         return self.interval if len(self.values) >= LEAST else None
 
+    def mean(self, name: str) -> Dot:
+        """Return the mean, and in words what it is of."""
+        mean, interval = fmean(self.values.values()), self.known_interval
+        within = f", 95 % interval {interval[0]:.4g} to {interval[1]:.4g}" if interval else ""
+        return Dot(mean, 0, f"{name}, mean: {mean:.4g}{within}")
 
-def finals(panels: Mapping[str, Mapping[str, Seeds]], y_label: str, bounds: Interval = (-math.inf, math.inf)) -> Figure:
-    """Draw the final value of every run; beside the runs their mean with its interval.
 
-    Thin lines connect the runs of a seed. Runs that failed are counted at the bottom. An interval that is far wider
+def finals(
+    panels: Mapping[str, Mapping[str, Seeds]], x_label: str, bounds: Interval = (-math.inf, math.inf)
+) -> Drawing:
+    """Draw the final value of every run; below the runs their mean with its interval.
+
+    Thin lines connect the runs of a seed. Runs that failed are counted at the side. An interval that is far wider
     than the values are apart ends at the panel's border, with an arrow.
 
     Args:
         panels: By title and name.
-        y_label: Of the vertical axis.
+        x_label: Of the horizontal axis.
         bounds: What values can be at all.
     """
-    widest = max(len(of) for of in panels.values())
-    across, deep = shape(len(panels))
-    figure = new_figure(1.0 + across * max(2.6, 0.55 * widest + 0.8), 0.4 + 3.6 * deep)
-    grid = figure.subplots(deep, across, squeeze=False)
     looks = styles(name for of in panels.values() for name in of)
-    for axes, (title, of) in zip(grid.flat, panels.items(), strict=False):
-        draw_finals(axes, of, looks, bounds)
-        axes.set_title(title, fontsize="medium")
-    for axes in grid.flat[len(panels) :]:
-        axes.set_axis_off()
-    for axes in grid[:, 0]:
-        axes.set_ylabel(y_label)
-    return figure
+    most = max(len(of) for of in panels.values())
+    drawn = [(title, [finals_panel(of, looks, x_label, bounds)]) for title, of in panels.items()]
+    return Drawing(drawn, (WIDE, 0.7 + ROW * most), {})
 
 
-def draw_finals(axes: Axes, of: Mapping[str, Seeds], looks: Mapping[str, Style], bounds: Interval) -> None:
-    """Draw one panel."""
-    for seed in dict.fromkeys(seed for final in of.values() for seed in final.values):
-        line = [(x, final.values[seed]) for x, final in enumerate(of.values()) if seed in final.values]
-        axes.plot(*zip(*line, strict=True), color="#BBBBBB", linewidth=0.7, zorder=1)
+def finals_panel(of: Mapping[str, Seeds], looks: Mapping[str, Style], label: str, bounds: Interval) -> Panel:
+    """Return one panel: a row for every name."""
     known = [final for final in of.values() if final.values]
     low, high = reach([v for f in known for v in f.values.values()], [f.known_interval for f in known], bounds)
-    axes.set_ylim(low, high)
-    for x, (name, final) in enumerate(of.items()):
-        look, values = looks[name], list(final.values.values())
-        axes.scatter([x] * len(values), values, color=look.color, marker=look.marker, s=26, alpha=0.75, zorder=3)
-        if values:
-            beside = x + 0.24
-            axes.plot([beside], [fmean(values)], color=look.color, marker="_", markersize=9, markeredgewidth=2)
-            for ends, marks in cut(final.known_interval, (low, high), "v^"):
-                axes.plot([beside] * 2, ends, color=look.color, linewidth=1.2)
-                for end, mark in marks:
-                    axes.plot([beside], [end], color=look.color, marker=mark, markersize=5, clip_on=False)
+    marks: list[Mark] = []
+    for seed in dict.fromkeys(seed for final in of.values() for seed in final.values):
+        rows = [(final.values[seed], y) for y, final in enumerate(of.values()) if seed in final.values]
+        values, places = zip(*rows, strict=True)
+        marks.append(Line(values, places, Style(PALE, "", "-"), 0.7))
+    for y, (name, final) in enumerate(of.items()):
+        runs = [Dot(value, y, f"{name}, seed {seed}: {value:.4g}") for seed, value in final.values.items()]
+        if final.values:
+            marks.append(Dots(runs, replace(looks[name], fillstyle="full"), 5, 0.75))
+            marks += interval(final.known_interval, (low, high), y + 0.27, looks[name])
+            marks.append(Dots([final.mean(name)._replace(y=y + 0.27)], replace(looks[name], marker="|"), 9))
         if final.failed:
-            text, place = f"✕ {final.failed} failed", ("data", "axes fraction")
-            axes.annotate(text, (x, 0.02), xycoords=place, ha="center", fontsize="x-small")
-    axes.set_xticks(range(len(of)), [broken(name) for name in of], rotation=30, ha="right", fontsize="small")
-    axes.set_xlim(-0.5, len(of) - 0.4)
-    tidy(axes)
+            marks.append(Note(low, y, f"✕ {final.failed} failed"))
+    return Panel(axes.linear(low, high, label, 0), axes.names([broken(name) for name in of], down=True), marks)
 
 
 def reach(
@@ -108,25 +101,29 @@ def reach(
     known = [interval for interval in intervals if interval is not None]
     least = max(low - further, bounds[0], min([low, *(ends[0] for ends in known)]))
     most = min(high + further, bounds[1], max([high, *(ends[1] for ends in known)]))
-    return least - 1.6 * margin * (least > bounds[0]), most + margin
+    return least - margin * (least > bounds[0]), most + margin
 
 
-def cut(
-    interval: Interval | None, ends: Interval, arrows: str
-) -> Iterator[tuple[list[float], list[tuple[float, str]]]]:
-    """Yield the part of an interval, if there is one, that an axis shows, and the arrows where it goes on."""
-    if interval is not None:
-        shown = [min(max(end, ends[0]), ends[1]) for end in interval]
-        pairs = zip(shown, interval, arrows, strict=True)
-        yield shown, [(end, arrow) for end, whole, arrow in pairs if end != whole]
+def interval(of: Interval | None, ends: Interval, y: float, style: Style) -> Iterator[Mark]:
+    """Yield the part of an interval, if there is one, that an axis shows, and arrows where it goes on."""
+    if of is None:
+        return
+    shown = [min(max(end, ends[0]), ends[1]) for end in of]
+    yield Line(shown, [y, y], replace(style, linestyle="-"), 1.3)
+    for end, whole, arrow in zip(shown, of, "<>", strict=True):
+        if end != whole:
+            yield Dots([Dot(end, y)], replace(style, marker=arrow, fillstyle="full"), 5)
 
 
 def broken(name: str) -> str:
-    r"""Return a long name in lines, broken behind commas and colons.
+    r"""Return a long name in lines, broken behind commas and colons, and first between the name of a row and the rest.
 
-    >>> broken("bn:gamma_init=0.269,skip=shortcut")
-    'bn:\ngamma_init=0.269,\nskip=shortcut'
+    >>> broken("bn:gamma_init=0.269,skip=shortcut"), broken("clean: bn:gamma_init=0.269")
+    ('bn:gamma_init=0.269,\nskip=shortcut', 'clean:\nbn:gamma_init=0.269')
     """
+    row, colon, rest = name.partition(": ")
+    if colon and len(name) > LINE:
+        return f"{row}:\n{broken(rest)}"
     lines = [""]
     for piece in re.split(r"(?<=[,:;/ ])", name):
         if lines[-1] and len(lines[-1]) + len(piece) > LINE:
@@ -135,35 +132,24 @@ def broken(name: str) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def differences(of: Mapping[str, Seeds], x_label: str) -> Figure:
+def differences(of: Mapping[str, Seeds], x_label: str) -> Drawing:
     """Draw differences, one below the other, ours beside a paper's; small dots are seeds, large ones their mean.
 
     Args:
         of: By label.
         x_label: Of the horizontal axis.
     """
-    ours, papers = "#0072B2", "#D55E00"
-    figure = new_figure(7.2, 1.3 + 0.27 * len(of))
-    axes = figure.subplots()
-    axes.axvline(0, color="#666666", linewidth=1)
-    handles = {}
     printed = [d.printed for d in of.values() if d.printed is not None]
     seen = [0.0, *printed, *(value for d in of.values() for value in d.values.values())]
     low, high = reach(seen, [d.known_interval for d in of.values()])
-    axes.set_xlim(low, high)
-    for y, difference in enumerate(of.values()):
-        values = list(difference.values.values())
-        for ends, marks in cut(difference.known_interval, (low, high), "<>"):
-            axes.plot(ends, [y, y], color=ours, linewidth=1.4)
-            for end, mark in marks:
-                axes.plot([end], [y], color=ours, marker=mark, markersize=5, clip_on=False)
-        axes.scatter(values, [y] * len(values), s=10, color=ours, alpha=0.45, linewidths=0)
-        handles["ours"] = axes.scatter([fmean(values)], [y], s=34, color=ours, marker="o")
+    marks: list[Mark] = [Line([0, 0], [-0.5, len(of) - 0.5], Style(GREY, "", "-"), 1)]
+    for y, (name, difference) in enumerate(of.items()):
+        marks += interval(difference.known_interval, (low, high), y, OURS)
+        runs = [Dot(value, y, f"{name}, seed {seed}: {value:+.4g}") for seed, value in difference.values.items()]
+        marks.append(Dots(runs, OURS, 3.5, 0.45))
+        marks.append(Dots([difference.mean(name)._replace(y=y)], OURS, 6.5))
         if difference.printed is not None:
-            handles["paper's"] = axes.scatter([difference.printed], [y], s=34, color=papers, marker="D", zorder=3)
-    axes.set_yticks(range(len(of)), list(of), fontsize="small")
-    axes.invert_yaxis()
-    axes.set_xlabel(x_label)
-    tidy(axes, "x")
-    legend(figure, dict(handles))
-    return figure
+            marks.append(Dots([Dot(difference.printed, y, f"{name}, paper: {difference.printed:+.4g}")], PAPERS, 6))
+    legend = {"ours": replace(OURS, linestyle=""), "paper's": PAPERS} if printed else {}
+    panel = Panel(axes.linear(low, high, x_label, 0), axes.names([broken(name) for name in of], down=True), marks)
+    return Drawing([("", [panel])], (WIDE, 0.7 + 0.9 * ROW * len(of)), legend)

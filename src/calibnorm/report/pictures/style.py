@@ -1,43 +1,25 @@
-"""How a norm looks in every picture, and what else all pictures share."""
+"""How a norm looks in every picture, and how panels are laid out."""
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
-from calibnorm.report.files import write_whole
-
-if TYPE_CHECKING:
-    from matplotlib.artist import Artist
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-Place = Literal["outside upper center", "outside lower center"]
 Fill = Literal["full", "none", "bottom", "top", "left", "right"]
 
 
 @dataclass(frozen=True)
 class Style:
-    """How the line and the marks of a name look."""
+    """How the line and the marks of a name look; without a mark or without a line, that is empty."""
 
     color: str
     marker: str
     linestyle: str
     fillstyle: Fill = "full"
-
-    def of_line(self) -> dict[str, Any]:
-        """Return the arguments of matplotlib's plot for a line with marks."""
-        return {"linestyle": self.linestyle, **self.of_marks()}
-
-    def of_marks(self) -> dict[str, Any]:
-        """Return the arguments of matplotlib's plot for marks alone, beside linestyle."""
-        return {"color": self.color, "marker": self.marker, "fillstyle": self.fillstyle}
 
 
 # Colours of Okabe and Ito, then of Tol and a few more, which colour-blind readers can tell apart; marks and dashes
@@ -117,13 +99,6 @@ def variant(style: Style, number: int) -> Style:
     return Style(color, marks[number % len(marks)], VARIANT_DASHES[number % len(VARIANT_DASHES)])
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of a size in inches."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
 def shape(panels: int, across: int = 4) -> tuple[int, int]:
     """Return how many panels stand side by side, at most ``across``, and in how many rows, as equal as they can be.
 
@@ -132,28 +107,3 @@ def shape(panels: int, across: int = 4) -> tuple[int, int]:
     """
     deep = math.ceil(panels / across)
     return math.ceil(panels / deep), deep
-
-
-def legend(
-    figure: Figure, handles: dict[str, Artist], order: Collection[str] = (), place: Place = "outside upper center"
-) -> None:
-    """Draw a legend outside the panels; names in the order of ``order``, those that it lacks at the end."""
-    names = [name for name in order if name in handles] + [name for name in handles if name not in order]
-    if names:
-        widths, width = [0.45 + 0.085 * len(name) for name in names], figure.get_figwidth()  # in inches, about
-        across = len(names) if sum(widths) < width else max(1, int(width / max(widths)))
-        figure.legend([handles[name] for name in names], names, loc=place, ncols=across, frameon=False)
-
-
-def tidy(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
-    """Take away what carries no information."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis=grid, color="#DDDDDD", linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG without the matplotlib version in it, so that equal pictures are equal files."""
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=150, metadata={"Software": None})
-    write_whole(path, data.getvalue())

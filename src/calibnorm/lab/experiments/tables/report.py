@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
 
 from calibnorm.lab.experiments import plots, texts
 from calibnorm.lab.experiments.config import Scale
@@ -18,9 +17,7 @@ from calibnorm.lab.experiments.tables.published import PAPERS, Printed
 from calibnorm.lab.recipes import Classification
 from calibnorm.report import document, pictures
 from calibnorm.report.document import Bullets, Column, Paragraph, Picture, Section
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from calibnorm.report.pictures import Drawing
 
 NOT_PRINTED = Printed(math.nan)
 
@@ -68,9 +65,10 @@ class TableReport(Report):
     def findings(self) -> list[Section]:
         """Return what is left out, the table and what else the paper prints."""
         paper = Paragraph(f"{PAPERS[self.table.paper]}, {self.table.place}.", on="file")
+        verdict = Paragraph(self.verdict(), on="file")
         absent_rows = Bullets(absent(self.left_out), on="file")
         return [
-            Section("", [paper, absent_rows, self.main_table(), Paragraph(self.verdict())]),
+            Section("", [verdict, paper, absent_rows, self.main_table(), replace(verdict, on="screen")]),
             *(Section(title, [table]) for title, table in self.parts()),
         ]
 
@@ -198,7 +196,7 @@ class TableReport(Report):
         picture = Picture("differences.png", "Differences, ours beside the paper's", partial(self.draw, lines))
         return [trained, Section("Differences", [dots, picture], on="file")]
 
-    def draw(self, lines: Sequence[Line]) -> Figure:
+    def draw(self, lines: Sequence[Line]) -> Drawing:
         """Draw the differences of lines from their baselines, ours beside the paper's."""
         one_row = len(self.grid.rows) == 1
         differences = {}

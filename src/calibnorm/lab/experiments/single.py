@@ -1,0 +1,190 @@
+"""`calibnorm inspect RUN`: one run, as a page in its folder."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from calibnorm.errors import Setting, UsageError, as_option, written
+from calibnorm.lab import tasks
+from calibnorm.lab.experiments import layers
+from calibnorm.lab.experiments.config import InspectConfig
+from calibnorm.lab.experiments.grid import Run, condition_name
+from calibnorm.lab.experiments.origins import environments
+from calibnorm.lab.experiments.outcomes import curve
+from calibnorm.lab.recipes import RECIPES, Recipe
+from calibnorm.lab.training.folder import CONFIG, RESULT, TIMING, Result, read_recipe, read_result
+from calibnorm.lab.training.trained import trained
+from calibnorm.report import pictures, screen
+from calibnorm.report.document import Bullets, Command, Document, Facts, Paragraph, Picture, Section, Table
+from calibnorm.report.environment import named
+from calibnorm.report.files import read_csv
+from calibnorm.report.writing import write
+
+RUNS = f"*/*/seed*/{CONFIG}"
+"""Where the runs of a comparison or a table lie."""
+
+
+def run(config: InspectConfig, console: Console | None = None) -> int:
+    """Read a run, print what it came to, and write its page into its folder.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        UsageError: There is no finished run, its files are not whole, its images are missing, or the folder cannot be
+            written.
+    """
+    console = console or Console()
+    document = SingleRun(config.folder, config.data_root).document()
+    screen.show(document, console)
+    screen.say_where(console, written_into(document, config.folder))
+    return 0
+
+
+def written_into(document: Document, folder: Path) -> Path:
+    """Write a document into a folder; return the page.
+
+    Raises:
+        UsageError: It cannot be written.
+    """
+    try:
+        return write(document, folder)[0]
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written ({error.strerror}); make room, or choose another") from error
+
+
+def finished_run(folder: Path) -> tuple[Recipe, Result]:
+    """Return the settings and the result of a finished run.
+
+    Raises:
+        UsageError: The folder holds no run, or one that is not finished; the text says what to do.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: is no folder; name a run's, such as runs/digits-tiny/iebn-seed0")
+    recipe = read_recipe(folder)
+    if recipe is None:
+        within = sorted(folder.glob(RUNS))
+        inside = f"one of its runs, such as {within[0].parent}, or: calibnorm report {folder}" if within else "a run's"
+        raise UsageError(f"{folder}: is no run's folder, for it has no {CONFIG}; name {inside}")
+    if (result := read_result(folder)) is None:
+        done = len(curve(Run(recipe, folder)))
+        reason = f"is not finished ({done} of {recipe.epochs} epochs, no {RESULT}); the command that began it goes on"
+        raise UsageError(f"{folder}: {reason}")
+    return recipe, result
+
+
+def train_command(recipe: Recipe) -> str:
+    """Return a command that trains a recipe, "" where no recipe of its kind has a name.
+
+    It is that of the named recipe from which the fewest settings differ.
+
+    >>> from dataclasses import replace
+    >>> train_command(replace(RECIPES["digits-tiny"], norm="rbn", milestones=(), seed=2))
+    'calibnorm train digits-tiny --norm rbn --seed 2'
+    """
+
+    def changed(name: str) -> list[Setting]:
+        before = vars(RECIPES[name])
+        return [Setting(key, value) for key, value in vars(recipe).items() if value != before[key]]
+
+    if not (alike := [name for name, other in RECIPES.items() if type(other) is type(recipe)]):
+        return ""
+    name = min(alike, key=lambda each: len(changed(each)))
+    words = [word for setting in changed(name) for word in as_option(setting).split()]
+    return shlex.join(["calibnorm", "train", name, *words])
+
+
+@dataclass(frozen=True)
+class SingleRun:
+    """What is said of a run.
+
+    Args:
+        folder: The run's.
+        data_root: Where data sets lie.
+        read_network: Whether its trained network is read: what it has learned, and its gates on the test images.
+    """
+
+    folder: Path
+    data_root: Path
+    read_network: bool = True
+
+    @cached_property
+    def outcome(self) -> tuple[Recipe, Result]:
+        """Its settings and its result."""
+        return finished_run(self.folder)
+
+    def document(self) -> Document:
+        """Return the report.
+
+        Raises:
+            UsageError: There is no finished run, its files are not whole, or its images are missing.
+        """
+        recipe, _ = self.outcome
+        settings = {name.replace("_", " "): written(value) for name, value in recipe.to_dict().items()}
+        machine = environments(self.folder)
+        return Document(
+            f"{recipe.norm} in {recipe.model} on {recipe.data}, {condition_name(recipe.noise)}, seed {recipe.seed}",
+            [
+                Section("", [self.result(), Paragraph(recipe.in_words())]),
+                self.curves(),
+                *(self.network() if self.read_network else []),
+                Section("Every epoch", [Table.of(curve(Run(recipe, self.folder)))], on="page", folded=True),
+                Section("Time of a step, by epoch", [Table.of(self.times())], on="page", folded=True),
+                Section("The command that makes this", [Command(train_command(recipe))], on="file"),
+                Section("Settings", [Facts(settings)], on="file", folded=True),
+                Section("Made with", [Facts(named(each)) for each in machine], on="file", folded=True),
+            ],
+        )
+
+    def result(self) -> Facts:
+        """Return what it came to."""
+        recipe, result = self.outcome
+        headline = tasks.of(recipe).headline
+        best = headline.text(result.figures[f"best_{headline.name}"])
+        return Facts(
+            {
+                headline.label: headline.text(result.figures[headline.name]),
+                f"the best, epoch {result.best_epoch}": best,
+                "epochs": f"{result.epochs}",
+                "learnable numbers": f"{result.parameters:,}",
+                "time": f"{result.seconds:.0f} s",
+            },
+            large=True,
+        )
+
+    def curves(self) -> Section:
+        """Return its figures over the epochs: those of training and of the test together, by what they measure."""
+        recipe, _ = self.outcome
+        rows = curve(Run(recipe, self.folder))
+        columns: dict[str, dict[str, dict[str, list[list[tuple[float, float]]]]]] = {}
+        for measure in tasks.of(recipe).measures:
+            of = measure.label.partition(" ")[0]
+            axis = measure.label_with_unit.removeprefix(f"{of} ")
+            name = {"train": "training"}.get(of, of)
+            panel = columns.setdefault(axis, {}).setdefault(axis, {})
+            panel[name] = [[(row["epoch"], row[measure.name]) for row in rows]]
+        shows = f"{', '.join(axis.partition(' (')[0] for axis in columns)} over epochs, in training and in testing"
+        picture = Picture("curves.png", shows[0].upper() + shows[1:], partial(pictures.curves, columns))
+        return Section("Learning curves", [picture] if rows else [], on="file")
+
+    def network(self) -> list[Section]:
+        """Return what its trained network has learned, and what its gates look at."""
+        recipe, _ = self.outcome
+        with trained(self.folder, self.data_root) as of:
+            rows = layers.read(of, condition_name(recipe.noise), recipe.norm)
+        return [
+            layers.section(rows, "The trained network."),
+            Section("What the gates look at", [Bullets(layers.follows(rows))]),
+            layers.numbers(rows),
+        ]
+
+    def times(self) -> list[Mapping[str, Any]]:
+        """Return the lines of timing.csv; none where there is no such file."""
+        return [{name: float(value) for name, value in row.items()} for row in read_csv(self.folder / TIMING)]

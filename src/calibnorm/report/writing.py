@@ -1,0 +1,17 @@
+"""One document into all its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from calibnorm.report import html, markdown
+from calibnorm.report.document import Document
+
+
+def write(document: Document, folder: Path, name: str = "report") -> list[Path]:
+    """Write a document as a page, as Markdown and, where matplotlib is installed, its pictures beside that.
+
+    Returns:
+        The files, the page first.
+    """
+    return [html.write(document, folder / f"{name}.html"), *markdown.write(document, folder / f"{name}.md")]
