@@ -139,7 +139,8 @@ class Demonstration(Comparison):
     def write(self, folder: Path | None = None) -> list[Path]:
         """Write tables, pictures and the report into a folder, that of the comparison by default."""
         if self.gates:
-            write_csv((folder or self.grid.root) / "gates.csv", self.gates)
+            columns = list(dict.fromkeys(name for row in self.gates for name in row))  # a gate on data has more
+            write_csv((folder or self.grid.root) / "gates.csv", self.gates, columns)
         return super().write(folder)
 
     def command_line(self) -> str:

@@ -60,7 +60,7 @@ def run(config: CompareConfig, console: Console | None = None, report: type[Comp
             check(grid.runs(), config.data_root, config.accelerator)
     console = console or Console()
     for sentence in changed_sources(run.folder for run in grid.runs()):
-        console.print(sentence, style="yellow", highlight=False)
+        console.print(sentence, style="yellow", highlight=False, soft_wrap=True)
     note = {"command": COMMAND, "recipe": config.recipe, "settings": shared(recipe)}
     note["baseline"] = next(iter(grid.baseline.values()))
     tell = partial(report or Comparison, grid, config=config, recipe=recipe)

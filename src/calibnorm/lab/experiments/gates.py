@@ -73,7 +73,7 @@ def run(config: GatesConfig, console: Console | None = None) -> int:
     console = console or Console()
     runs, unfinished = gated_runs(config.folder)
     for sentence in changed_sources(runs):
-        console.print(sentence, style="yellow", highlight=False)
+        console.print(sentence, style="yellow", highlight=False, soft_wrap=True)
     measured = [measure(folder, config.data_root) for folder in track(runs, "testing", console=console)]
     rows = [row for row, _ in measured]
     said = document(rows, measured[0][1], unfinished, config)
