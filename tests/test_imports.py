@@ -21,10 +21,11 @@ ON_IT = {"conversion", "fusion", "inspect"}
 LAYERS = {
     **{part: set(CORE[:number]) for number, part in enumerate(CORE)},
     **{part: set(CORE) for part in ON_IT},
+    "folding": {*CORE, *ON_IT},
     "errors": set(),
     "report": {"errors", "calibnorm"},
-    "bench": {"report", "errors", "calibnorm", *CORE, *ON_IT},
-    "lab": {"bench", "report", "errors", "calibnorm", *CORE, *ON_IT},
+    "bench": {"report", "errors", "calibnorm", "folding", *CORE, *ON_IT},
+    "lab": {"bench", "report", "errors", "calibnorm", "folding", *CORE, *ON_IT},
     "__main__": {"lab"},
 }
 """What each part may import, besides itself."""

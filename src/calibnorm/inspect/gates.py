@@ -13,14 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from calibnorm.inspect.evaluating import Images, Moments, evaluate, watching
+from calibnorm.inspect.evaluating import Images, Moments, evaluate, meet, watching
 from calibnorm.inspect.tables import Table
-from calibnorm.methods import RBN, Batch
+from calibnorm.methods import RBN
 from calibnorm.networks.finding import find_layers, steady_noise
 from calibnorm.nn import CalibratedNorm
-from calibnorm.nn import child as children
-from calibnorm.ops import Step
-from calibnorm.ops.reference import moments
 from calibnorm.ops.three_steps import without_autocast
 
 
@@ -185,7 +182,7 @@ class GateWatch:
         self.layers = {
             layer: _Watched(title, depth, layer)
             for title, depth, layer in found
-            if isinstance(layer, CalibratedNorm) and _has_gate(layer)
+            if isinstance(layer, CalibratedNorm) and has_gate(layer)
         }
 
     def report(self) -> GateReport:
@@ -219,7 +216,7 @@ def _over(values: Tensor) -> tuple[float, float, float, float]:
     return flat.mean().item(), flat.std(correction=0).item(), p10, p90
 
 
-def _has_gate(layer: CalibratedNorm) -> bool:
+def has_gate(layer: CalibratedNorm) -> bool:
     """Whether the layer has a gate for every image and channel."""
     scales = layer.method.gated or not layer.method.normalizes  # SE alone
     return bool(scales) and not layer.method.spatial
@@ -232,22 +229,9 @@ def gate_of(layer: CalibratedNorm, x: Tensor, name: str) -> Tensor:
     Raises:
         ValueError: The layer is in training mode.
     """
-    state = children.read(layer.bn, name)
-    use_batch = state.use_batch and not (layer.frozen and state.running_mean is not None)
-    if use_batch and layer.bn.training and layer.method.batch_statistics:
-        raise ValueError(f"{name} is in training mode, and gates are read in evaluation; call eval() first")
-    given = {"weight": state.weight, "bias": state.bias, **layer.gates()}
-    tensors = {key: tensor for key, tensor in given.items() if tensor is not None}
-    noise = steady_noise(layer)
-    step = Step(layer.method, tuple(tensors), state.eps, noise)
     with without_autocast(x):
-        instance, params = step.instance(*moments(x), tuple(tensors.values()))
-        if use_batch or state.running_mean is None or state.running_var is None or not layer.method.batch_statistics:
-            mean, var = step.reduce(instance)
-        else:
-            running = zip((state.running_mean, state.running_var), *layer._extra_statistics(), strict=True)
-            mean, var = (torch.cat(parts).to(instance.m.dtype) for parts in running)
-        a, b = layer.method.standardize(instance, Batch(mean, var, state.eps, noise), params)
+        instance, batch, params = meet(layer, x, name)
+        a, b = layer.method.standardize(instance, batch, params)
         gate = layer.method.calibration(instance, a, b, params)
     assert gate is not None, "a method that is gated has a gate"
     return gate
