@@ -84,10 +84,10 @@ class _Called(NamedTuple):
     within: nn.Module
 
 
-def _calls(model: nn.Module) -> tuple[dict[nn.Module, list[_Called]], list[str]]:
-    """Return the calls of every module in forwards that can be followed, and what was said of the others."""
+def _calls(model: nn.Module) -> tuple[dict[nn.Module, list[_Called]], dict[nn.Module, str]]:
+    """Return the calls of every module in forwards that can be followed; by norm, why the nearest other one cannot."""
     calls: dict[nn.Module, list[_Called]] = {}
-    untraced = []
+    why: dict[nn.Module, str] = {}
     inside = {m for entry in finding.find_norms(model) for m in entry.module.modules()}
     for name, module in model.named_modules():
         if module in inside or not any(inner in inside for inner in module.modules()):
@@ -95,22 +95,23 @@ def _calls(model: nn.Module) -> tuple[dict[nn.Module, list[_Called]], list[str]]
         try:
             graph = tracing.follow(module).graph
         except tracing.Untraceable as error:
-            untraced.append(f"the forward of {name or 'the model'} ({type(module).__name__}) {error}")
+            reason = f"the forward of {name or 'the model'} ({type(module).__name__}) {error}"
+            why |= {norm.module: reason for norm in finding.find_norms(module)}
             continue
         for node in graph.nodes:
             if node.op == "call_module":
                 calls.setdefault(module.get_submodule(str(node.target)), []).append(_Called(node, module))
-    return calls, untraced
+    return calls, why
 
 
 def _convolution(
-    norm: nn.Module, calls: Mapping[nn.Module, list[_Called]], untraced: list[str], shared: set[int]
+    norm: nn.Module, calls: Mapping[nn.Module, list[_Called]], untraced: Mapping[nn.Module, str], shared: set[int]
 ) -> Any:
     """Return the convolution whose output a norm alone takes, or the reason why there is none."""
     if why := finding.refusal(norm):
         return why
     if norm not in calls:
-        return untraced[-1] if untraced else "no forward that could be followed calls it"
+        return untraced.get(norm, "no forward that could be followed calls it")
     if len(calls[norm]) > 1:
         return f"is called {len(calls[norm])} times"
     (call,) = calls[norm]
