@@ -21,12 +21,13 @@ ON_IT = {"conversion", "fusion", "inspect"}
 LAYERS = {
     **{part: set(CORE[:number]) for number, part in enumerate(CORE)},
     **{part: set(CORE) for part in ON_IT},
+    "folding": {*CORE, *ON_IT},
     "errors": set(),
     "_stopping": set(),
     "report": {"errors", "calibnorm"},
     "loading": {"errors", "methods"},
-    "bench": {"report", "loading", "errors", "_stopping", "calibnorm", *CORE, *ON_IT},
-    "lab": {"bench", "report", "loading", "errors", "_stopping", "calibnorm", *CORE, *ON_IT},
+    "bench": {"report", "loading", "errors", "_stopping", "calibnorm", "folding", *CORE, *ON_IT},
+    "lab": {"bench", "report", "loading", "errors", "_stopping", "calibnorm", "folding", *CORE, *ON_IT},
     "__main__": {"lab"},
 }
 """What each part may import, besides itself."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from calibnorm import _stopping  # noqa: F401  # isort: skip  # first: importing torch takes seconds
 from calibnorm import inspect
 from calibnorm.conversion import convert, plan, revert
+from calibnorm.folding import fold, fold_plan
 from calibnorm.fusion import fuse
 from calibnorm.methods import methods
 from calibnorm.networks import average_statistics, freeze_stats, param_groups, summary
@@ -20,6 +21,8 @@ __all__ += (
     "average_statistics",
     "backends",
     "convert",
+    "fold",
+    "fold_plan",
     "freeze_stats",
     "fuse",
     "iebn",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from calibnorm.conversion import checking, planning, plans, sources
 from calibnorm.conversion.plans import LayerPlan, Plan
-from calibnorm.conversion.reverting import average_gates, fold
+from calibnorm.conversion.reverting import average_gates, fold_gates
 from calibnorm.conversion.selection import Patterns, Predicate
 from calibnorm.networks import finding, reporting
 from calibnorm.networks.finding import Found
@@ -153,7 +153,7 @@ def _move_in(source: nn.Module, new: CalibratedNorm, layer: LayerPlan) -> None:
     """Let the new layer take over child, drop, act, mode and hooks of the source, and compensate for its gate."""
     act: nn.Module | str | None
     if isinstance(source, CalibratedNorm):
-        child, drop, act, new.frozen = fold(source, average_gates(source)), source.drop, source.act, source.frozen
+        child, drop, act, new.frozen = fold_gates(source, average_gates(source)), source.drop, source.act, source.frozen
     else:
         child, drop, act = sources.take_apart(source)
     new.bn, new.drop, new.training = child, drop, source.training

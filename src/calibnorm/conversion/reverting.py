@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -64,7 +65,7 @@ def revert(model: nn.Module, *, lossy: bool = False) -> nn.Module:
     gates = [average_gates(layer) for _, layer in layers]
     root = model
     for (entry, layer), folded in zip(layers, gates, strict=True):
-        plain = _to_batchnorm(layer, folded)
+        plain = to_batchnorm(layer, folded)
         sources.replace(entry, plain)
         root = plain if layer is model else root
     return root
@@ -72,7 +73,7 @@ def revert(model: nn.Module, *, lossy: bool = False) -> nn.Module:
 
 def irreversible(layer: CalibratedNorm) -> str | None:
     """Return why a layer has no exact plain BatchNorm, or None."""
-    if _constant_gate(layer) is None:
+    if constant_gate(layer) is None:
         if any(gate.is_meta for gate in layer.gates().values()):
             return "its gate has no values on the meta device"
         return "its gate depends on the input" if layer.method.gated else f"it computes {layer.method.name!r}"
@@ -81,9 +82,15 @@ def irreversible(layer: CalibratedNorm) -> str | None:
     return None
 
 
-def unwritable(layer: CalibratedNorm, shared: set[int]) -> str | None:
-    """Return why gate and noise cannot be folded into the child, or why drop and act cannot stay; or None."""
-    for name in _written(layer):
+def unwritable(layer: CalibratedNorm, shared: set[int], names: Iterable[str] | None = None) -> str | None:
+    """Return why gate and noise cannot be folded into the child, or why drop and act cannot stay; or None.
+
+    Args:
+        layer: The layer.
+        shared: The ids of the parameters that several modules hold.
+        names: Which of gamma and beta are to change; by default those that its gate and noise reach.
+    """
+    for name in _written(layer) if names is None else names:
         # gamma and beta that are not there are made
         if getattr(layer.bn, name) is not None and (why := sources.locked(layer.bn, name, shared)):
             return f"its BatchNorm takes over what the gate does, and {why}"
@@ -94,8 +101,9 @@ def unwritable(layer: CalibratedNorm, shared: set[int]) -> str | None:
     return f"a {type(layer.bn).__name__} cannot take its drop and act over; put them after the layer"
 
 
-def _to_batchnorm(layer: CalibratedNorm, gates: list[AverageGate]) -> nn.Module:
-    child = fold(layer, gates)
+def to_batchnorm(layer: CalibratedNorm, gates: list[AverageGate]) -> nn.Module:
+    """Return the plain layer that takes the place of a calibrated one, which must not be used any more."""
+    child = fold_gates(layer, gates)
     if isinstance(layer.act, str):
         whole = layer_type("bn", layer.dims).around(child, act=layer.act)
         whole.drop = layer.drop
@@ -122,7 +130,7 @@ def average_gates(layer: CalibratedNorm) -> list[AverageGate]:
 
 
 @torch.no_grad()
-def fold(layer: CalibratedNorm, gates: list[AverageGate]) -> nn.Module:
+def fold_gates(layer: CalibratedNorm, gates: list[AverageGate]) -> nn.Module:
     """Return the layer's child with the gate and noise folded into it; the layer must not be used any more.
 
     gamma' = gamma d N_a and beta' = beta d + gamma d N_b, the gate d where the layer has it.
@@ -134,7 +142,7 @@ def fold(layer: CalibratedNorm, gates: list[AverageGate]) -> nn.Module:
             part.running_mean.copy_(running_mean)
         if not written:
             continue
-        _complete(part, written, part.running_mean if part.running_mean is not None else d)
+        complete(part, written, part.running_mean if part.running_mean is not None else d)
         gamma = part.weight * d if "weight" in layer.method.gated else part.weight
         if "bias" in written:
             part.bias.copy_((part.bias * d if "bias" in layer.method.gated else part.bias) + gamma * n_b)
@@ -152,7 +160,7 @@ def _written(layer: CalibratedNorm) -> set[str]:
     return names | {name for name in layer.method.gated if name == "weight" or layer.bn.bias is not None}
 
 
-def _constant_gate(layer: CalibratedNorm) -> Tensor | None:
+def constant_gate(layer: CalibratedNorm) -> Tensor | None:
     """Return the gate, computed in float32 or wider as the layer does, if it is known and the same for every input."""
     gates = layer.gates()
     if any(gate.is_meta for gate in gates.values()):
@@ -167,7 +175,7 @@ def _gate(layer: CalibratedNorm, part: Any) -> AverageGate:
     """Return the gate, or that of an average input with the running mean of the uncalibrated feature."""
     like = finding.like(layer)
     mean: Tensor | None = part.running_mean
-    gate, uncalibrated = _constant_gate(layer), None
+    gate, uncalibrated = constant_gate(layer), None
     if gate is None:
         gates = layer.gates()
         # gates and statistics may be of different dtypes (a half network with float32 BatchNorms)
@@ -183,7 +191,7 @@ def _gate(layer: CalibratedNorm, part: Any) -> AverageGate:
     return AverageGate(gate if like is None else gate.to(like.device), uncalibrated)
 
 
-def _complete(part: Any, written: set[str], like: Tensor) -> None:
+def complete(part: Any, written: set[str], like: Tensor) -> None:
     """Give a BatchNorm the gamma and beta that it needs and does not have."""
     if part.weight is None:
         written = {"weight", "bias"}  # torch's BatchNorm has both or, with bias=False, gamma alone

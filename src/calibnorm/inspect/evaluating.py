@@ -41,13 +41,19 @@ def evaluate(model: nn.Module, images: Images) -> None:
         TypeError: A batch is, or begins with, something else than a tensor.
         ValueError: There is no batch.
     """
-    held = like(model)
+    with evaluating(model):
+        for batch in batches(model, images):
+            model(batch)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Hold the model in evaluation mode and without gradients while the context is open."""
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
         with torch.no_grad(), eagerly(model):
-            for first, _ in batches_of(images):
-                model(first if held is None else first.to(held.device))
+            yield
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -81,6 +87,13 @@ class Called:
         """The first tensor that it was called with."""
         found: Tensor = next(value for value in (*self.args, *self.kwargs.values()) if isinstance(value, Tensor))
         return found
+
+
+def batches(model: nn.Module, images: Images) -> Iterator[Tensor]:
+    """Yield the images of every batch, on the model's device; :func:`batches_of` says what is refused."""
+    held = like(model)
+    for first, _ in batches_of(images):
+        yield first if held is None else first.to(held.device)
 
 
 @contextmanager
@@ -127,6 +140,11 @@ class Moments:
         return torch.as_tensor(self._mean)
 
     @property
+    def squares(self) -> Tensor:
+        """(C,), the sum of squares around the mean."""
+        return torch.as_tensor(self._squares)
+
+    @property
     def std(self) -> Tensor:
         """(C,), the square root of the unbiased variance; NaN for a single instance."""
-        return torch.as_tensor(self._squares).div(self.count - 1).sqrt()
+        return self.squares.div(self.count - 1).sqrt()

@@ -157,7 +157,7 @@ class GateWatch:
         self.layers = {
             layer: _Watched(title, depth, layer)
             for title, depth, layer in found
-            if isinstance(layer, CalibratedNorm) and _has_gate(layer)
+            if isinstance(layer, CalibratedNorm) and has_gate(layer)
         }
 
     def report(self) -> GateReport:
@@ -202,7 +202,7 @@ def _gate_of(call: Called, title: str) -> Tensor:
     return gate
 
 
-def _has_gate(layer: CalibratedNorm) -> bool:
+def has_gate(layer: CalibratedNorm) -> bool:
     """Whether the layer has a gate for every image and channel."""
     scales = layer.method.gated or not layer.method.normalizes  # SE alone
     return bool(scales) and not layer.method.spatial

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from calibnorm.methods import Batch, Method
-from calibnorm.methods.base import Params, reparameterize
+from calibnorm.methods.base import Instance, Params, reparameterize
 from calibnorm.methods.bn import BN
 from calibnorm.networks.finding import batchnorm_of, steady_noise
 from calibnorm.nn import CalibratedNorm
@@ -61,9 +61,23 @@ def is_understood(layer: nn.Module) -> bool:
     return isinstance(layer, CalibratedNorm) or children.accepts(layer)
 
 
+class Met(NamedTuple):
+    """What the functions of a layer's method are called with, when the layer meets an input in evaluation."""
+
+    x: Tensor
+    """What the three steps are for: the input, or what a statistic over channels has centred."""
+    method: Method
+    """Without what uses statistics over channels."""
+    instance: Instance
+    batch: Batch
+    params: Params
+    around: Params
+    """The tensors that meet a statistic over channels."""
+
+
 @torch.no_grad()
-def steps_of(layer: Any, x: Tensor, name: str) -> Steps:
-    """Return the steps of a layer that is understood, as it computes them in evaluation.
+def meet(layer: Any, x: Tensor, name: str) -> Met:
+    """Return what the method of a layer that is understood is called with for an input in evaluation.
 
     Raises:
         ValueError: The layer is in training mode.
@@ -91,12 +105,25 @@ def steps_of(layer: Any, x: Tensor, name: str) -> Steps:
             extra = layer._extra_statistics() if ours else ()
             running = zip((state.running_mean, state.running_var), *extra, strict=True)
             mean, var = (torch.cat(parts).to(instance.m.dtype) for parts in running)
-        a, b = inner.standardize(instance, Batch(mean, var, state.eps, noise), params)
-        gate = inner.calibration(instance, a, b, params)
+    return Met(x, inner, instance, Batch(mean, var, state.eps, noise), params, around)
+
+
+@torch.no_grad()
+def steps_of(layer: Any, x: Tensor, name: str) -> Steps:
+    """Return the steps of a layer that is understood, as it computes them in evaluation.
+
+    Raises:
+        ValueError: The layer is in training mode.
+    """
+    channels = x.shape[1]
+    with without_autocast(x):
+        x, method, instance, batch, params, around = meet(layer, x, name)
+        a, b = method.standardize(instance, batch, params)
+        gate = method.calibration(instance, a, b, params)
         standardized = Coefficients(a.expand_as(instance.m), b.expand_as(instance.m))
         scales, whole = gate is not None and method.gated != ("bias",), method.gated == ("weight", "bias")
         gated = _with_affine(standardized, params) if whole else standardized
-    centred = instance.M[:, : x.shape[1]] if "center_weight" in params and "center_weight" not in around else None
+    centred = instance.M[:, :channels] if "center_weight" in params and "center_weight" not in around else None
     return Steps(x, instance.m, centred, standardized, gate, scales, gated)
 
 
