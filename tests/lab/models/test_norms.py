@@ -83,6 +83,7 @@ def test_order_and_form_do_not_matter() -> None:
     [
         ("bnn", "norm=bnn: is not known; choose from bn, iebn, "),
         ("", "norm=: is not known; choose from bn"),
+        ("bn,iebn", "norm=bn,iebn: names several; write blanks between them, where several can be"),
         ("bn:", "norm=bn:: nothing follows the colon; write bn, or bn:option=value"),
         ("bn:gamma=1", "norm=bn: 'gamma' is not an option of 'bn', which takes gamma_init, skip"),
         ("rbn:gamma_init=1", "'gamma_init' is not an option of 'rbn', which takes .*; 'bn' has it"),

@@ -44,6 +44,8 @@ def known(method: object, *, network: bool = True) -> dict[str, Any]:
         UsageError: There is no such method.
     """
     if not isinstance(method, str) or method not in cn.methods():
+        if isinstance(method, str) and {*method.split(",")} <= {*cn.methods()}:
+            raise UsageError(Setting("norm", method), "names several; write blanks between them, where several can be")
         known = f"is not known; choose from {', '.join(cn.methods())}; for one of your own, "
         raise UsageError(Setting("norm", method), known, Setting("load", "FILE"), " that registers it")
     layer = layer_type(method)
