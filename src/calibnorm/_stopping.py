@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -23,10 +24,15 @@ _process = 0  # the one that has begun; another that is forked from it inherits 
 _advice = ""
 
 
-def advise(text: str) -> None:
-    """Say this, too, when a signal ends the command at once from now on, such as "; nothing was written"."""
+@contextmanager
+def advised(text: str) -> Iterator[None]:
+    """Say this, too, when a signal ends the command at once in a block, such as "; nothing was written"."""
     global _advice
     _advice = text
+    try:
+        yield
+    finally:
+        _advice = ""
 
 
 def runs_the_command() -> bool:

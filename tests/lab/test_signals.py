@@ -126,7 +126,8 @@ def test_a_hidden_cursor_is_shown_and_workers_end() -> None:
     code = (
         "import multiprocessing, os, time; import calibnorm._stopping as s\n"
         "worker = multiprocessing.get_context('fork').Process(target=time.sleep, args=(600,)); worker.start()\n"
-        "print(worker.pid, flush=True); s.advise('; so it is'); s.end_at_once(2)"
+        "print(worker.pid, flush=True)\n"
+        "with s.advised('; so it is'): s.end_at_once(2)"
     )
     main, other = os.openpty()
     with subprocess.Popen([sys.executable, "-c", code], stdout=other, stderr=other, start_new_session=True) as process:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from calibnorm._stopping import advise
+from calibnorm._stopping import advised
 from calibnorm.bench.config import LayerConfig, ModelConfig
 from calibnorm.bench.run import run
 from calibnorm.errors import Setting, UnknownOption, UsageError, as_option, exit_status, near
@@ -52,8 +52,8 @@ def call(words: Sequence[str]) -> int:
     try:
         config = parse(words)
         pin_allocator()
-        advise("; nothing was written")
-        return run(config)
+        with advised("; nothing was written"):
+            return run(config)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("stopped by Ctrl-C; nothing was written") from None
 

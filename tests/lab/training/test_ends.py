@@ -56,7 +56,7 @@ def test_a_run_asked_to_stop_saves_and_goes_on(asked: int, step: int, tmp_path: 
         (
             KeyboardInterrupt(),
             130,
-            "\ncalibnorm: stopped by Ctrl-C\n",
+            "\ncalibnorm: stopped by Ctrl-C; the same command goes on from the last checkpoint ({out})\n",
         ),
     ],
     ids=lambda value: type(value).__name__,

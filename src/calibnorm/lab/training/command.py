@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from calibnorm import loading
-from calibnorm._stopping import advise
+from calibnorm._stopping import advised
 from calibnorm._stopping import speaks as first_process
 from calibnorm.errors import NOT_GIVEN, ReasonedError, RunFailed, Setting, Stopped, UsageError, as_option, exit_status
 from calibnorm.lab.arguments import parsed
@@ -176,11 +176,14 @@ def run(settings: Recipe, folder: Path, options: RunOptions) -> int:
     from calibnorm.lab.training.run import train
 
     before = finished(folder, task) is not None
-    advise(f"; the same command goes on from the last checkpoint ({folder})")
-    with Interruption() as stop:
+    advice = f"; the same command goes on from the last checkpoint ({folder})"
+    with advised(advice), Interruption() as stop:
         watcher = _watcher(folder, settings, options) if first_process() else None
-        result = train(settings, folder, watcher=watcher, stop=stop, **options.of_train())
-    advise("")
+        try:
+            result = train(settings, folder, watcher=watcher, stop=stop, **options.of_train())
+        except KeyboardInterrupt:  # in a program that a second Ctrl-C does not end at once
+            print(f"\ncalibnorm: stopped by Ctrl-C{advice}", file=sys.stderr)
+            return 130
     if first_process():
         for path in changed_sources(folder) if before else []:
             print(f"{path} has changed since; choose another --name to train with the file as it is")
