@@ -117,7 +117,7 @@ def test_the_screen_shows_the_same_in_80_columns(done: Done) -> None:
 def test_pictures(done: Done) -> None:
     for name in ("curves.png", "accuracies.png"):
         with Image.open(done.root / name) as image:
-            assert min(image.size) > 500
+            assert min(image.size) > 400
         assert f"({name})" in (done.root / "report.md").read_text(encoding="utf-8")
 
 
