@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from calibnorm import _stopping
+from calibnorm.lab.training import companions
 from lab.processes import is_there
 from lab.training import children
 
@@ -98,18 +100,85 @@ KILLED = (
 )
 
 
+class Ended(BaseException):
+    """In place of the end of this process."""
+
+
+@pytest.fixture
+def ends(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    def end(status: int) -> None:
+        raise Ended(status)
+
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(_stopping, "_process", os.getpid())
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def test_one_process_of_a_run_speaks_and_a_forked_one_never(
+    ends: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for number, said in ((signal.SIGINT, "\ncalibnorm: stopped by Ctrl-C\n"), (15, "calibnorm: stopped by SIGTERM\n")):
+        with pytest.raises(Ended, match=str(128 + number)):
+            _stopping.end_at_once(number)
+        assert capfd.readouterr().err == said
+    ends.setenv("LOCAL_RANK", "1")
+    with _stopping.advised("; nothing was written"), pytest.raises(Ended, match="143"):
+        _stopping.end_at_once(15)
+    ends.setenv("RANK", "0")
+    with _stopping.advised("; nothing was written"), pytest.raises(Ended, match="143"):
+        _stopping.end_at_once(15)
+    ends.setattr(_stopping, "_process", 1)
+    with pytest.raises(Ended, match="143"):
+        _stopping.end_at_once(15)
+    assert capfd.readouterr().err == "calibnorm: stopped by SIGTERM; nothing was written\n"
+
+
 @pytest.mark.parametrize(
-    ("code", "status", "said"),
+    ("codes", "status", "said"),
     [
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 1, f"calibnorm: {KILLED}\n"),
-        ("raise SystemExit(130)", 130, "\ncalibnorm: stopped by Ctrl-C\n"),
-        ("raise SystemExit(2)", 2, ""),
+        ([0, -9], 1, f"calibnorm: {KILLED.replace('process 1', 'process 2')}\n"),
+        ([None, 130], 130, "\ncalibnorm: stopped by Ctrl-C\n"),
+        ([143, None], 143, "calibnorm: stopped by SIGTERM\n"),
+        ([2, None], 2, ""),
+        ([0, 0], None, ""),
     ],
 )
-def test_a_first_process_that_waits_ends_after_another(code: str, status: int, said: str, tmp_path: Path) -> None:
+def test_the_first_process_ends_after_another(
+    codes: list[int | None], status: int | None, said: str, ends: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    killed: list[int | None] = []
+    others = [
+        SimpleNamespace(poll=lambda code=code: code, kill=lambda code=code: killed.append(code)) for code in codes
+    ]
+    ends.setattr(companions, "_started", others)
+    ends.setattr(companions.time, "sleep", lambda seconds: None)
+    assert (companions.killed() is not None) is (-9 in codes)
+    if status is None:
+        companions._watch()
+    else:
+        with pytest.raises(Ended, match=str(status)):
+            companions._watch()
+        assert killed == codes
+    assert capfd.readouterr().err == said
+
+
+def test_a_process_that_is_alone_ends(ends: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    ends.setattr(companions.time, "sleep", lambda seconds: None)
+    ends.setenv("LOCAL_RANK", "3")
+    with pytest.raises(Ended, match="1"):
+        companions._watch_first(-1)
+    assert capfd.readouterr().err.startswith(
+        "calibnorm: process 3: the first process is gone; the same command goes on"
+    )
+
+
+def test_a_first_process_that_waits_ends_after_one_that_is_killed(tmp_path: Path) -> None:
     output = tmp_path / "output"
-    assert children.run(children.first_that_waits, code, output=output) == status
-    assert output.read_text() == said
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    assert children.run(children.first_that_waits, code, output=output) == 1
+    assert output.read_text() == f"calibnorm: {KILLED}\n"
 
 
 def test_a_further_process_ends_after_the_first(tmp_path: Path) -> None:
