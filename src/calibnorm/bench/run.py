@@ -9,8 +9,8 @@ from importlib.util import find_spec
 
 import torch
 
-from calibnorm.bench import layer, model, summary
-from calibnorm.bench.config import LayerConfig, ModelConfig
+from calibnorm.bench import inference, layer, model, summary
+from calibnorm.bench.config import Config, LayerConfig, ModelConfig
 from calibnorm.bench.timings import Place, say, write_timings
 from calibnorm.errors import Setting, UsageError
 from calibnorm.report import markdown, screen
@@ -18,7 +18,7 @@ from calibnorm.report.environment import describe_environment
 from calibnorm.report.files import write_json
 
 
-def run(config: LayerConfig | ModelConfig) -> int:
+def run(config: Config) -> int:
     """Measure, print and write the tables.
 
     Returns:
@@ -39,9 +39,12 @@ def run(config: LayerConfig | ModelConfig) -> int:
         if isinstance(config, LayerConfig):
             measured = layer.run_layer(config, place)
             report = summary.layer_report(measured)
-        else:
+        elif isinstance(config, ModelConfig):
             measured = model.run_model(config, place)
             report = summary.model_report(measured)
+        else:
+            measured = inference.run_inference(config, place)
+            report = summary.inference_report(measured)
         details = {
             "command": report.title,
             "config": config.to_dict(),
