@@ -49,7 +49,7 @@ def test_a_filter_without_a_value_is_not_the_whole_preset(name: str, capsys: pyt
         (["layer", "--repeats", "30", "40"], "40: belongs to no option"),
         (["layer", "3"], "3: belongs to no option"),
         (["layers"], "bench layers: is not known; did you mean layer?"),
-        ([], "bench: needs a word; choose from layer, model"),
+        ([], "bench: needs a word; choose from layer, model, inference"),
     ],
 )
 def test_wrong_words_are_a_line(args: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +77,7 @@ def test_what_a_loaded_file_prints_is_seen(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in ([], ["layer"], ["model"]):
+    for words in ([], ["layer"], ["model"], ["inference"]):
         with pytest.raises(SystemExit) as stop:
             cli.main(["bench", *words, "--help"])
         assert stop.value.code == 0

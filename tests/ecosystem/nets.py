@@ -13,7 +13,7 @@ import calibnorm as cn
 
 LAYERS = [cn.IEBN2d, cn.RBN2d]
 NAMES = ["iebn", "rbn"]
-GATES = ("gate_weight", "gate_bias", "center_weight", "scale_weight", "scale_bias")
+GATES = ("gate_weight", "standardized_gate_weight", "gate_bias", "center_weight", "scale_weight", "scale_bias")
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -129,7 +129,9 @@ def oracle(layer: nn.Module, x: Tensor, *, batch: bool) -> Tensor:
     if isinstance(layer, cn.RBN2d):
         gate = torch.sigmoid(_wide(layer.scale_weight) * x_s.mean((2, 3), keepdim=True) + _wide(layer.scale_bias))
     else:
-        gate = torch.sigmoid(_wide(layer.gate_weight) * x.mean((2, 3), keepdim=True) + _wide(layer.gate_bias))
+        seen, name = (x_s, "standardized_gate_weight") if "gate_input" in layer.options() else (x, "gate_weight")
+        weight = getattr(layer, name)
+        gate = torch.sigmoid(_wide(weight) * seen.mean((2, 3), keepdim=True) + _wide(layer.gate_bias))
     return _wide(bn.weight) * x_s * gate + _wide(bn.bias)
 
 

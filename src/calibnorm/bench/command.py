@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from calibnorm._stopping import advised
-from calibnorm.bench.config import LayerConfig, ModelConfig
+from calibnorm.bench.config import Config, InferenceConfig, LayerConfig, ModelConfig
 from calibnorm.bench.run import run
 from calibnorm.errors import Setting, UnknownOption, UsageError, as_option, exit_status, near
 
 PROGRAM = "calibnorm bench"
-DESCRIPTION = """Time layers or whole training steps against nn.BatchNorm2d. Writes a CSV, the environment and a page
-with pictures. On a machine with torch alone: python -m calibnorm.bench."""
+DESCRIPTION = """Time layers, whole training steps or inference against nn.BatchNorm2d. Writes a CSV, the environment
+and a page with pictures. On a machine with torch alone: python -m calibnorm.bench."""
 # A fresh output costs page faults that hide everything else, for all implementations alike; these keep freed memory in
 # the process. glibc reads them when a process starts.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
@@ -28,12 +28,13 @@ ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "
 KINDS: dict[Any, tuple[str, Callable[[str], Any]]] = {
     str: ("a text", str),
     tuple[str, ...]: ("one or more texts", str),
+    tuple[int, ...]: ("one or more whole numbers", int),
     int: ("a whole number", int),
     int | None: ("a whole number or none", lambda word: None if word.lower() == "none" else int(word)),
     Path: ("a folder", Path),
 }
 """What a setting of a type takes, in words, and what reads a word."""
-BENCHES: dict[str, type[LayerConfig] | type[ModelConfig]] = {"layer": LayerConfig, "model": ModelConfig}
+BENCHES: dict[str, type[Config]] = {"layer": LayerConfig, "model": ModelConfig, "inference": InferenceConfig}
 
 
 def call(words: Sequence[str]) -> int:
@@ -77,14 +78,14 @@ def pin_allocator() -> None:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **ALLOCATOR})
 
 
-def parse(words: Sequence[str]) -> LayerConfig | ModelConfig:
+def parse(words: Sequence[str]) -> Config:
     """Return the settings that words stand for; help is printed and ends the process.
 
     Raises:
         UsageError: A word is not known, or a value cannot be used.
     """
     parser = argparse.ArgumentParser(PROGRAM, description=DESCRIPTION)
-    benches = parser.add_subparsers(metavar="layer|model")
+    benches = parser.add_subparsers(metavar="|".join(BENCHES))
     parsers = {
         name: benches.add_parser(
             name, help=str(config.__doc__).splitlines()[0], description=config.__doc__,
@@ -109,17 +110,21 @@ def parse(words: Sequence[str]) -> LayerConfig | ModelConfig:
     return BENCHES[which](**values)
 
 
-def add_options(parser: argparse.ArgumentParser, config: type[LayerConfig] | type[ModelConfig]) -> dict[str, str]:
+def add_options(parser: argparse.ArgumentParser, config: type[Config]) -> dict[str, str]:
     """Give a parser an option for every setting; return in words what each takes."""
     hints, kinds = get_type_hints(config), dict[str, str]()
-    for setting in sorted(fields(config), key=lambda each: bool(each.kw_only)):  # those of both benches come last
-        name, default, texts = setting.name, setting.default, hints[setting.name] == tuple[str, ...]
+    for setting in sorted(fields(config), key=lambda each: bool(each.kw_only)):  # those of all benches come last
+        name, default, several = (
+            setting.name,
+            setting.default,
+            hints[setting.name] in (tuple[str, ...], tuple[int, ...]),
+        )
         kinds[name], read = KINDS[hints[name]]
-        shown = " ".join(default) if isinstance(default, tuple) else default
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
         explained = setting.metadata["help"] + (f" (default: {shown})" if default not in ((), None) else "")
         parser.add_argument(
-            f"--{name.replace('_', '-')}", type=partial(value, name, kinds[name], read), nargs="+" if texts else None,
-            metavar=name.upper().removesuffix("S") if texts else name.upper(), default=default, help=explained,
+            f"--{name.replace('_', '-')}", type=partial(value, name, kinds[name], read), nargs="+" if several else None,
+            metavar=name.upper().removesuffix("S") if several else name.upper(), default=default, help=explained,
         )  # fmt: skip
     return kinds
 

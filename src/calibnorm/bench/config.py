@@ -1,4 +1,4 @@
-"""The settings of `calibnorm bench layer` and `calibnorm bench model`, checked before anything is timed."""
+"""The settings of `calibnorm bench layer`, `model` and `inference`, checked before anything is timed."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ NETWORK_NORMS = {BASELINE: None, "cn.BN2d": "bn", "cn.IEBN2d": "iebn", "cn.RBN2d
 NETWORK_IMPLS = (*NETWORK_NORMS, *(FUSED + name for name in NETWORK_NORMS))
 STEPS = {"eager": "training step", "compiled": "training step, compiled", "graph": "training step, CUDA graph"}
 """How a training step is run, and what the tables call it."""
+FOLDED = "folded:"
+INFERENCE_IMPLS = (*NETWORK_NORMS, *(FOLDED + name for name in NETWORK_NORMS))
+RUNTIMES = {"eager": "inference", "compiled": "inference, compiled", "onnxruntime": "inference, onnxruntime"}
+"""What runs a network in evaluation, and what the tables call it."""
 
 
 def check_choices(setting: str, given: Iterable[str], known: Iterable[str]) -> None:
@@ -72,7 +76,7 @@ def option(default: Any, explained: str, choices: Iterable[str] = (), least: int
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig:
-    """What both benches share; the command line is made of the settings that are declared here and below."""
+    """What all benches share; the command line is made of the settings that are declared here and below."""
 
     repeats: int = option(
         20, "least number of timed calls of each, at least 20; short calls of layers get up to ten times as many"
@@ -89,8 +93,9 @@ class BenchConfig:
         """Refuse what cannot run, before anything does."""
         for each in fields(self):
             given, choices, least = getattr(self, each.name), each.metadata["choices"], each.metadata["least"]
-            if least is not None and given is not None and given < least:
-                raise UsageError(Setting(each.name, given), f"must be at least {least}")
+            for number in given if isinstance(given, tuple) else [given]:
+                if least is not None and number is not None and number < least:
+                    raise UsageError(Setting(each.name, number), f"must be at least {least}")
             if choices:
                 check_choices(each.name, given if isinstance(given, tuple) else [given], choices)
                 if each.default and not given:
@@ -187,20 +192,42 @@ class LayerConfig(BenchConfig):
         return lines
 
 
+def network_option() -> Any:
+    """Return the field of the network of a bench."""
+    return option(
+        "resnet18",
+        "resnet50 or resnet164 (the papers', for 32x32 images), which need torch alone, or a network of torchvision or "
+        "timm by name, such as resnet18 or mobilenetv2_100",
+    )
+
+
+def size_option() -> Any:
+    """Return the field of the images' size."""
+    return option(None, "height and width of the images; 224 by default, 32 for resnet164", least=1)
+
+
+class OfNetwork:
+    """What the settings of a network's bench have beside their fields."""
+
+    network: str
+    image_size: int | None
+
+    @property
+    def pixels(self) -> int:
+        """Height and width of the images."""
+        return self.image_size or IMAGE_SIZES.get(self.network, 224)
+
+
 @dataclass(frozen=True)
-class ModelConfig(BenchConfig):
+class ModelConfig(OfNetwork, BenchConfig):
     """Times of a whole training step of a network (forward, loss, backward, SGD) over those with plain BatchNorm.
 
     The networks start as the same function (cn.convert with preserve=True), which is checked before timing.
     """
 
-    network: str = option(
-        "resnet18",
-        "resnet50 or resnet164 (the papers', for 32x32 images), which need torch alone, or a network of torchvision or "
-        "timm by name, such as resnet18 or mobilenetv2_100",
-    )
+    network: str = network_option()
     batch_size: int = option(16, "images a step", least=1)
-    image_size: int | None = option(None, "height and width of the images; 224 by default, 32 for resnet164", least=1)
+    image_size: int | None = size_option()
     layouts: tuple[str, ...] = option(tuple(cases.LAYOUTS), "NCHW, channels_last", cases.LAYOUTS)
     dtypes: tuple[str, ...] = option(("float32",), "float32; bfloat16 and float16 run under autocast", cases.DTYPES)
     impls: tuple[str, ...] = option(
@@ -224,11 +251,6 @@ class ModelConfig(BenchConfig):
             raise UsageError(Setting("modes", "graph"), "a CUDA graph needs a CUDA device, and ", device, " is none")
 
     @property
-    def pixels(self) -> int:
-        """Height and width of the images."""
-        return self.image_size or IMAGE_SIZES.get(self.network, 224)
-
-    @property
     def stem(self) -> str:
         """How the files are called."""
         return f"model-{self.network}"
@@ -240,3 +262,45 @@ class ModelConfig(BenchConfig):
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON can hold them."""
         return {**super().to_dict(), "image_size": self.pixels}
+
+
+@dataclass(frozen=True)
+class InferenceConfig(OfNetwork, BenchConfig):
+    """Times of a network in evaluation over those with plain BatchNorm, and the images a second that they come to.
+
+    A network is measured plain, calibrated, and folded (cn.fold with into_convolutions=True). All are the same function
+    (cn.convert with preserve=True), which is checked before timing; a gate costs the same whatever it has learned.
+    """
+
+    network: str = network_option()
+    batch_sizes: tuple[int, ...] = option((1, 32), "images a call, one or more numbers", least=1)
+    image_size: int | None = size_option()
+    layouts: tuple[str, ...] = option(("NCHW",), "NCHW, channels_last", cases.LAYOUTS)
+    impls: tuple[str, ...] = option(
+        ("cn.IEBN2d", "cn.RBN2d", FOLDED + BASELINE, FOLDED + "cn.IEBN2d"),
+        "nn.BatchNorm2d (the network as it comes, always measured), cn.BN2d, cn.IEBN2d, cn.RBN2d, and "
+        "folded:nn.BatchNorm2d, folded:cn.IEBN2d and so on, the same after cn.fold",
+        INFERENCE_IMPLS,
+    )
+    modes: tuple[str, ...] = option(
+        tuple(RUNTIMES),
+        "eager, compiled (torch.compile of the network), onnxruntime (its export, on a CPU); each beside plain "
+        "BatchNorm in the same mode, and left out where it is not installed",
+        RUNTIMES,
+    )
+
+    @property
+    def stem(self) -> str:
+        """How the files are called."""
+        return f"inference-{self.network}"
+
+    def names(self) -> list[str]:
+        """Return the implementations that are measured, the baseline first."""
+        return [name for name in INFERENCE_IMPLS if name == BASELINE or name in self.impls]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON can hold them."""
+        return {**super().to_dict(), "image_size": self.pixels}
+
+
+Config = LayerConfig | ModelConfig | InferenceConfig

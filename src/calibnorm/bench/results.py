@@ -9,14 +9,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from calibnorm.bench.config import LayerConfig, ModelConfig
+from calibnorm.bench.config import Config, InferenceConfig, LayerConfig, ModelConfig
 from calibnorm.bench.timings import FORMATS, Measured, Timing
 from calibnorm.errors import Setting, UsageError, as_option
 from calibnorm.report.files import read_json
 
-CONFIGS: dict[str, type[LayerConfig] | type[ModelConfig]] = {
+CONFIGS: dict[str, type[Config]] = {
     "calibnorm bench layer": LayerConfig,
     "calibnorm bench model": ModelConfig,
+    "calibnorm bench inference": InferenceConfig,
 }
 """By the command that the details name."""
 

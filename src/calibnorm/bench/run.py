@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 
-from calibnorm.bench import layer, model, summary
-from calibnorm.bench.config import LayerConfig, ModelConfig
+from calibnorm.bench import inference, layer, model, summary
+from calibnorm.bench.config import Config, InferenceConfig, LayerConfig, ModelConfig
 from calibnorm.bench.timings import Measured, Place, say, write_timings
 from calibnorm.errors import Setting, UsageError
 from calibnorm.report import screen
@@ -19,8 +19,15 @@ from calibnorm.report.environment import describe_environment
 from calibnorm.report.files import write_json
 from calibnorm.report.writing import write
 
+BENCHES: dict[type[Config], tuple[str, Callable[[Any, Place], Measured]]] = {
+    LayerConfig: ("layer", layer.run_layer),
+    ModelConfig: ("model", model.run_model),
+    InferenceConfig: ("inference", inference.run_inference),
+}
+"""How a bench is called, and what runs it, by its settings."""
 
-def run(config: LayerConfig | ModelConfig) -> int:
+
+def run(config: Config) -> int:
     """Measure, print and write the tables.
 
     Returns:
@@ -38,9 +45,8 @@ def run(config: LayerConfig | ModelConfig) -> int:
     with threads(config.threads):
         place = Place.here(config.torch_device)
         say(f"{place}, commit {place.commit or 'unknown'}")
-        bench = "layer" if isinstance(config, LayerConfig) else "model"
-        run_it: Any = layer.run_layer if bench == "layer" else model.run_model
-        measured: Measured = run_it(config, place)
+        bench, run_it = BENCHES[type(config)]
+        measured = run_it(config, place)
         details = {
             "command": f"calibnorm bench {bench}",
             "config": config.to_dict(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from statistics import geometric_mean
@@ -26,7 +26,8 @@ FLOOR = "at copy speed"
 
 def report_of(measured: Measured) -> Document:
     """Return the report of a bench, whichever its details name."""
-    return (layer_report if measured.details["command"].endswith("layer") else model_report)(measured)
+    bench = measured.details["command"].rpartition(" ")[2]
+    return {"layer": layer_report, "model": model_report, "inference": inference_report}[bench](measured)
 
 
 def layer_report(measured: Measured) -> Document:
@@ -44,6 +45,19 @@ def layer_report(measured: Measured) -> Document:
 def model_report(measured: Measured) -> Document:
     """Return the report of a model bench."""
     return report("model", measured, [model_table(measured.timings)])
+
+
+def inference_report(measured: Measured) -> Document:
+    """Return the report of an inference bench."""
+    return report("inference", measured, [model_table(measured.timings, "images/s", _images_a_second)])
+
+
+def _images_a_second(timing: Timing) -> str:
+    return f"{1e3 * int(timing.shape.partition('x')[0]) / timing.p50_ms:.1f}"
+
+
+def _peak(timing: Timing) -> str:
+    return "-" if timing.peak_mib is None else f"{timing.peak_mib:.0f}"
 
 
 def report(bench: str, measured: Measured, table: Sequence[Block], drawn: Sequence[Section] = ()) -> Document:
@@ -130,18 +144,18 @@ def overview(timings: Sequence[Timing]) -> Table:
     return Table(["mode", *names], lines, title=title, on="file")
 
 
-def model_table(timings: Sequence[Timing]) -> Table:
-    """Return the times of training steps."""
+def model_table(timings: Sequence[Timing], last: str = "peak MiB", text: Callable[[Timing], str] = _peak) -> Table:
+    """Return the times of a network, and in a last column what else is asked of them."""
     lines = [
         [
             *(t.op, t.mode, t.shape, t.dtype, t.layout, t.impl),
             *(f"{ms:.1f}" for ms in (t.p20_ms, t.p50_ms, t.p80_ms)),
             f"{t.ratio_to_bn:.3f}",
-            "-" if t.peak_mib is None else f"{t.peak_mib:.0f}",
+            text(t),
         ]
         for t in timings
     ]
-    header = ["network", "what", "input", "dtype", "layout", "norm", "p20 ms", "p50 ms", "p80 ms", "of BN", "peak MiB"]
+    header = ["network", "what", "input", "dtype", "layout", "norm", "p20 ms", "p50 ms", "p80 ms", "of BN", last]
     return Table(header, lines, left=6)
 
 

@@ -147,9 +147,9 @@ def inspect_gates(config: GatesConfig) -> Status:
 
 
 def bench(words: Sequence[str]) -> Status:
-    """Time layers or whole training steps against nn.BatchNorm2d.
+    """Time layers, whole training steps or inference against nn.BatchNorm2d.
 
-    `calibnorm bench layer` and `calibnorm bench model`; on a machine with torch alone, `python -m calibnorm.bench`.
+    `calibnorm bench layer`, `bench model` and `bench inference`; with torch alone, `python -m calibnorm.bench`.
     """
     from calibnorm.bench.command import call
 
