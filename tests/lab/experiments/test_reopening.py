@@ -173,7 +173,8 @@ def test_a_bench_has_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         ),
         (["report", "{out}/begun"], "{out}/begun: none of its 1 runs is finished; the command that began them"),
         (["report", "{run}", "{out}/again"], "{out}/again: has the settings and the seed of {run}; name one of them"),
-        (["report", "{run}", "--out", "{run}/config.json"], "cannot be written ("),
+        (["report", "{run}", "--out", "{run}/config.json"], "{run}/config.json: cannot be written ("),
+        (["report", "{root}", "--out", "{run}/config.json"], "--out {run}/config.json: cannot be written ("),
         (
             ["inspect", "{root}"],
             "{root}: is no run's folder, for it has no config.json; name one of its runs, such as ",

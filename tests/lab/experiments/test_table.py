@@ -278,6 +278,9 @@ def test_one_table_at_tiny_scale(
         (identity,) = (line for line in csv.DictReader(file) if line["column"] == "identity")
     assert (identity["paper"], identity["paper_std"], identity["paper_difference"]) == ("67.53", "2.49", "-6.76")
     assert (identity["model"], identity["norm"]) == ("resnet11", "iebn:operator=identity")
+    moved = root.rename(tmp_path / "moved")
+    assert calling.main(["report", str(moved), "--out", str(tmp_path / "page"), "--no-gates"]) == 0
+    assert (tmp_path / "page" / "summary.csv").read_bytes() == (moved / "summary.csv").read_bytes()
 
 
 @pytest.mark.parametrize(

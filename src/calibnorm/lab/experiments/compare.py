@@ -172,7 +172,7 @@ class Comparison(Report):
         measure = self.measure
         better = "more is better" if measure.higher_is_better else "less is better"
         unit = {"%": "points, ", "": ""}.get(measure.unit, f"{measure.unit}, ")
-        label = f"{measure.label} minus that of {self.baseline} ({unit}{better})"
+        label = f"difference in {measure.label} ({unit}{better})"
         dots = Paragraph("Small dots are seeds, large ones their mean, with the 95 % interval from three seeds on.")
         shows = f"Differences in {measure.label} from {self.baseline}, paired by seed"
         picture = Picture("differences.png", shows, partial(pictures.differences, differences, label))

@@ -113,11 +113,16 @@ class Drawn:
             yield lines(text, across, bottom + 11 + TEXT / 2 * text.count("\n"), "middle")
         yield f'<path class="base" d="M{left:.1f} {bottom:.1f}H{right:.1f}"/>'
         if y.label:
-            yield f'<text class="label" x="2" y="10">{escape(y.label)}</text>'
+            yield f'<text class="label" x="2" y="10"{self.squeezed(y.label)}>{escape(y.label)}</text>'
         if x.label:
-            where = f'x="{right:.1f}" y="{INCH * self.high - 4:.1f}" text-anchor="end"'
+            where = f'x="{right:.1f}" y="{INCH * self.high - 4:.1f}" text-anchor="end"{self.squeezed(x.label)}'
             yield f'<text class="label" {where}>{escape(x.label)}</text>'
         yield "</g>"
+
+    def squeezed(self, text: str) -> str:
+        """Return the attributes that keep a long text inside the panel."""
+        room = INCH * self.wide - RIGHT - 2
+        return f' textLength="{room:g}" lengthAdjust="spacingAndGlyphs"' if len(text) * CHARACTER > room else ""
 
     def mark(self, mark: Mark) -> str:
         """Return one mark."""
@@ -144,8 +149,7 @@ class Drawn:
         seen = shape(of.style, x, y, 0.75 * of.size)
         if not dot.says:
             return f'<g opacity="{of.opacity:g}">{seen}</g>'
-        says, room = escape(dot.says), INCH * self.wide - 4
-        squeezed = f' textLength="{room:g}" lengthAdjust="spacingAndGlyphs"' if len(says) * CHARACTER > room else ""
+        says, squeezed = escape(dot.says), self.squeezed(dot.says)
         return (
             f'<g class="point" tabindex="0" role="img" aria-label="{says}"><title>{says}</title>'
             f'<circle class="target" cx="{x:.1f}" cy="{y:.1f}" r="{max(7, of.size):g}"/>'
