@@ -124,12 +124,8 @@ def _convolution(
     if not isinstance(module, _ConvNd):
         return "does not follow a convolution"
     kind = type(module).__name__
-    if (
-        type(module).forward not in FORWARDS
-        or "forward" in vars(module)
-        or not {"weight", "bias"} <= module._parameters.keys()
-    ):
-        return f"follows a {kind}, which is not torch's own, or computes its weight"
+    if not _is_plain(module):
+        return f"follows a {kind}, whose forward is not torch's, or which computes its weight"
     if isinstance(module, _ConvTransposeNd) and module.groups > 1:
         return f"follows a {kind} with groups"
     if len(calls[module]) > 1 or len(source.users) > 1:  # type: ignore[union-attr]
@@ -139,6 +135,13 @@ def _convolution(
     if has_hooks(module) or has_hooks(norm) or has_hooks(finding.batchnorm_of(norm)):
         return "has hooks, or follows a convolution that has, which would see another output"
     return module
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a convolution does nothing with its weight and bias but convolve: torch's, and timm's that pads first."""
+    kind = type(module)
+    known = kind.forward in FORWARDS or (kind.__name__ == "Conv2dSame" and kind.__module__.startswith("timm."))
+    return known and "forward" not in vars(module) and {"weight", "bias"} <= module._parameters.keys()
 
 
 @torch.no_grad()

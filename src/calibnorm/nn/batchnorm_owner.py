@@ -39,7 +39,8 @@ class BatchNormOwner(nn.Module):
             raise AttributeError(
                 f"{type(self).__name__!r} object has no attribute {name!r}: that belongs to its child `bn`. A layer "
                 "whose gate depends on the image cannot be folded into a convolution; first call cn.revert(model), "
-                "which is exact while the gates are constant (with lossy=True the gates of an average image stay)"
+                "which is exact while the gates are constant (with lossy=True the gates of an average image stay), or "
+                "cn.fold(model, images, into_convolutions=True)"
             )
         return super().__getattr__(name)
 
