@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+from collections.abc import Iterator
+from unittest import mock
 
 import pytest
 
 from lab.training import children
+
+
+@pytest.fixture(autouse=True)
+def environment_stays() -> Iterator[None]:
+    """Put the environment back after each test: with LOCAL_RANK left there, the next would wait for other processes."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture
