@@ -127,7 +127,7 @@ def test_help_is_tyros(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (
             "table iebn-2 --impls x",
-            "--impls x: is not known (calibnorm table --help); bench layer and bench model have it",
+            "--impls x: is not known (calibnorm table --help); bench layer, bench model and bench inference have it",
         ),
         (
             "train digits-tiny --lr 3",
