@@ -11,11 +11,16 @@ import pytest
 
 from lab.training import children
 
+OF_PROCESSES = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "TORCHELASTIC_RUN_ID", "SLURM_STEP_NUM_TASKS")
+"""What torchrun, srun and Lightning say to the processes of a run; Lightning's Trainer leaves LOCAL_RANK in its own."""
+
 
 @pytest.fixture(autouse=True)
 def environment_stays() -> Iterator[None]:
-    """Put the environment back after each test: with LOCAL_RANK left there, the next would wait for other processes."""
+    """Let no other test say that this is one of several processes, for which a run would wait; nor any the next."""
     with mock.patch.dict(os.environ):
+        for name in OF_PROCESSES:
+            os.environ.pop(name, None)
         yield
 
 
