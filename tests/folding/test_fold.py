@@ -200,6 +200,25 @@ def test_what_cannot_be_folded_is_left_and_says_why() -> None:
     assert snapshot(norm) == before
 
 
+class Residual(nn.Module):
+    """A forward that calls a layer of this library with more than an input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.other = cn.IEBN2d(3), cn.IEBN2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.other(x), residual=x).mean((2, 3))
+
+
+def test_a_layer_that_is_called_with_a_residual_stays() -> None:
+    net = Residual().double().eval()
+    why = {name: layer["why"] for name, layer in cn.fold_plan(net, images())["layers"].items()}
+    assert why == {"norm": "is called with a residual or a relu, which BatchNorm does not take", "other": ""}
+    cn.fold(net, images())
+    assert [type(norm) for norm in norms(net).values()] == [cn.IEBN2d, nn.BatchNorm2d]
+
+
 def test_a_loader_is_streamed_and_the_network_stays_as_it_was() -> None:
     net, x = looking().train(), images()
     net.layer1.eval()

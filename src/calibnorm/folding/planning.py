@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 
 import torch
 from torch import nn
@@ -93,6 +94,11 @@ class _Layer:
         """What is to become of it."""
         return Fold(self.entry, None if self.exact else self.seen.line)
 
+    def called(self, _: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
+        """Note a call that a plain BatchNorm could not answer."""
+        if len(args) + len(kwargs) > 1:
+            self.why = self.why or "is called with a residual or a relu, which BatchNorm does not take"
+
     def row(self) -> LayerFold:
         """Return what the plan says of it."""
         line = None if self.exact or self.price is None else [numbers.tolist() for numbers in self.seen.line]
@@ -119,9 +125,11 @@ class _Planning:
         self.model, self.stream = model, Stream(model, images)
         found = (entry for entry in finding.find_layers(model) if isinstance(entry.module, CalibratedNorm))
         self.layers = [_Layer(entry, shared) for entry in found]
-        self._look(
-            CHOOSES, {each.module: each.seen.see for each in self.layers if finding.refusal(each.module) is None}
-        )
+        known = [each for each in self.layers if finding.refusal(each.module) is None]
+        with ExitStack() as hooks:
+            for each in known:
+                hooks.enter_context(each.module.register_forward_pre_hook(each.called, with_kwargs=True))
+            self._look(CHOOSES, {each.module: each.seen.see for each in known})
         for each in self.layers:
             if not (each.exact or each.why or each.seen.images):
                 each.why = "was not called on the images"
