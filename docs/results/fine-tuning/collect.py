@@ -10,10 +10,9 @@ import json
 import sys
 from collections import defaultdict
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
-from scipy.stats import t
+from calibnorm.lab.experiments.statistics import Sample
 
 HERE = Path(__file__).parent
 
@@ -52,17 +51,13 @@ def main() -> None:
         )
     for condition, norms in sorted(last.items(), key=str):
         print(f"\n{condition}\n\n| norm | test accuracy, % | each seed | minus BN, paired |\n|---|---|---|---|")
-        for norm, seeds in norms.items():
-            each = list(seeds.values())
-            spread = f" ± {stdev(each):.1f}" if len(each) > 1 else ""
-            differences = [value - norms["bn"][seed] for seed, value in seeds.items() if seed in norms["bn"]]
-            paired = ""
-            if norm != "bn" and len(differences) > 1:
-                half = float(t.ppf(0.975, len(differences) - 1)) * stdev(differences) / len(differences) ** 0.5
-                paired = (
-                    f"{fmean(differences):+.1f} [{fmean(differences) - half:+.1f}, {fmean(differences) + half:+.1f}]"
-                )
-            print(f"| `{norm}` | {fmean(each):.1f}{spread} | {', '.join(f'{v:.1f}' for v in each)} | {paired} |")
+        for norm, sample in ((norm, Sample(seeds)) for norm, seeds in norms.items()):
+            differences = sample.minus(Sample(norms["bn"]))
+            interval = None if norm == "bn" else differences.interval()
+            spread = f" ± {sample.std:.1f}" if len(sample.values) > 1 else ""
+            paired = "" if interval is None else f"{differences.mean:+.1f} [{interval.low:+.1f}, {interval.high:+.1f}]"
+            each = ", ".join(f"{value:.1f}" for value in sample.values.values())
+            print(f"| `{norm}` | {sample.mean:.1f}{spread} | {each} | {paired} |")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -19,12 +17,11 @@ from calibnorm.lab.experiments.grid import Run, condition_name
 from calibnorm.lab.experiments.origins import environments
 from calibnorm.lab.experiments.outcomes import curve
 from calibnorm.lab.recipes import RECIPES, Recipe
-from calibnorm.lab.training.folder import CONFIG, RESULT, TIMING, Result, read_recipe, read_result
+from calibnorm.lab.training.folder import CONFIG, RESULT, Result, read_recipe, read_result, read_timings
 from calibnorm.lab.training.trained import trained
 from calibnorm.report import pictures, screen
 from calibnorm.report.document import Bullets, Command, Document, Facts, Paragraph, Picture, Section, Table
 from calibnorm.report.environment import named
-from calibnorm.report.files import read_csv
 from calibnorm.report.writing import write
 
 RUNS = f"*/*/seed*/{CONFIG}"
@@ -136,7 +133,12 @@ class SingleRun:
                 self.curves(),
                 *(self.network() if self.read_network else []),
                 Section("Every epoch", [Table.of(curve(Run(recipe, self.folder)))], on="page", folded=True),
-                Section("Time of a step, by epoch", [Table.of(self.times())], on="page", folded=True),
+                Section(
+                    "Time of a step, by epoch",
+                    [Table.of([asdict(timing) for timing in read_timings(self.folder)])],
+                    on="page",
+                    folded=True,
+                ),
                 Section("The command that makes this", [Command(train_command(recipe))], on="file"),
                 Section("Settings", [Facts(settings)], on="file", folded=True),
                 Section("Made with", [Facts(named(each)) for each in machine], on="file", folded=True),
@@ -184,7 +186,3 @@ class SingleRun:
             Section("What the gates look at", [Bullets(layers.follows(rows))]),
             layers.numbers(rows),
         ]
-
-    def times(self) -> list[Mapping[str, Any]]:
-        """Return the lines of timing.csv; none where there is no such file."""
-        return [{name: float(value) for name, value in row.items()} for row in read_csv(self.folder / TIMING)]

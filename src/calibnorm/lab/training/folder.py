@@ -20,7 +20,7 @@ from calibnorm.lab.tasks import Task
 from calibnorm.lab.training.clock import Timing
 from calibnorm.lab.training.contents import count, finite, numbers
 from calibnorm.lab.training.progress import EpochFigures
-from calibnorm.report.files import read_json, write_json
+from calibnorm.report.files import read_csv, read_json, write_json
 from calibnorm.report.measure import Measure
 
 CONFIG, RESULT, ENVIRONMENT = "config.json", "result.json", "environment.json"
@@ -288,11 +288,7 @@ def changed_sources(folder: Path) -> list[str]:
 
 def read_timings(folder: Path) -> list[Timing]:
     """Return what the steps of a run's epochs took, as timing.csv has it; none where it is missing."""
-    try:
-        with (folder / TIMING).open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except FileNotFoundError:
-        return []
+    rows = read_csv(folder / TIMING)
     return [Timing(epoch=int(row.pop("epoch")), **{name: float(text) for name, text in row.items()}) for row in rows]
 
 
