@@ -1,6 +1,6 @@
-"""Gather a study's runs into results.csv, and print the tables of docs/fine-tuning.md.
+"""Add a study's runs to results.csv, and print the tables of docs/fine-tuning.md.
 
-python docs/results/fine-tuning/collect.py FOLDER      the folder that the comparisons of the page were written into
+python docs/results/fine-tuning/collect.py [FOLDER]      the folder that new comparisons were written into
 """
 
 from __future__ import annotations
@@ -10,47 +10,54 @@ import json
 import sys
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 from calibnorm.lab.experiments.statistics import Sample
 
-HERE = Path(__file__).parent
+RESULTS = Path(__file__).parent / "results.csv"
+RUN = ("data", "image_size", "train_images", "epochs", "highest_rate", "norm", "seed")
+Runs = dict[tuple[str, ...], list[dict[str, str]]]
 
 
-def rows(root: Path) -> list[dict[str, Any]]:
-    """Return a row for every epoch of every finished run."""
-    found: list[dict[str, Any]] = []
-    for config in sorted(root.glob("*/*/*/seed*/config.json")):
-        settings = json.loads(config.read_text())
-        if not (config.parent / "result.json").exists():
-            continue
-        norm = settings["norm"].replace("init=(0,3),gate_input=standardized", "gate_input=standardized,init=(0,3)")
-        if (
-            norm.startswith("iebn") and "gate_input" not in norm
-        ):  # of the days when preserve=True left the paper's input
-            norm = norm.replace("iebn", "iebn:gate_input=mean", 1).replace("mean:", "mean,")
-        norm = norm.replace("iebn:gate_input=standardized", "iebn").replace("iebn,", "iebn:")
-        run = {name: settings[name] for name in ("data", "image_size", "seed")} | {"norm": norm}
-        run["highest_rate"] = settings["learning_rate"]  # metrics.csv has the rate of each epoch
-        with (config.parent / "metrics.csv").open() as file:
-            found += [run | epoch for epoch in csv.DictReader(file)]
-    return found
+def known() -> Runs:
+    """Return the epochs of every run that results.csv holds."""
+    runs: Runs = defaultdict(list)
+    with RESULTS.open() as file:
+        for row in csv.DictReader(file):
+            runs[tuple(row[name] for name in RUN)].append(row)
+    return runs
 
 
-def main() -> None:
-    """Write results.csv and print."""
-    found = rows(Path(sys.argv[1]))
-    with (HERE / "results.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, found[0].keys())
+def finished(root: Path) -> Runs:
+    """Return the epochs of every finished run below a folder."""
+    runs: Runs = {}
+    for result in sorted(root.glob("*/*/*/seed*/result.json")):
+        settings = json.loads((result.parent / "config.json").read_text())
+        settings["image_size"] = settings["image_size"] or 96  # the data sets' own
+        settings["highest_rate"] = settings["learning_rate"]  # metrics.csv has the rate of each epoch
+        settings["norm"] = settings["norm"].replace("iebn:gate_input=standardized", "iebn")  # what preserve=True makes
+        run = {name: str(settings[name]) for name in RUN}
+        with (result.parent / "metrics.csv").open() as file:
+            runs[tuple(run.values())] = [run | epoch for epoch in csv.DictReader(file)]
+    return runs
+
+
+def write(runs: Runs) -> None:
+    """Write results.csv."""
+    rows = [row for _, epochs in sorted(runs.items()) for row in epochs]
+    with RESULTS.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
-        writer.writerows(found)
-    last: dict[tuple[Any, ...], dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
-    for row in found:  # the last epoch stays
-        last[row["data"], row["image_size"] or 96, row["highest_rate"]][row["norm"]][row["seed"]] = float(
-            row["test_accuracy"]
-        )
-    for condition, norms in sorted(last.items(), key=str):
-        print(f"\n{condition}\n\n| norm | test accuracy, % | each seed | minus BN, paired |\n|---|---|---|---|")
+        writer.writerows(rows)
+
+
+def show(runs: Runs) -> None:
+    """Print a table a condition: what was reached after the last epoch, and what it is above BatchNorm."""
+    conditions: dict[tuple[str, ...], dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    for (*condition, norm, seed), epochs in sorted(runs.items()):
+        conditions[tuple(condition)][norm][int(seed)] = float(epochs[-1]["test_accuracy"])
+    for condition, norms in conditions.items():
+        print(f"\n{', '.join(map('='.join, zip(RUN, condition, strict=False)))}\n")
+        print("| norm | test accuracy, % | each seed | minus BN, paired |\n|---|---|---|---|")
         for norm, sample in ((norm, Sample(seeds)) for norm, seeds in norms.items()):
             differences = sample.minus(Sample(norms["bn"]))
             interval = None if norm == "bn" else differences.interval()
@@ -61,4 +68,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    runs = known()
+    if sys.argv[1:]:
+        runs |= finished(Path(sys.argv[1]))
+        write(runs)
+    show(runs)
