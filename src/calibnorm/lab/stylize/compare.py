@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -124,14 +125,10 @@ class StyleComparison(Comparison):
     @cached_property
     def others(self) -> Tensor:
         """Parts of training photographs, which share batches with a photograph."""
-        feed = self.task(self.grid.cells[0]).feeds(Path(), tasks.Place(device=torch.device("cpu"), rank=0, world=1), 0)
-        found, count = [], 0
-        for images, _ in feed.train:
-            found.append(images)
-            count += len(images)
-            if count >= POOL:
-                break
-        return torch.cat(found)[:POOL]
+        place = tasks.Place(device=torch.device("cpu"), rank=0, world=1)
+        feed = self.task(self.grid.cells[0]).feeds(Path(), place, 0).train
+        images = (image for epoch in count() for batch, _ in feed.batches(epoch, 0) for image in batch)
+        return torch.stack(list(islice(images, POOL)))
 
     def company(self) -> Section:
         """Return how much of a picture is the doing of the batch, and a photograph in different company."""
