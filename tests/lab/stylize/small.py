@@ -10,7 +10,7 @@ from calibnorm.lab.recipes import Stylization
 
 SMALL = replace(
     cast("Stylization", recipes.recipe("style-small")),
-    steps=4, epochs=2, batch_size=2, image_size=24, style_size=32, width=4, blocks=1,
+    steps=4, epochs=2, batch_size=2, schedule="step", warmup_epochs=0, image_size=24, style_size=32, width=4, blocks=1,
     content_layer="relu2_1", style_layers=("relu1_1", "relu2_1"), layer_weights=(1.0, 2.0),
 )  # fmt: skip
 """Two steps an epoch."""

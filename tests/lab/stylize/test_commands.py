@@ -59,6 +59,9 @@ def test_a_run_has_its_losses_apart_a_preview_and_says_which_features(run: Path,
     assert data["beside"] == [f"style {content.parent / 'stripes.png'}; features: VGG-16 with random weights (seed 0)"]
     assert data["train"]["images"] == {"photographs": 10, "style": 1}
     assert data["test"]["images"] == {"photographs": 2}
+    again = unlabelled.Contents.from_dict(data)
+    assert again.in_words() == [f"{content}: 10 photographs to train on, 2 others to test on", *data["beside"]]
+    assert (again.outputs, again.of_outputs(), again.news()) == ((), {}, again.in_words())
 
 
 def test_the_folder_is_named_after_style_norm_and_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,7 +258,7 @@ def test_a_comparison_shows_pictures_losses_and_the_rest_of_the_batch(
     text = (tmp_path / "t" / "report.md").read_text()
     assert "VGG-16 with random weights (seed 0)" in text
     assert "calibnorm stylize compare style-small --norms bn in --styles gravel --seeds 1" in text
-    for name in ("pictures-gravel.jpg", "losses.png", "company.jpg"):
+    for name in ("pictures-gravel.jpg", "steps.png", "company.jpg"):
         assert name in text
         with Image.open(tmp_path / "t" / name) as image:
             assert min(image.size) > 100

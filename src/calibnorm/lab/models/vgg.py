@@ -47,7 +47,10 @@ class Features(nn.Module):
         super().__init__()
         self.words = words
         wide = [3, *(CHANNELS[int(name[4]) - 1] for name in LAYERS[: LAYERS.index(deepest) + 1])]
-        self.convs = nn.ModuleList(skip_init(nn.Conv2d, *pair, 3, padding=1) for pair in pairwise(wide))
+        self.convs = nn.ModuleList(
+            skip_init(nn.Conv2d, *pair, 3, padding=1)  # type: ignore[no-untyped-call]
+            for pair in pairwise(wide)
+        )
         for name, values in zip(("mean", "std"), pixels, strict=True):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1))
         self.requires_grad_(False)

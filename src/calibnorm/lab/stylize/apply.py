@@ -23,9 +23,9 @@ from calibnorm.lab.stylize.strips import in_strips, on_disk
 from calibnorm.report.files import write_whole
 
 GIB = 1024**3
-WHOLE, STRIPS = 24, 8
+WHOLE, STRIPS = 24, 6
 """Bytes that a pixel's features take for each channel of the first convolution: in a forward as it is, where layers
-and the convolution's own copies lie beside each other, and strip by strip, where two layers do."""
+and the convolution's own copies lie beside each other; and strip by strip, where two layers do."""
 QUALITY = 95
 
 

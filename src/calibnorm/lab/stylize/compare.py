@@ -34,7 +34,7 @@ LARGER = 4 / 3
 MOST_SHOWN = 4
 """Photographs of the grid."""
 SHOWN_LOSSES = ("train_style_loss", "train_content_loss", "test_style_loss", "test_content_loss")
-STRONGER = 8
+STRONGER = 2
 """Times that a difference between two pictures is enlarged."""
 POOL, PROBES, DRAWS = 48, 12, 4
 """Of a reading of the batch noise."""
@@ -114,7 +114,7 @@ class StyleComparison(Comparison):
                 columns.setdefault(cell.row, {}).setdefault(axis, {})[cell.column] = runs
         draw = partial(pictures.curves, columns, "step")
         picture = Picture(
-            "losses.png", "Style and content losses over steps, in training and on other photographs", draw
+            "steps.png", "Style and content losses over steps, in training and on other photographs", draw
         )
         return Section("Losses over the steps", [Paragraph(_LOSSES), picture], on="file")
 
@@ -147,7 +147,7 @@ class StyleComparison(Comparison):
         for (row, column), net in self.networks.items():
             kept = copy.deepcopy(net).train()
             sizes = (self.recipe.batch_size,)
-            of = {"where": lambda name, module: name == "last", "pool": POOL, "gradients": False}
+            of: dict[str, Any] = {"where": lambda name, module: name == "last", "pool": POOL, "gradients": False}
             (last,) = cn.inspect.batch_noise(kept, self.others, PROBES, sizes, DRAWS, **of).layers
             share = last.accumulated[self.recipe.batch_size]
             apart = (self.pair(kept)[0] - self.pair(kept)[1]).abs().mean()
