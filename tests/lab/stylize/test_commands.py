@@ -15,7 +15,7 @@ from calibnorm.errors import UsageError
 from calibnorm.lab import tasks
 from calibnorm.lab.data import unlabelled
 from calibnorm.lab.recipes import Recipe, Stylization
-from calibnorm.lab.stylize import apply
+from calibnorm.lab.stylize import apply, export
 from calibnorm.lab.stylize.opening import opened
 from lab.calling import main
 from lab.stylize.small import SMALL, words
@@ -215,6 +215,26 @@ def test_frames_keep_their_order_and_places_and_nothing_is_written_over(tmp_path
         list(apply.places([frames], frames, "png"))
     with pytest.raises(UsageError, match="another picture of its name"):
         list(apply.places([frames / "f1.jpg", frames / "f1.png", frames / "f1.png"], tmp_path / "out", "png"))
+
+
+def test_what_cannot_be_read_or_written_is_named(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture, empty, file = tmp_path / "a.png", tmp_path / "empty", tmp_path / "file"
+    Image.new("RGB", (8, 8)).save(picture)
+    empty.mkdir()
+    file.write_text("")
+    for line, said in (
+        (["apply", str(run), "nowhere.png"], "nowhere.png: is not there"),
+        (["apply", str(run), str(empty)], f"{empty}: holds no picture"),
+        (["apply", str(run), str(picture), "--out", str(file)], f"--out {file / 'a.png'}: cannot be written"),
+        (["export", str(run), "--out", str(file / "a.safetensors")], f"--out {file / 'a.safetensors'}: cannot be"),
+    ):
+        assert main(["stylize", *line]) == 2
+        assert capsys.readouterr().err.startswith(f"calibnorm: {said}")
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    assert main(["stylize", "export", str(run), "--out", "a.onnx"]) == 2
+    assert "--out a.onnx: needs onnx, onnxscript; pip install onnx onnxscript" in capsys.readouterr().err
 
 
 def test_weights_are_safetensors_that_apply_takes(run: Path, tmp_path: Path) -> None:
