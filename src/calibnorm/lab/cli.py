@@ -22,7 +22,8 @@ from calibnorm.lab.experiments.config import (
     TableConfig,
     for_recipe,
 )
-from calibnorm.lab.recipes import Classification, recipe
+from calibnorm.lab.recipes import Classification, Stylization, recipe
+from calibnorm.lab.stylize.config import ApplyConfig, ExportConfig, StyleCompareConfig
 from calibnorm.loading import load
 
 DESCRIPTION = """Experiments with batch normalization that is calibrated by each instance (IEBN, RBN).
@@ -30,7 +31,7 @@ DESCRIPTION = """Experiments with batch normalization that is calibrated by each
 Start with `calibnorm demo`. Every command explains its options: `calibnorm demo --help`.
 `calibnorm --version` prints the version."""
 HELP = ("-h", "--help")
-POSITIONAL = ("recipe", "table")
+POSITIONAL = ("recipe", "table", "network")
 """Settings that are words of their own, not options."""
 
 T = TypeVar("T")
@@ -146,6 +147,51 @@ def inspect_gates(config: GatesConfig) -> Status:
     return run(config)
 
 
+def stylize_train(words: Sequence[str]) -> Status:
+    """Train a network that puts photographs into the style of a picture, with any norm (Johnson et al., ECCV 2016).
+
+    `calibnorm stylize train --style IMAGE --content FOLDER --norm iebn`; without --style and --content it learns a
+    texture from photographs, which scikit-image and scikit-learn bring. Resumable, like `calibnorm train style-small`,
+    which it is; another recipe may stand first. --features says whose VGG-16 compares pictures: the default, random
+    weights, needs nothing and learns colours and simple strokes; hed learns more.
+    """
+    from calibnorm.lab.stylize.train import run
+
+    return run(words, getdoc(stylize_train) or "")
+
+
+@reads(ApplyConfig)
+def stylize_apply(config: ApplyConfig) -> Status:
+    """Put pictures into a trained style: `calibnorm stylize apply RUN IMAGE ... --out FOLDER`.
+
+    Pictures have any size and mode; those larger than the memory goes through in strips, to the same result. A
+    picture that cannot be read is named and left out, and the exit status is then 1.
+    """
+    from calibnorm.lab.stylize.apply import run
+
+    return run(config)
+
+
+def stylize_compare(words: Sequence[str]) -> Status:
+    """Train style networks side by side, norms x styles x seeds: the IEBN paper's Figures 2, 3 and 5.
+
+    Like `calibnorm compare`, with a row for each style. The report shows photographs beside what every norm makes of
+    them, the content and style losses over the steps, and what the rest of a batch does to one picture.
+    """
+    from calibnorm.lab.experiments.compare import run
+    from calibnorm.lab.stylize.compare import StyleComparison
+
+    return run(comparison(StyleCompareConfig, stylize_compare, words), report=StyleComparison)
+
+
+@reads(ExportConfig)
+def stylize_export(config: ExportConfig) -> Status:
+    """Write a trained style network as safetensors or ONNX: `calibnorm stylize export RUN --out style.onnx`."""
+    from calibnorm.lab.stylize.export import run
+
+    return run(config)
+
+
 def bench(words: Sequence[str]) -> Status:
     """Time layers, whole training steps or inference against nn.BatchNorm2d.
 
@@ -164,6 +210,10 @@ COMMANDS: dict[str, Command] = {
     "inspect": inspect,
     "inspect gates": inspect_gates,
     "report": report,
+    "stylize train": stylize_train,
+    "stylize apply": stylize_apply,
+    "stylize compare": stylize_compare,
+    "stylize export": stylize_export,
     "bench": bench,
 }
 """By name; a command of a group has two words."""
@@ -177,7 +227,8 @@ def comparison(settings: type[Comparing], command: Command, words: Sequence[str]
     """
     name = words[0] if words and not words[0].startswith("-") else settings.recipe
     kind = for_recipe(settings, type(recipe(name)))
-    return parsed(kind, words, prog=f"calibnorm {command.__name__}", description=getdoc(command))
+    program = f"calibnorm {command.__name__.replace('_', ' ')}"
+    return parsed(kind, words, prog=program, description=getdoc(command))
 
 
 def main(args: Sequence[str]) -> int:
@@ -242,7 +293,9 @@ def elsewhere(option: str) -> str:
 
     compared = for_recipe(CompareConfig, Classification)  # the demo's, too, which takes seconds to import
     settings: dict[str, tuple[type, ...]] = {
-        "train": (Classification, RunOptions), "compare": (compared,), "demo": (compared,), "table": (TableConfig,),
+        "train": (Classification, RunOptions), "stylize train": (Stylization, RunOptions),
+        "stylize apply": (ApplyConfig,), "stylize export": (ExportConfig,),
+        "compare": (compared,), "demo": (compared,), "table": (TableConfig,),
         "inspect gates": (GatesConfig,), **{f"bench {name}": (kind,) for name, kind in BENCHES.items()},
     }  # fmt: skip
     *others, last = [name for name, kinds in settings.items() if option in chain(*map(option_names, kinds))] or [""]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
-    from calibnorm.report.pictures import Drawing
+    from calibnorm.report.pictures import Drawing, Mosaic
 
 Place = Literal["screen", "file", "page"]
 """The page is a file too: it has what is for files, and what is for it alone."""
@@ -141,7 +141,7 @@ class Picture(Part):
 
     file: str
     shows: str
-    draw: Callable[[], Drawing] = field(repr=False)
+    draw: Callable[[], Drawing | Mosaic] = field(repr=False)
     on: Place | None = field(default="file", kw_only=True)
 
 

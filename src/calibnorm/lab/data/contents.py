@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from calibnorm.lab.data.image_set import ImageSet, Split
@@ -85,7 +85,12 @@ class Contents:
             train, test = (
                 Part(**{**content[name], "images": dict(content[name]["images"])}) for name in ("train", "test")
             )
-            return Contents(content["data"], tuple(content["classes"]), train, test)
+            kind, more = Contents, {}
+            for other in Contents.__subclasses__():  # known by the fields that it has besides
+                names = {field.name for field in fields(other)} - {field.name for field in fields(Contents)}
+                if names <= content.keys():
+                    kind, more = other, {name: tuple(content[name]) for name in names}
+            return kind(content["data"], tuple(content["classes"]), train, test, **more)
         except (KeyError, TypeError) as error:
             raise ValueError(f"no contents of a set ({type(error).__name__}: {error})") from error
 

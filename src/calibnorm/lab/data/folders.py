@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -130,12 +130,12 @@ def folder_feeds(
         rows = balanced(train.labels, len(train.classes), train_images, 0)
     check_shares("batch_size", batch_size, len(rows), world)
     test_rows = torch.arange(len(test))[rank::world]
-    test_order = _Order(lambda epoch: test_rows, len(test_rows), max(1, batch_size // world))
+    test_order = Order(lambda epoch: test_rows, len(test_rows), max(1, batch_size // world))
     contents = Contents(name, train.classes, train.part, test.part)
     common = (contents, device, readers() if workers is None else workers)
     return FolderFeeds(
-        _FolderFeed(Pictures(train, size, seed, augment), _train_order(rows, batch_size, seed, rank, world), *common),
-        _FolderFeed(Pictures(test, size, seed, "none"), test_order, *common),
+        PictureFeed(Pictures(train, size, seed, augment), _train_order(rows, batch_size, seed, rank, world), *common),
+        PictureFeed(Pictures(test, size, seed, "none"), test_order, *common),
         train.classes,
     )
 
@@ -172,7 +172,7 @@ def _check_classes(train: Listing, test: Listing, classes: int | None) -> None:
         raise UsageError(f"{train.folder}: {reason}", Setting("data", "folders"), " takes any number")
 
 
-class _Order(Sampler[list[tuple[int, int]]]):
+class Order(Sampler[list[tuple[int, int]]]):
     """Yields, for the epoch and from the batch that were set, what :class:`Pictures` is asked for.
 
     Args:
@@ -195,7 +195,7 @@ class _Order(Sampler[list[tuple[int, int]]]):
             yield [(self.epoch, row) for row in rows[first : first + self._size].tolist()]
 
 
-def _train_order(rows: Tensor, batch_size: int, seed: int, rank: int, world: int) -> _Order:
+def _train_order(rows: Tensor, batch_size: int, seed: int, rank: int, world: int) -> Order:
     """Return the order of whole batches, of each of which a process has an equal part."""
     batches = len(rows) // batch_size
 
@@ -203,16 +203,33 @@ def _train_order(rows: Tensor, batch_size: int, seed: int, rank: int, world: int
         order = rows[torch.randperm(len(rows), generator=generator("main order", seed, epoch))]
         return order[: batches * batch_size].view(batches, world, -1)[:, rank].flatten()
 
-    return _Order(mine, batches * batch_size // world, batch_size // world)
+    return Order(mine, batches * batch_size // world, batch_size // world)
 
 
-class _FolderFeed(ImageFeed):
+class PictureFeed(ImageFeed):
+    """Batches of pictures that are read from files as they are needed.
+
+    Args:
+        pictures: The pictures.
+        order: Which of them every batch holds.
+        contents: What the set holds.
+        device: Where the batches are put.
+        workers: Processes that read; 0 reads in this process.
+        pixels: What is subtracted from a pixel and what it is divided by, black 0 and white 1; ImageNet's by default.
+    """
+
     def __init__(
-        self, pictures: Pictures, order: _Order, contents: Contents, device: torch.device, workers: int
+        self,
+        pictures: Pictures,
+        order: Order,
+        contents: Contents,
+        device: torch.device,
+        workers: int,
+        pixels: tuple[Sequence[float], Sequence[float]] = (MEAN, STD),
     ) -> None:
         super().__init__(len(contents.classes), 3, contents)
         self._order, self._device = order, device
-        self._mean, self._std = (255 * torch.tensor(values, device=device).view(-1, 1, 1) for values in (MEAN, STD))
+        self._mean, self._std = (255 * torch.tensor(values, device=device).view(-1, 1, 1) for values in pixels)
         self._loader: DataLoader[Any] = DataLoader(
             pictures,
             batch_sampler=order,
@@ -231,6 +248,7 @@ class _FolderFeed(ImageFeed):
         return len(self._order)
 
     def batches(self, epoch: int, start: int) -> Iterator[ImageBatch]:
+        """Yield an epoch's batches from number ``start`` on; raise UsageError for a picture that cannot be read."""
         self._order.epoch, self._order.start = epoch, start
         try:
             iterator = self._iterator()
@@ -275,6 +293,7 @@ class _FolderFeed(ImageFeed):
         return iterator
 
     def close(self) -> None:
+        """End the worker processes."""
         if self._end is not None:
             self._end()
             atexit.unregister(self._end)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,29 @@ def scan(folder: Path) -> Listing:
         raise UsageError(f"{folder}: put the pictures there, one folder a class ({reason})")
     labels = torch.arange(len(classes)).repeat_interleave(torch.tensor(list(images.values())))
     return Listing(folder, tuple(classes), np.array(names), labels, Part(images, digests, dict(left_out)))
+
+
+def listed(paths: Sequence[Path], name: str) -> Listing:
+    """Return a listing of files from anywhere, as one class.
+
+    Args:
+        paths: The files.
+        name: What the class is called.
+    """
+    names = [os.fsencode(path.absolute()) for path in paths]
+    lines = (b"%b\0%d\n" % (os.fsencode(path.name), path.stat().st_size) for path in paths)
+    part = Part({name: len(names)}, {name: digest(lines)})
+    return Listing(Path(), (name,), np.array(names), torch.zeros(len(names), dtype=torch.int64), part)
+
+
+def pictures_below(folder: Path) -> list[Path]:
+    """Return the pictures of a folder and of the folders in it, in the order of their names; hidden ones are left out.
+
+    Raises:
+        OSError: A folder that cannot be looked into.
+    """
+    names = _pictures(folder.absolute().parent, folder.absolute().name, _LeftOut())
+    return [folder.absolute().parent / os.fsdecode(name) for name in names]
 
 
 def _pictures(folder: Path, name: str, left_out: _LeftOut) -> Iterator[bytes]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 # The files themselves are read: skimage.data's functions ask the network about some of them.
@@ -29,6 +28,20 @@ NAMES: tuple[str, ...] = tuple(sorted(SKLEARN | SKIMAGE))
 """The pictures there are. Brick, coins, grass, gravel and moon are grey: three equal channels."""
 
 
+def path_of(name: str) -> Path:
+    """Return the file of a picture; a name that is not among `NAMES` is a KeyError.
+
+    >>> path_of("coffee").name
+    'coffee.png'
+    """
+    import skimage  # half a second of import for each
+    import sklearn.datasets
+
+    if name in SKLEARN:
+        return Path(sklearn.datasets.__file__).parent / SKLEARN[name]
+    return Path(skimage.__file__).parent / "data" / SKIMAGE[name]
+
+
 @cache
 def photograph(name: str) -> Tensor:
     """Return a picture (3, H, W) in uint8; a name that is not among `NAMES` is a KeyError.
@@ -36,14 +49,6 @@ def photograph(name: str) -> Tensor:
     >>> photograph("coffee").shape
     torch.Size([3, 400, 600])
     """
-    import numpy as np
-    import skimage  # half a second of import for each
-    import sklearn.datasets
+    from calibnorm.lab.data.pictures import pixels_of, read_picture  # which imports what lists the sets, and so this
 
-    from calibnorm.lab.data.pictures import read_picture  # which imports what lists the sets, and so this module
-
-    if name in SKLEARN:
-        path = Path(sklearn.datasets.__file__).parent / SKLEARN[name]
-    else:
-        path = Path(skimage.__file__).parent / "data" / SKIMAGE[name]
-    return torch.from_numpy(np.array(read_picture(path))).permute(2, 0, 1)
+    return pixels_of(read_picture(path_of(name)))

@@ -67,6 +67,11 @@ def read_picture(path: Path) -> Image.Image:
     raise UsageError(f"{path}: no picture that can be read ({reason}); replace or remove it")
 
 
+def pixels_of(picture: Image.Image) -> Tensor:
+    """Return a picture in red, green and blue as a tensor (3, H, W) in uint8."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return a picture of any of Pillow's modes in 8 bits of red, green and blue, as a person would see it.
 

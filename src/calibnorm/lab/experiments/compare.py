@@ -22,7 +22,6 @@ from calibnorm.lab.experiments.grid import (
     Grid,
     changed_sources,
     check_folder,
-    conditions,
     read_note,
     refuse_changes,
 )
@@ -33,7 +32,7 @@ from calibnorm.lab.recipes import Recipe
 from calibnorm.report import pictures
 from calibnorm.report.document import Bullets, Column, Paragraph, Picture, Section, Table
 
-COMMAND = "calibnorm compare"
+COMMAND = CompareConfig.command
 
 
 def run(config: CompareConfig, console: Console | None = None, report: type[Comparison] | None = None) -> int:
@@ -61,7 +60,7 @@ def run(config: CompareConfig, console: Console | None = None, report: type[Comp
     console = console or Console()
     for sentence in changed_sources(run.folder for run in grid.runs()):
         console.print(sentence, style="yellow", highlight=False, soft_wrap=True)
-    note = {"command": COMMAND, "recipe": config.recipe, "settings": shared(recipe)}
+    note = {"command": config.command, "recipe": config.recipe, "settings": shared(recipe)}
     note["baseline"] = next(iter(grid.baseline.values()))
     tell = partial(report or Comparison, grid, config=config, recipe=recipe)
     return carry_out(grid, config, note, tell, console)
@@ -87,11 +86,11 @@ def plan(config: CompareConfig, recipe: Recipe) -> Grid:
     root = config.out / check_name(config.name or config.recipe)
     cells = [
         Cell(condition, norm, replace(of, norm=norm), Path(slug(condition), slug(norm)))
-        for condition, of in conditions(recipe, config.conditions)
+        for condition, of in config.rows(recipe)
         for norm in norms
     ]
     grid = Grid(root, cells, range(config.seeds), {cell.row: named[config.baseline] for cell in cells})
-    if (note := read_note(root, COMMAND)) is not None:  # refused also where none of its runs is asked for
+    if (note := read_note(root, config.command)) is not None:  # refused also where none of its runs is asked for
         before = shared(Recipe.from_dict(note.get("settings"), root / NOTE))
         refuse_changes(before, shared(recipe), f"{root} was begun", "--name")
     check_folder(grid)
@@ -224,7 +223,7 @@ class Comparison(Report):
     def command_line(self) -> str:
         """Return a command that makes this comparison."""
         c, columns = self.config, self.grid.columns()
-        words = [COMMAND, c.recipe, "--norms", *map(shlex.quote, columns)]
+        words = [c.command, c.recipe, "--norms", *map(shlex.quote, columns), *c.words()]
         words += [f"--load {shlex.join(c.load)}"] if c.load else []
         words += [f"--baseline {shlex.quote(self.baseline)}"] if self.baseline != columns[0] else []
         words += [f"--noise {text}" for text in c.conditions if c.noise or c.conditions != ("none",)]

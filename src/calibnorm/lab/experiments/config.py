@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from types import UnionType
@@ -127,6 +128,7 @@ class Loading:
 class CompareConfig(Loading, Common):
     """The settings of `calibnorm compare`."""
 
+    command: ClassVar[str] = "calibnorm compare"
     default_noise: ClassVar[tuple[str, ...]] = ("none",)
     after_divergence = (
         "; a smaller --learning-rate, more --warmup-epochs or a --clip-norm make another comparison: give it a --name"
@@ -162,6 +164,20 @@ class CompareConfig(Loading, Common):
     def conditions(self) -> tuple[str, ...]:
         """The noise of each condition."""
         return self.noise or self.default_noise
+
+    def rows(self, recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
+        """Yield the name and the recipe of every row of the grid.
+
+        Raises:
+            UsageError: A condition is none, or two are equal.
+        """
+        from calibnorm.lab.experiments.grid import conditions
+
+        return conditions(recipe, self.conditions)
+
+    def words(self) -> list[str]:
+        """Return the words of a command line that a comparison of another kind has besides."""
+        return []
 
 
 @dataclass(frozen=True)

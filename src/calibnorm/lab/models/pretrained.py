@@ -32,7 +32,7 @@ def load(model: nn.Module, network: Network, weights: str) -> None:
         UsageError: There is no such file or package, or the tensors are not this network's; nothing has changed then.
     """
     path = _packaged(network) if weights == PACKAGED else Path(weights)
-    given, own = _read(path), model.state_dict()
+    given, own = read_tensors(path), model.state_dict()
     if not given.keys() & own.keys() and len(given) == len(own):
         given = dict(zip(own, given.values(), strict=True))
     name, linear = next((n, m) for n, m in reversed([*model.named_modules()]) if isinstance(m, nn.Linear))
@@ -69,29 +69,40 @@ def _packaged(network: Network) -> Path:
     return Path(found.origin).parent / inside
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file by name; nothing but tensors is unpickled."""
+def read_tensors(path: Path, setting: str = "weights") -> dict[str, Tensor]:
+    """Return the tensors of a file by name; nothing but tensors is unpickled.
+
+    Args:
+        path: The file.
+        setting: What named it, for errors.
+
+    Raises:
+        UsageError: It is missing, or holds something else.
+    """
+    asked = Setting(setting, path)
     if not path.is_file():
-        raise UsageError(Setting("weights", path), "is not there")
+        raise UsageError(asked, "is not there")
     try:
-        content = _safetensors(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        content = (
+            _safetensors(path, asked) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        )
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         reason = f"cannot be read as a state dict: {error}".splitlines()[0]
-        raise UsageError(Setting("weights", path), reason) from error
+        raise UsageError(asked, reason) from error
     for key in ("network", "state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()) or not content:
-        raise UsageError(Setting("weights", path), "holds no state dict; save network.state_dict()")
+        raise UsageError(asked, "holds no state dict; save network.state_dict()")
     return content
 
 
-def _safetensors(path: Path) -> dict[str, Tensor]:
+def _safetensors(path: Path, asked: Setting) -> dict[str, Tensor]:
     try:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ModuleNotFoundError as error:
-        raise UsageError(Setting("weights", path), "needs safetensors; pip install safetensors") from error
+        raise UsageError(asked, "needs safetensors; pip install safetensors") from error
     try:
         return load_file(path)
     except SafetensorError as error:

@@ -1,11 +1,12 @@
 """Recipes: what a run trains, on what, and how. A recipe is a Python function that returns a typed `Recipe`.
 
-Read in this order: recipe, classification, iebn, rbn, small, named; `types` is for files and command lines.
+Read in this order: recipe, classification, iebn, rbn, small, stylization, named; `types` is for files and commands.
 """
 
 from calibnorm.lab.recipes.classification import Classification
 from calibnorm.lab.recipes.named import RECIPES, recipe, register_recipe, summary
 from calibnorm.lab.recipes.recipe import Noise, Precision, Recipe, parse_noise
+from calibnorm.lab.recipes.stylization import Stylization
 from calibnorm.lab.recipes.types import described
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Noise",
     "Precision",
     "Recipe",
+    "Stylization",
     "described",
     "parse_noise",
     "recipe",

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from calibnorm import loading
 from calibnorm.errors import Setting, UsageError
-from calibnorm.lab.recipes import iebn, rbn, small
+from calibnorm.lab.recipes import iebn, rbn, small, stylization
 from calibnorm.lab.recipes.recipe import Recipe
 
 MAKERS: dict[str, Callable[[], Recipe]] = {
@@ -20,6 +20,8 @@ MAKERS: dict[str, Callable[[], Recipe]] = {
     "fashion-small": small.fashion_small,
     "fashion-study": small.fashion_study,
     "folders-small": small.folders_small,
+    "style-small": stylization.style_small,
+    "style-paper": stylization.style_paper,
     **{
         f"iebn-{name}-{data}": partial(maker, data)
         for name, maker in (

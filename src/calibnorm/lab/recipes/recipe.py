@@ -140,6 +140,11 @@ class Recipe:
         """Images that a step trains on, over all processes."""
         return self.batch_size
 
+    @property
+    def subject(self) -> str:
+        """What the name of a run begins with, beside what a comparison varies: nothing, or a word of a task's own."""
+        return ""
+
     def in_words(self) -> str:
         """Return in a sentence how a run is trained: the usual settings, and every other one that is not its default.
 

@@ -40,7 +40,7 @@ def described(hint: Any, nothing: str = "null") -> str:
     if origin is tuple and get_origin(args[0]) is Literal:
         return f"one or more of {', '.join(get_args(args[0]))}"
     if origin is tuple:
-        several = "one or more texts" if args[0] is str else "whole numbers"
+        several = {str: "one or more texts", float: "one or more numbers"}.get(args[0], "whole numbers")
         return several if args[-1] is ... else "two numbers"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
     return words.get(hint, nothing)

@@ -11,7 +11,7 @@ from calibnorm.lab.tasks.task import Feeds, Meter, Network, Place, Task, Togethe
 
 __all__ = ["Feeds", "Meter", "Network", "Place", "Task", "Together", "of"]
 
-MODULES = {"classification": "calibnorm.lab.tasks.classify"}
+MODULES = {"classification": "calibnorm.lab.tasks.classify", "stylization": "calibnorm.lab.tasks.stylize"}
 """Where this package's tasks are: imported when a recipe asks for one, since a command's help needs none."""
 
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import calibnorm as cn
 from calibnorm.errors import Setting, UsageError, called
 from calibnorm.lab import data, models
 from calibnorm.lab.data import ImageBatch, ImageFeed
 from calibnorm.lab.data.feed import check_shared
 from calibnorm.lab.recipes import Classification
+from calibnorm.lab.tasks.groups import parameter_groups
 from calibnorm.lab.tasks.task import Feeds, Network, Place, Task, Together
 from calibnorm.report.measure import Measure
 
@@ -101,12 +101,7 @@ class Classify(Task[ImageBatch], recipes=Classification):
         recipe.require("data", known, f"a label {int(labels.max())} is not among {train.classes} classes")
 
     def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
-        recipe = self.recipe
-        rate = models.parse_norm(recipe.norm).gate_rate
-        gate_lr = None if rate == 1 else rate * recipe.learning_rate
-        groups = cn.param_groups(network, recipe.weight_decay, decay_gates=recipe.decay_gates, gate_lr=gate_lr)
-        for group in groups:
-            group["lr_scale"] = rate if "lr" in group else 1.0
+        recipe, groups = self.recipe, parameter_groups(self.recipe, network)
         return torch.optim.SGD(groups, recipe.learning_rate, recipe.momentum, nesterov=recipe.nesterov)
 
     def loss(self, network: Network, batch: ImageBatch) -> tuple[Tensor, Tensor]:

@@ -145,3 +145,12 @@ class Task(ABC, Generic[Batch]):
     @abstractmethod
     def meter(self, device: torch.device) -> Meter[Batch]:
         """Return what evaluates the network once."""
+
+    def preview(self, network: Network, batch: Batch) -> Tensor | None:
+        """Return a picture (3, H, W) in uint8 of what the network does with a batch of the test; None is nothing.
+
+        Args:
+            network: In evaluation mode, without gradients.
+            batch: The first of the test.
+        """
+        return None

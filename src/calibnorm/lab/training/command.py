@@ -106,8 +106,20 @@ def main(args: Sequence[str]) -> int:
     if not name or name.startswith("-"):
         call = " ".join(["train", name]).strip()
         raise UsageError(f"{call}: a recipe comes first, such as {PROGRAM} digits-tiny ({PROGRAM} --list)")
+    return begin(name, rest)
+
+
+def begin(name: str, words: Sequence[str], program: str = "", text: str = "") -> int:
+    """Run what words behind a recipe's name stand for; the rest is as in :func:`main`.
+
+    Args:
+        name: The recipe's.
+        words: Its settings and the run's options.
+        program: How the command is called; "calibnorm train NAME" by default.
+        text: What its help says; the recipe's summary by default.
+    """
     try:
-        settings, options = read(name, rest)
+        settings, options = read(name, words, program, text)
         folder = options.out or Path("runs") / name / (options.name or run_name(settings))
     except UsageError:
         if not first_process():  # all have the same words, and process 0 says it
@@ -129,7 +141,7 @@ def main(args: Sequence[str]) -> int:
         raise type(error)(in_words(error, options)) from error
 
 
-def read(name: str, words: Sequence[str]) -> tuple[Recipe, RunOptions]:
+def read(name: str, words: Sequence[str], program: str = "", text: str = "") -> tuple[Recipe, RunOptions]:
     """Return the settings and the options that words behind a recipe's name stand for.
 
     Raises:
@@ -140,7 +152,9 @@ def read(name: str, words: Sequence[str]) -> tuple[Recipe, RunOptions]:
     unnamed = tyro.conf.arg(name="")
     both: Any = make_dataclass("Both", [(part, Annotated[kind, unnamed]) for part, kind in kinds.items()])
     default = both(chosen, RunOptions())
-    command = parsed(both, words, prog=f"{PROGRAM} {name}", description=summary(name), default=default)
+    command = parsed(
+        both, words, prog=program or f"{PROGRAM} {name}", description=text or summary(name), default=default
+    )
     return command.recipe, command.options
 
 
@@ -194,13 +208,17 @@ def run(settings: Recipe, folder: Path, options: RunOptions) -> int:
 
 
 def _watcher(folder: Path, settings: Recipe, options: RunOptions) -> Watcher:
+    from calibnorm.lab import tasks
     from calibnorm.lab.training.noise import NoiseWatch
-    from calibnorm.lab.training.watchers import Board, Several, screen
+    from calibnorm.lab.training.watchers import Board, Previews, Several, screen
 
+    task = tasks.of(settings)
+    previews = Previews(folder, task) if type(task).preview is not tasks.Task.preview else None
     board = Board(folder) if options.tensorboard else None
     every, size = options.noise_every, settings.images_a_step
     noise = None if every is None else NoiseWatch(folder, every, size, None if board is None else board.scalars)
-    return Several([screen(options.progress), *(each for each in (noise, board) if each is not None)])
+    others = (each for each in (noise, board, previews) if each is not None)
+    return Several([screen(options.progress), *others])
 
 
 def run_name(settings: Recipe) -> str:
@@ -214,7 +232,7 @@ def run_name(settings: Recipe) -> str:
 
     norm = slug(str(parse_norm(settings.norm)), "-")
     noise = "" if settings.noise is None else "-noise{:g},{:g}".format(*settings.noise)
-    return f"{norm}{noise}-seed{settings.seed}"
+    return f"{slug(settings.subject, '-')}-{norm}{noise}-seed{settings.seed}".removeprefix("-")
 
 
 def listing() -> str:

@@ -14,10 +14,16 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from torch import Tensor, nn
 
 import calibnorm as cn
+from calibnorm.inspect.evaluating import evaluating
 from calibnorm.lab.data.feed import Feed
+from calibnorm.lab.tasks import Task
 from calibnorm.lab.training.clock import Timing
 from calibnorm.lab.training.progress import EpochFigures
+from calibnorm.report.files import png, write_whole
 from calibnorm.report.measure import Measure
+
+PREVIEWS = "previews"
+"""The folder of a run's previews."""
 
 
 class Watcher:
@@ -131,6 +137,22 @@ class Board(Watcher):
 
     def close(self) -> None:
         self._logger.finalize("")
+
+
+class Previews(Watcher):
+    """A picture after every epoch, of what the network does with the first batch of the test, where a task has one."""
+
+    def __init__(self, folder: Path, task: Task[Any]) -> None:
+        self._folder, self._task = folder / PREVIEWS, task
+
+    def meet(self, network: nn.Module, test: Feed[Any]) -> None:
+        self._network, self._batch = network, next(iter(test))
+
+    def epoch(self, row: EpochFigures, timing: Timing | None, seconds: float) -> None:
+        with evaluating(self._network):
+            picture = self._task.preview(self._network, self._batch)
+        if picture is not None:
+            write_whole(self._folder / f"epoch-{row.epoch:03}.png", png(picture))
 
 
 class Several(Watcher):

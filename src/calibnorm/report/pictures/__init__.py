@@ -7,12 +7,14 @@ figure.py draws it with matplotlib, which is imported then; svg.py makes SVG of 
 from calibnorm.report.pictures.bands import Point, bands, curves
 from calibnorm.report.pictures.drawing import Drawing
 from calibnorm.report.pictures.figure import figure, save
+from calibnorm.report.pictures.mosaic import Mosaic
 from calibnorm.report.pictures.points import Seeds, differences, finals
 from calibnorm.report.pictures.ratios import ratios
 from calibnorm.report.pictures.style import Style, styles
 
 __all__ = [
     "Drawing",
+    "Mosaic",
     "Point",
     "Seeds",
     "Style",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from calibnorm.report.files import write_whole
 from calibnorm.report.pictures.drawing import Axis, Band, Dots, Drawing, Line, Mark, Panel
+from calibnorm.report.pictures.mosaic import Mosaic
 from calibnorm.report.pictures.style import Style, shape
 
 if TYPE_CHECKING:
@@ -19,9 +20,12 @@ if TYPE_CHECKING:
 Place = Literal["outside upper center", "outside lower center"]
 
 
-def figure(drawing: Drawing) -> Figure:
+def figure(drawing: Drawing | Mosaic) -> Figure:
     """Return a drawing as a figure: its columns side by side, as many as fit, the others below."""
     from matplotlib.figure import Figure
+
+    if isinstance(drawing, Mosaic):
+        return drawing.figure()
 
     stack = max(len(panels) for _, panels in drawing.columns)
     across, deep = shape(len(drawing.columns))
@@ -103,7 +107,10 @@ def legend(made: Figure, looks: Mapping[str, Style], place: Place) -> None:
 
 
 def save(made: Figure, path: Path) -> None:
-    """Write a PNG without the matplotlib version in it, so that equal pictures are equal files."""
+    """Write a PNG, or a JPEG where the name ends so, without matplotlib's version: equal pictures are equal files."""
     data = io.BytesIO()
-    made.savefig(data, format="png", dpi=150, metadata={"Software": None})
+    if path.suffix == ".jpg":
+        made.savefig(data, format="jpg", dpi=120, pil_kwargs={"quality": 88})
+    else:
+        made.savefig(data, format="png", dpi=150, metadata={"Software": None})
     write_whole(path, data.getvalue())

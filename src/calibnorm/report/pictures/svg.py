@@ -14,6 +14,7 @@ from html import escape
 
 from calibnorm.report.pictures.colors import NIGHT, PAPER, legible
 from calibnorm.report.pictures.drawing import GREY, PALE, Axis, Band, Dot, Dots, Drawing, Line, Mark, Panel
+from calibnorm.report.pictures.mosaic import Mosaic
 from calibnorm.report.pictures.outlines import shape
 from calibnorm.report.pictures.style import Style
 
@@ -26,8 +27,10 @@ QUIET = {GREY: "quiet", PALE: "thin"}
 DASHES = {"--": "6 3", ":": "1.5 3", "-.": "7 3 1.5 3"}
 
 
-def pictured(drawing: Drawing) -> str:
+def pictured(drawing: Drawing | Mosaic) -> str:
     """Return a drawing as HTML: its legend, and its panels in columns."""
+    if isinstance(drawing, Mosaic):
+        return drawing.html()
     title = f'<p class="about">{escape(drawing.title)}</p>' if drawing.title else ""
     items = "".join(f"<li>{sample(style)}{escape(name)}</li>" for name, style in drawing.legend.items())
     legend = f'<ul class="legend">{items}</ul>' if items else ""

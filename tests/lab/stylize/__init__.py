@@ -1,0 +1,1 @@
+"""Style transfer: its losses, its network, and its commands."""
