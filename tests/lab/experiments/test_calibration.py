@@ -108,6 +108,12 @@ def test_where_there_is_nothing_to_show() -> None:
     of, _ = calibrated()
     with pytest.raises(UsageError, match="layer=conv: is no calibrated layer; choose one of 0, 1, 2"):
         calibration.sections(of, rows(of), "conv")
+    of, unused = network(cn.RBN2d(8)), cn.RBN2d(8)
+    found = rows(of)
+    of.network.register_module("unused", unused)
+    of.network.forward = lambda x: of.network[0](x)  # type: ignore[operator]
+    assert calibration.sections(of, found, "0")
+    assert calibration.sections(of, [*found, {"layer": "unused", "std_over_images": None}], "unused") == []
     flat = network(cn.RBN1d(8))
     flat.feeds.test[:] = [(images.mean((2, 3)), labels) for images, labels in flat.feeds.test]  # type: ignore[index]
     _, features = calibration.sections(flat, rows(flat))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from calibnorm.errors import UsageError
 from calibnorm.lab.experiments import noise
@@ -127,9 +130,12 @@ def test_networks_side_by_side_have_a_panel_for_every_batch_size() -> None:
     assert len(loss.blocks[0].items) == 3
 
 
-def test_networks_that_the_meter_cannot_look_at_have_no_noise() -> None:
-    assert all(not section.blocks or not drawn(section) for section in noise.sections([], "None."))
-
-
-def drawn(section: Section) -> bool:
-    return any(isinstance(block, Picture) for block in section.blocks)
+@pytest.mark.parametrize(
+    ("norm", "batch"), [(nn.BatchNorm1d(3), {"pixels": torch.zeros(4, 3)}), (nn.Identity(), torch.zeros(4, 3))]
+)
+def test_networks_that_the_meter_cannot_look_at_have_no_noise(norm: nn.Module, batch: Any) -> None:
+    of: Any = SimpleNamespace(network=nn.Sequential(norm).eval(), feeds=SimpleNamespace(test=[batch]))
+    assert noise.read(of, "clean", "bn") == []
+    assert not of.network.training
+    for section in noise.sections([], "None."):
+        assert not any(isinstance(block, Picture) for block in section.blocks)

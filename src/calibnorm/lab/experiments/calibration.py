@@ -47,7 +47,8 @@ def sections(of: Trained, rows: Rows, layer: str | None = None) -> list[Section]
         return []
     name = layer or max(found, key=lambda each: found[each])
     chosen = "" if layer or not found[name] else " It is the layer whose gate varies most from image to image."
-    return [channels(of, name, chosen), features(of, name)]
+    shown = channels(of, name, chosen)
+    return [shown, features(of, name)] if shown.blocks else []
 
 
 def channels(of: Trained, layer: str, chosen: str) -> Section:
