@@ -144,6 +144,8 @@ def test_of_a_whole_network_in_batches_of_any_size():
         assert [row.images for row in report] == [30] * len(report)
         ours = cn.inspect.GateReport(row for row in report if row.layer in layers)
         assert ours.spread == pytest.approx(sum(shares) / len(shares), rel=1e-4)
+        by_channel = [share for row in ours for share in [row.instance_share] * row.values]
+        assert ours.instance_share == pytest.approx(sum(by_channel) / len(by_channel))
         assert {row.layer: row.std_over_images for row in ours} == pytest.approx(over_images, rel=1e-3)
     every = [name for name, m in net.named_modules() if isinstance(m, cn.nn.CalibratedNorm | nn.BatchNorm2d)]
     every = [name for name in every if not name.endswith(".bn")]
@@ -311,6 +313,7 @@ def test_what_has_no_gate_has_no_row():
     report = cn.inspect.gates(net, iter(()))  # nothing is run, so nothing is asked of the images
     assert report == []
     assert report.spread is None
+    assert report.instance_share is None
 
 
 def test_the_watch_reads_any_evaluation():

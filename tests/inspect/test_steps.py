@@ -79,6 +79,17 @@ def test_statistics_over_channels():
     torch.testing.assert_close(y, seen["output"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", [name for name in cn.methods() if name != "bn"])
+def test_every_method_shows_its_steps(name):
+    net = nn.Sequential(cn.norm_layer(name)(32)).eval()
+    x = randn(4, 32, 5, 4, dtype=torch.float32)
+    (row,) = cn.inspect.channel_std(net, x)
+    assert (row.layer, row.channels, row.images) == ("0", 32, 4)
+    stages = cn.inspect.features(net, x, "0").stages
+    assert {tuple(feature.shape) for feature in stages.values()} == {(4, 32, 5, 4)}
+    torch.testing.assert_close(stages["output"], net(x))
+
+
 def test_other_gates_and_norms_of_others():
     x = randn(*IMAGES, dtype=torch.float32)
     net = nn.Sequential(

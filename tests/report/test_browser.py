@@ -23,7 +23,9 @@ COMMANDS = {
     "demo": ["demo", "--quick", *TINY],
     "bench": ["bench", "layer", "--shapes", "2x4x5x5", "4x8x2x2", "--ops", "norm",
               "--dtypes", "float32", "--device", "cpu"],
-    "run": ["inspect", "runs/compare/digits-tiny/clean/iebn/seed0"],
+    "training": ["train", "digits-tiny", "--norm", "rbn", "--epochs", "2", "--noise-every", "1", "--train-images", "96",
+                 "--batch-size", "32", "--accelerator", "cpu"],
+    "run": ["inspect", "runs/digits-tiny/rbn-seed0"],
     "gates": ["inspect", "gates", "runs/compare/digits-tiny"],
     "report": ["report", "runs/compare/digits-tiny"],
     "mixture": ["report", "runs/compare/digits-tiny/clean/iebn/seed0", "runs/compare/demo-quick"],
@@ -33,7 +35,7 @@ PAGES = {
     "table": "runs/table/iebn-fig4-tiny/report.html",
     "demo": "runs/compare/demo-quick/report.html",
     "bench": "runs/bench/layer.html",
-    "run": "runs/compare/digits-tiny/clean/iebn/seed0/report.html",
+    "run": "runs/digits-tiny/rbn-seed0/report.html",
     "gates": "runs/compare/digits-tiny/average_gates.html",
     "report": "runs/report/digits-tiny/report.html",
     "mixture": "runs/report/clean-iebn-seed0-and-1-more/report.html",
@@ -43,11 +45,15 @@ SECTIONS = {
     "table": ["Summary", "Differences", "Every run", "Learning curves", "How to read it", "Made with"],
     "demo": ["Summary", "What this shows", "Learned gates by layer", "Every run", "Learning curves", "Made with"],
     "bench": ["Summary", "Every ratio", "Ratios by group", "Every timing", "Made with"],
-    "run": ["Summary", "Learning curves", "Learned gates by layer", "Every epoch", "Settings", "Made with"],
+    "run": ["Summary", "Learning curves", "Learned gates by layer", "Channels before and after scaling",
+            "Features of an image", "Batch noise by layer", "Batch noise over training", "Every epoch", "Settings",
+            "Made with"],
     "gates": ["Summary", "Every run", "Made with"],
-    "report": ["Summary", "Every run", "Learning curves", "Learned gates by layer", "How to read it", "Made with"],
-    "mixture": ["Summary", "Every run", "Learning curves", "Learned gates by layer", "Made with"],
-}
+    "report": ["Summary", "Every run", "Learning curves", "Learned gates by layer", "Batch noise by layer",
+               "How to read it", "Made with"],
+    "mixture": ["Summary", "Every run", "Learning curves", "Learned gates by layer", "Batch noise by layer",
+                "Made with"],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +65,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         line = [sys.executable, "-m", "calibnorm", *words]
         done = subprocess.run(line, cwd=folder, capture_output=True, text=True, env=here, check=False)
         assert done.returncode == 0, done.stderr
-        assert PAGES[kind] in done.stdout
+        assert PAGES.get(kind, "") in done.stdout
     return folder
 
 
@@ -139,6 +145,15 @@ def test_numbers_of_the_others_are_those_of_their_files(root: Path, tmp_path: Pa
         assert float(line["test accuracy"]) == pytest.approx(float(epoch["test_accuracy"]), rel=1e-3)
     last = metrics[-1]
     assert f"training, epoch {last['epoch']}: {float(last['train_loss']):.4g}" in run.said
+    noise = rows((root / PAGES["run"]).with_name("noise.csv"))
+    for line in run.table("own, first quarter"):
+        own = [float(row["own"] or "nan") for row in noise if row["layer"] == line["layer"]]
+        count = -(-len(own) // 4)
+        for name, part in (("first", own[:count]), ("last", own[-count:])):
+            shown = float(line[f"own, {name} quarter"] or "nan")
+            assert shown == pytest.approx(sum(part) / count, rel=1e-2, nan_ok=True)
+    lost = [float(row["accumulated"]) for row in noise if row["layer"] == "(loss)"]
+    assert f"rbn, step {noise[-1]['step']}: {lost[-1]:.4g}" in run.said
     gates = seen(root / PAGES["gates"], tmp_path)
     held = rows(root / "runs/compare/digits-tiny/average_gates.csv")
     for line, row in zip(gates.table("as trained", "lost"), held, strict=True):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from calibnorm import methods
 from calibnorm.report.pictures import (
@@ -20,9 +21,11 @@ from calibnorm.report.pictures import (
     finals,
     ratios,
     save,
+    shades,
     styles,
 )
-from calibnorm.report.pictures.drawing import Panel
+from calibnorm.report.pictures.drawing import Panel, Shades
+from calibnorm.report.pictures.shades import png
 from calibnorm.report.pictures.style import METHODS
 
 NAMES = ["bn", "iebn", "iebn:init=0,0", "iebn:init=0,-2", "of_mine", "cn.IEBN2d", "authors.RBN", "compiled:cn.RBN2d"]
@@ -156,3 +159,21 @@ def test_ratios_show_groups_and_their_geometric_means(tmp_path: Path) -> None:
     save(made, tmp_path / "one.png")
     save(figure(ratios(rows, "time over nn.BatchNorm2d", "norm")), tmp_path / "two.png")
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+def test_small_pictures_share_black_and_white_where_they_are_alike(tmp_path: Path) -> None:
+    of = {"channel 1": {"in": [[0.0, 4.0]], "out": [[2.0, 2.0]], "alone": [[7.0, 7.0]]}}
+    of["channel 2"] = {"in": [[1.0], [2.0]], "out": [[3.0], [1.0]], "alone": [[0.0], [5.0]]}
+    drawing = shades(of, "step", "channel", [("in", "out")])
+    marks = [mark for mark in only_panel(drawing).marks if isinstance(mark, Shades)]
+    assert [mark.rows for mark in marks[:3]] == [[[0.0, 1.0]], [[0.5, 0.5]], [[0.0, 0.0]]]
+    assert marks[3].rows == [[0.0], [0.5]]
+    assert marks[1].says == "channel 1, out: black is 0, white 4"
+    assert (marks[5].left, marks[5].right, marks[5].top, marks[5].bottom) == pytest.approx((1.54, 2.46, 0.54, 1.46))
+    (axes,) = figure(drawing).axes
+    assert [image.get_extent() for image in axes.get_images()][5] == pytest.approx([1.54, 2.46, 1.46, 0.54])
+    assert axes.get_ylim() == (1.5, -0.5)  # the first row above
+    (tmp_path / "a.png").write_bytes(png([[0.0, 1.0], [0.5, 0.25]]))
+    with Image.open(tmp_path / "a.png") as read:
+        assert (read.mode, read.size) == ("L", (2, 2))
+        assert [read.getpixel(at) for at in ((0, 0), (1, 0), (0, 1), (1, 1))] == [0, 255, 128, 64]

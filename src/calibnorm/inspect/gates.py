@@ -55,6 +55,12 @@ class GateReport(Table[Gate]):
         channels = sum(gate.values for gate in self)
         return sum(gate.spread * gate.values for gate in self) / channels if channels else None
 
+    @property
+    def instance_share(self) -> float | None:
+        """How much of what the gates do is information of the instance: the layers' shares, averaged over channels."""
+        channels = sum(gate.values for gate in self)
+        return sum(gate.instance_share * gate.values for gate in self) / channels if channels else None
+
 
 def gates(model: nn.Module, images: Images) -> GateReport:
     """Return what the network's gates are on images, and how much they vary from one image to the next.

@@ -111,7 +111,8 @@ class Demonstration(Comparison):
     @cached_property
     def gates(self) -> layers.Rows:
         """What the networks of the first seed have learned, layer by layer, and their gates on the test images."""
-        return layers.of_grid(self.grid, self.lines, self.config.data_root)
+        networks = layers.networks(self.grid, self.lines, self.config.data_root)
+        return [row for of in networks for row in layers.read(*of)]
 
     def more_sections(self) -> list[Section]:
         """Return the picture of the gates by layer, and how far they follow the image."""

@@ -69,11 +69,15 @@ class AN(Method):
         z = (z - mean) * inverse_std(var, ATTENTION_EPS) * p["attention_weight"] + p["attention_bias"]
         return RESTRICTIONS["hardsigmoid"](z)
 
+    def standardize(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
+        """Return those of the C channels, without the attention's."""
+        c = x.m.shape[1]
+        return batch.standardize_by(x.M[:, :c], batch.mean[..., :c], batch.var[..., :c])
+
     def coefficients(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
         """Return BN's coefficients, mapped by every instance's mixture."""
         c = x.m.shape[1]
-        m, z, mean, var = x.M[:, :c], x.M[:, c:], batch.mean, batch.var
-        a, b = reparameterize(*batch.standardize_by(m, mean[..., :c], var[..., :c]), p.get("weight"), p.get("bias"))
-        attention = self.attention(z, mean[..., c:], var[..., c:], p)
+        a, b = reparameterize(*self.standardize(x, batch, p), p.get("weight"), p.get("bias"))
+        attention = self.attention(x.M[:, c:], batch.mean[..., c:], batch.var[..., c:], p)
         weight, bias = attention @ p["mixture_weight"], attention @ p["mixture_bias"]
         return weight * a, weight * b + bias

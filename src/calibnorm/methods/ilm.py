@@ -62,10 +62,14 @@ class ILM(Method):
             "shift_decoder_weight": Parameter((keys, hidden), fan_in=hidden, decays=True),
         }
 
+    def standardize(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
+        """Return those of the group's mean and variance."""
+        return batch.standardize_by(x.M, *group_moments(x.M, x.V, groups_of(self.groups, x.M.shape[1])))
+
     def coefficients(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
         """Return omega / sd_g and omega * (m - mean_g) / sd_g + beta."""
         n, c = x.M.shape
-        a, b = batch.standardize_by(x.M, *group_moments(x.M, x.V, groups_of(self.groups, c)))
+        a, b = self.standardize(x, batch, p)
         keys = self.keys_of(c)
         mean, var = (t.view(n, keys, c // keys)[:, :, 0] for t in group_moments(x.M, x.V, keys))
 

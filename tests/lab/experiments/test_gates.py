@@ -43,6 +43,7 @@ def test_table(comparison, capsys):
         assert float(row["lost"]) == pytest.approx(float(row["as_trained"]) - float(row["average_gates"]))
         assert float(row["spread"]) > 0
         assert (row["average_scale"] == "") == (norm != "rbn")
+        assert 0 <= float(row["instance_share"]) <= 1
     assert "gates vary" in capsys.readouterr().out
 
 

@@ -198,6 +198,9 @@ class InspectConfig:
     """Folder of a finished run, such as runs/digits-tiny/iebn-seed0."""
     data_root: Path = Path("data")
     """Folder of the data sets."""
+    layer: str | None = None
+    """The calibrated layer, such as layer3.1.bn2, whose channels and features of an image are shown; by default that
+    whose gate varies most from image to image."""
 
     def __post_init__(self) -> None:
         """Refuse a missing folder."""
@@ -217,7 +220,8 @@ class ReportConfig:
     data_root: Path = Path("data")
     """Folder of the data sets."""
     gates: bool = True
-    """Read the trained networks, for their gates by layer. That takes a pass over the test images for each."""
+    """Read the trained networks, for their gates and their batch noise by layer. That takes a pass over the test
+    images for each, and 5376 images for the noise."""
 
 
 @dataclass(frozen=True)

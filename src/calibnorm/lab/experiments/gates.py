@@ -49,6 +49,8 @@ class GatesHeld:
         spread: The standard deviation of a gate over the test images divided by its mean, averaged over all channels
             and layers; None where no layer has a gate.
         average_scale: For RBN with both calibrations: the test figure with the scaling gate alone held; else None.
+        instance_share: The share of the gates' variance, between channels and between images, that is between images,
+            averaged likewise; None where no layer has a gate.
     """
 
     condition: str
@@ -59,6 +61,7 @@ class GatesHeld:
     lost: float
     spread: float | None
     average_scale: float | None
+    instance_share: float | None
 
 
 def run(config: GatesConfig, console: Console | None = None) -> int:
@@ -111,9 +114,10 @@ def measure(folder: Path, data_root: Path) -> tuple[GatesHeld, Measure]:
                 f"{folder}: {recipe.model} has SE without BatchNorm, whose gates cannot be held; leave it out"
             )
         held = of.headline()
-    condition, spread = condition_name(recipe.noise), watch.report().spread
-    row = GatesHeld(condition, recipe.norm, recipe.seed, as_trained, held, as_trained - held, spread, scale)
-    return row, of.task.headline
+    condition, seen = condition_name(recipe.noise), watch.report()
+    lost = as_trained - held
+    read = seen.spread, scale, seen.instance_share
+    return GatesHeld(condition, recipe.norm, recipe.seed, as_trained, held, lost, *read), of.task.headline
 
 
 def gated_runs(root: Path) -> tuple[list[Path], int]:
@@ -147,7 +151,8 @@ def gated_runs(root: Path) -> tuple[list[Path], int]:
 
 def document(rows: list[GatesHeld], measure: Measure, unfinished: int, config: GatesConfig) -> Document:
     """Return what was measured, as a table and drawn: each norm beside itself with its gates held."""
-    columns = ["condition", "norm", "seed", "as trained", "average gates", "lost", "scale held", "gates vary by"]
+    tested = ["as trained", "average gates", "lost", "scale held"]
+    columns = ["condition", "norm", "seed", *tested, "gates vary by", "by the instance"]
     texts = [
         [
             row.condition,
@@ -158,6 +163,7 @@ def document(rows: list[GatesHeld], measure: Measure, unfinished: int, config: G
             f"{row.lost:.{measure.digits}f}",
             "" if row.average_scale is None else measure.text(row.average_scale),
             "" if row.spread is None else f"{100 * row.spread:.3g} %",
+            "" if row.instance_share is None else f"{100 * row.instance_share:.3g} %",
         ]
         for row in rows
     ]
@@ -165,7 +171,8 @@ def document(rows: list[GatesHeld], measure: Measure, unfinished: int, config: G
     how = (
         f"{measure.label.capitalize()} of every run as trained, and with every gate held at the constant of an average "
         'input. For RBN there is also a test with its scaling gate alone held. "Gates vary by" is the standard '
-        "deviation of a gate from image to image, over its mean."
+        'deviation of a gate from image to image, over its mean; "by the instance" is the share of its variance, '
+        "between channels and between images, that is between images."
     )
     panels: dict[str, dict[str, dict[int, float]]] = {}
     for row in rows:

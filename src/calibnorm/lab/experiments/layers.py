@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,24 +24,24 @@ ON_DATA = ("images", "std_over_images", "spread")
 
 
 def read(of: Trained, condition: str, norm: str) -> Rows:
-    """Return the learned tensors of a network's layers, and its gates on the test images."""
+    """Return the learned tensors of a network's layers, and its gates on the test images; none of plain BatchNorm."""
+    if models.parse_norm(of.task.recipe.norm).method == "bn":
+        return []
     found = [*cn.inspect.learned(of.network), *cn.inspect.gates(of.network, of.feeds.test)]
     return [{"condition": condition, "norm": norm} | dict.fromkeys(ON_DATA) | vars(row) for row in found]
 
 
-def of_grid(grid: Grid, lines: Iterable[Line], data_root: Path) -> Rows:
-    """Return those of a grid's networks, in each cell of the first seed that is finished.
+def networks(grid: Grid, lines: Iterable[Line], data_root: Path) -> Iterator[tuple[Trained, str, str]]:
+    """Yield a grid's networks, in each cell that of the first seed that is finished, with its condition and its norm.
 
     Raises:
         UsageError: Weights are missing or damaged, or images are missing.
     """
-    rows: Rows = []
     for line in lines:
         seed = next((seed for seed, found in line.outcomes.items() if found.finished), None)
-        if seed is not None and models.parse_norm(line.cell.recipe.norm).method != "bn":
+        if seed is not None:
             with trained(grid.run(line.cell, seed).folder, data_root) as of:
-                rows += read(of, line.cell.row, line.cell.column)
-    return rows
+                yield of, line.cell.row, line.cell.column
 
 
 def section(rows: Rows, about: str) -> Section:

@@ -14,7 +14,7 @@ from calibnorm.bench import results as bench
 from calibnorm.bench.summary import report_of
 from calibnorm.errors import Setting, UsageError
 from calibnorm.lab import recipes
-from calibnorm.lab.experiments import compare, layers
+from calibnorm.lab.experiments import compare, layers, noise
 from calibnorm.lab.experiments.config import CompareConfig, ReportConfig, TableConfig
 from calibnorm.lab.experiments.experiment import complaints
 from calibnorm.lab.experiments.gathered import Gathered, gather, side_by_side
@@ -62,8 +62,8 @@ def run(config: ReportConfig, console: Console | None = None) -> int:
         screen.say_where(console, written_into(document, out))
         return 0
     report = reopened(config) or gathered(config, [run for of in folders.values() for run in of])
-    if config.gates:
-        report = replace(report, found=read_networks(report, config))
+    networks = read_networks(report, config) if config.gates else []
+    report = replace(report, found=[*networks, *noise.over_training(noise.of_grid(report.grid))])
     try:
         page, *_ = report.write(out)
     except OSError as error:
@@ -177,14 +177,17 @@ def told(grid: Grid, tell: Callable[..., Report]) -> Report:
 
 
 def read_networks(report: Report, config: ReportConfig) -> list[Section]:
-    """Return what the trained networks of the first seed have learned; or why that cannot be said."""
-    title = "What the gates look at"
+    """Return what the trained networks of the first seed have learned, and their noise; or why that cannot be said."""
+    title, rows, company = "What the gates look at", [], []
     try:
-        rows = layers.of_grid(report.grid, report.lines, config.data_root)
+        for which in layers.networks(report.grid, report.lines, config.data_root):
+            rows += layers.read(*which)
+            company += noise.read(*which)
     except UsageError as error:
         return [Section(title, [Paragraph(f"The trained networks could not be read. {error}")])]
     return [
         layers.section(rows, layers.ONE_EACH),
         Section(title, [Bullets(layers.follows(rows))]),
         layers.numbers(rows),
+        *noise.sections(company, layers.ONE_EACH),
     ]

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from calibnorm.errors import Setting, UsageError, as_option, written
 from calibnorm.lab import tasks
-from calibnorm.lab.experiments import layers
+from calibnorm.lab.experiments import calibration, layers, noise
 from calibnorm.lab.experiments.config import InspectConfig
 from calibnorm.lab.experiments.grid import Run, condition_name
 from calibnorm.lab.experiments.origins import environments
@@ -26,6 +26,7 @@ from calibnorm.report.writing import write
 
 RUNS = f"*/*/seed*/{CONFIG}"
 """Where the runs of a comparison or a table lie."""
+ONE = "This is the trained network."
 
 
 def run(config: InspectConfig, console: Console | None = None) -> int:
@@ -39,7 +40,7 @@ def run(config: InspectConfig, console: Console | None = None) -> int:
             written.
     """
     console = console or Console()
-    document = SingleRun(config.folder, config.data_root).document()
+    document = SingleRun(config.folder, config.data_root, layer=config.layer).document()
     screen.show(document, console)
     screen.say_where(console, written_into(document, config.folder))
     return 0
@@ -105,12 +106,15 @@ class SingleRun:
     Args:
         folder: The run's.
         data_root: Where data sets lie.
-        read_network: Whether its trained network is read: what it has learned, and its gates on the test images.
+        read_network: Whether its trained network is read: what it has learned, and on the test images its gates and its
+            batch noise.
+        layer: Whose channels and features are shown; that whose gate varies most by default.
     """
 
     folder: Path
     data_root: Path
     read_network: bool = True
+    layer: str | None = None
 
     @cached_property
     def outcome(self) -> tuple[Recipe, Result]:
@@ -125,13 +129,14 @@ class SingleRun:
         """
         recipe, _ = self.outcome
         settings = {name.replace("_", " "): written(value) for name, value in recipe.to_dict().items()}
-        machine = environments(self.folder)
+        machine, condition = environments(self.folder), condition_name(recipe.noise)
         return Document(
-            f"{recipe.norm} in {recipe.model} on {recipe.data}, {condition_name(recipe.noise)}, seed {recipe.seed}",
+            f"{recipe.norm} in {recipe.model} on {recipe.data}, {condition}, seed {recipe.seed}",
             [
                 Section("", [self.result(), Paragraph(recipe.in_words())]),
                 self.curves(),
                 *(self.network() if self.read_network else []),
+                *noise.over_training([(condition, recipe.norm, Run(recipe, self.folder))]),
                 Section("Every epoch", [Table.of(curve(Run(recipe, self.folder)))], on="page", folded=True),
                 Section(
                     "Time of a step, by epoch",
@@ -177,12 +182,16 @@ class SingleRun:
         return Section("Learning curves", [picture] if rows else [], on="file")
 
     def network(self) -> list[Section]:
-        """Return what its trained network has learned, and what its gates look at."""
+        """Return what its trained network has learned, what its gates look at, and its batch noise."""
         recipe, _ = self.outcome
         with trained(self.folder, self.data_root) as of:
-            rows = layers.read(of, condition_name(recipe.noise), recipe.norm)
+            which = of, condition_name(recipe.noise), recipe.norm
+            rows, company = layers.read(*which), noise.read(*which)
+            steps = calibration.sections(of, rows, self.layer)
         return [
-            layers.section(rows, "The trained network."),
+            layers.section(rows, ONE),
             Section("What the gates look at", [Bullets(layers.follows(rows))]),
             layers.numbers(rows),
+            *steps,
+            *noise.sections(company, ONE),
         ]

@@ -19,6 +19,7 @@ MAKERS: dict[str, Callable[[], Recipe]] = {
     "fine-tune": small.fine_tune,
     "fashion-small": small.fashion_small,
     "fashion-study": small.fashion_study,
+    "instance-study": small.instance_study,
     "folders-small": small.folders_small,
     "style-small": stylization.style_small,
     "style-paper": stylization.style_paper,

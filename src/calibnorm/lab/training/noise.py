@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from calibnorm.inspect.company import Pool
 from calibnorm.lab.data.feed import Feed
 from calibnorm.lab.training.folder import NOISE
 from calibnorm.lab.training.watchers import Watcher
-from calibnorm.report.files import write_csv
+from calibnorm.report.files import read_csv, write_csv
 
 PROBES, DRAWS, POOL = 8, 2, 128
 """Of a reading: 16 forwards of a batch, and a batch of 128. One alone is rough, and a run has many."""
@@ -28,6 +29,46 @@ COLUMNS = (
     "batch_size",
     *(f"{of}{end}" for of in ("own", "accumulated") for end in ("", "_low", "_high")),
 )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A line of noise.csv, without its intervals.
+
+    Args:
+        step: After which it was read.
+        layer: The layer's name, or "(loss)".
+        batch_size: Images in a batch.
+        own: The share of the layer's output where it alone sees new company; None for the loss.
+        accumulated: The share where the whole network sees it.
+    """
+
+    step: int
+    layer: str
+    batch_size: int
+    own: float | None
+    accumulated: float
+
+
+def readings(folder: Path) -> list[Reading]:
+    """Return what a run measured while it trained; nothing where it did not measure.
+
+    Raises:
+        UsageError: Something else is in the file.
+    """
+    try:
+        return [
+            Reading(
+                int(row["step"]),
+                row["layer"],
+                int(row["batch_size"]),
+                float(row["own"]) if row["own"] else None,
+                float(row["accumulated"]),
+            )
+            for row in read_csv(folder / NOISE)
+        ]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise UsageError(f"{folder / NOISE}: is damaged; remove it, and the page is made without it") from error
 
 
 class NoiseWatch(Watcher):
@@ -79,8 +120,5 @@ class NoiseWatch(Watcher):
 
     def _forget_after(self, step: int) -> None:
         """Keep the readings of the steps that are done, without a line that was half written."""
-        rows: list[dict[str, Any]] = []
-        if self.path.exists():
-            with self.path.open(encoding="utf-8", newline="") as file:
-                rows = [row for row in csv.DictReader(file) if None not in row.values() and int(row["step"]) <= step]
+        rows = [row for row in read_csv(self.path) if None not in row.values() and int(row["step"]) <= step]
         write_csv(self.path, rows, COLUMNS)

@@ -99,7 +99,28 @@ class Note:
     text: str
 
 
-Mark = Dots | Line | Band | Note
+@dataclass(frozen=True)
+class Shades:
+    """A small picture in gray.
+
+    Args:
+        left: Where it begins on the horizontal axis.
+        right: Where it ends.
+        top: Where it begins on the vertical axis.
+        bottom: Where it ends.
+        rows: From above, each from the left: 0 is black and 1 is white.
+        says: What it is, and which values are black and white.
+    """
+
+    left: float
+    right: float
+    top: float
+    bottom: float
+    rows: Sequence[Sequence[float]]
+    says: str
+
+
+Mark = Dots | Line | Band | Note | Shades
 
 
 @dataclass(frozen=True)

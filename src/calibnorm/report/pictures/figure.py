@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from calibnorm.report.files import write_whole
-from calibnorm.report.pictures.drawing import Axis, Band, Dots, Drawing, Line, Mark, Panel
+from calibnorm.report.pictures.drawing import Axis, Band, Dots, Drawing, Line, Mark, Panel, Shades
 from calibnorm.report.pictures.mosaic import Mosaic
 from calibnorm.report.pictures.style import Style, shape
 
@@ -82,6 +82,9 @@ def draw_mark(axes: Axes, mark: Mark) -> None:
             axes.plot(x, y, color=style.color, linestyle=style.linestyle, linewidth=width)
         case Band(x, low, high, color):
             axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+        case Shades(left, right, top, bottom, rows):
+            extent = left, right, bottom, top
+            axes.imshow(rows, cmap="gray", vmin=0, vmax=1, aspect="auto", extent=extent, zorder=1)  # above the grid
         case _:
             axes.annotate(mark.text, (mark.x, mark.y), va="center", fontsize="x-small")
 

@@ -7,15 +7,17 @@ can be focused, and its words stand at the top of the panel while it is.
 from __future__ import annotations
 
 import math
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 
 from calibnorm.report.pictures.colors import NIGHT, PAPER, legible
-from calibnorm.report.pictures.drawing import GREY, PALE, Axis, Band, Dot, Dots, Drawing, Line, Mark, Panel
+from calibnorm.report.pictures.drawing import GREY, PALE, Axis, Band, Dot, Dots, Drawing, Line, Mark, Panel, Shades
 from calibnorm.report.pictures.mosaic import Mosaic
 from calibnorm.report.pictures.outlines import shape
+from calibnorm.report.pictures.shades import png
 from calibnorm.report.pictures.style import Style
 
 INCH, CHARACTER, TEXT = 100, 6.8, 12
@@ -138,6 +140,8 @@ class Drawn:
             case Band(x, low, high, color):
                 there, back = self.path(x, high), self.path(x[::-1], low[::-1])
                 return f'<g{colored(color)}><path class="band" d="M{there}L{back}Z"/></g>'
+            case Shades():
+                return self.shades(mark)
             case _:
                 across, down = self.place(mark.x, mark.y)
                 return f'<text class="note" x="{across + 4:.1f}" y="{down + 4:.1f}">{escape(mark.text)}</text>'
@@ -152,11 +156,23 @@ class Drawn:
         seen = shape(of.style, x, y, 0.75 * of.size)
         if not dot.says:
             return f'<g opacity="{of.opacity:g}">{seen}</g>'
-        says, squeezed = escape(dot.says), self.squeezed(dot.says)
+        target = f'<circle class="target" cx="{x:.1f}" cy="{y:.1f}" r="{max(7, of.size):g}"/>'
+        return self.point(dot.says, f'{target}<g opacity="{of.opacity:g}">{seen}</g>')
+
+    def shades(self, of: Shades) -> str:
+        """Return a small picture, which can be focused as a point can."""
+        (left, top), (right, bottom) = self.place(of.left, of.top), self.place(of.right, of.bottom)
+        where = f'x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}"'
+        data = f"data:image/png;base64,{b64encode(png(of.rows)).decode()}"
+        image = f'<image {where} preserveAspectRatio="none" href="{data}"/>'
+        return self.point(of.says, f'{image}<rect class="target" {where}/>')
+
+    def point(self, says: str, seen: str) -> str:
+        """Return what can be focused, with its words."""
+        words = escape(says)
         return (
-            f'<g class="point" tabindex="0" role="img" aria-label="{says}"><title>{says}</title>'
-            f'<circle class="target" cx="{x:.1f}" cy="{y:.1f}" r="{max(7, of.size):g}"/>'
-            f'<g opacity="{of.opacity:g}">{seen}</g><text class="says" x="2" y="10"{squeezed}>{says}</text></g>'
+            f'<g class="point" tabindex="0" role="img" aria-label="{words}"><title>{words}</title>{seen}'
+            f'<text class="says" x="2" y="10"{self.squeezed(says)}>{words}</text></g>'
         )
 
 
