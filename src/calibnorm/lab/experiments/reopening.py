@@ -31,7 +31,7 @@ from calibnorm.lab.recipes import RECIPES, Recipe
 from calibnorm.lab.training.folder import CONFIG, RESULT, read_recipe
 from calibnorm.report import screen
 from calibnorm.report.document import Bullets, Paragraph, Section
-from calibnorm.report.files import read_csv, read_json
+from calibnorm.report.files import read_csv, read_json, refuse_file
 
 WHAT = "name runs, a comparison's or a table's folder, or a bench's results"
 
@@ -50,6 +50,7 @@ def run(config: ReportConfig, console: Console | None = None) -> int:
     if not config.runs:
         raise UsageError(f"report: needs a word; {WHAT}, such as runs/compare/digits-tiny")
     out = config.out or Path("runs/report") / name_of(config.runs)
+    refuse_file("out", out)
     for place in config.runs:
         if not place.exists():
             raise UsageError(f"{place}: is not there; {WHAT}")
@@ -97,7 +98,7 @@ def of_bench(place: Path, config: ReportConfig, out: Path, console: Console) -> 
 
 
 def run_folders(place: Path) -> list[Path]:
-    """Return the folders of the runs that a place names: itself, or those of a comparison or a table.
+    """Return the folders of the runs that a place names: itself, or those of a comparison, a table or a recipe.
 
     Raises:
         UsageError: It holds none, or none that is finished.
@@ -107,7 +108,7 @@ def run_folders(place: Path) -> list[Path]:
     if (place / CONFIG).exists():
         finished_run(place)  # refuses one that is not
         return [place]
-    found = sorted(path.parent for path in place.glob(RUNS))
+    found = sorted(path.parent for pattern in (RUNS, f"*/{CONFIG}") for path in place.glob(pattern))
     if not found:
         inside = "is empty" if not any(place.iterdir()) else f"holds no run ({CONFIG}) and no bench's results"
         raise UsageError(f"{place}: {inside}; {WHAT}")

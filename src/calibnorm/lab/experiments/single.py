@@ -67,7 +67,7 @@ def finished_run(folder: Path) -> tuple[Recipe, Result]:
         raise UsageError(f"{folder}: is no folder; name a run's, such as runs/digits-tiny/iebn-seed0")
     recipe = read_recipe(folder)
     if recipe is None:
-        within = sorted(folder.glob(RUNS))
+        within = sorted(folder.glob(RUNS)) or sorted(folder.glob(f"*/{CONFIG}"))
         inside = f"one of its runs, such as {within[0].parent}, or: calibnorm report {folder}" if within else "a run's"
         raise UsageError(f"{folder}: is no run's folder, for it has no {CONFIG}; name {inside}")
     if (result := read_result(folder)) is None:
@@ -88,8 +88,9 @@ def train_command(recipe: Recipe) -> str:
     """
 
     def changed(name: str) -> list[Setting]:
-        before = vars(RECIPES[name])
-        return [Setting(key, value) for key, value in vars(recipe).items() if value != before[key]]
+        before, vain = vars(RECIPES[name]), recipe.without_effect()
+        changes = {key: value for key, value in vars(recipe).items() if value != before[key]}
+        return [Setting(key, value) for key, value in changes.items() if key not in vain or value in ((), None)]
 
     if not (alike := [name for name, other in RECIPES.items() if type(other) is type(recipe)]):
         return ""

@@ -51,6 +51,14 @@ class Classification(Recipe):
             raise UsageError(Setting("nesterov"), "needs a ", Setting("momentum"))
         self.require("mix", self.mix != self.data, "is the data set itself; name another")
 
+    def without_effect(self) -> dict[str, tuple[str | Setting, ...]]:
+        if self.mix is None:
+            more = dict.fromkeys(("mix_main", "mix_others"), ("has no effect without ", Setting("mix")))
+        else:
+            counted = (Setting("mix_main"), " and ", Setting("mix_others"))
+            more = {"batch_size": ("has no effect with ", Setting("mix", self.mix), "; give ", *counted)}
+        return super().without_effect() | more
+
     @property
     def images_a_step(self) -> int:
         return self.batch_size if self.mix is None else self.mix_main + self.mix_others
