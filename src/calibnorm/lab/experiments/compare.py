@@ -196,7 +196,9 @@ class Comparison(Report):
             if interval is not None and not interval.holds(0)
         ]
         if clear:
-            return f"{row}: minus {self.baseline}, with an interval that leaves out 0: {'; '.join(clear)}."
+            of = f"{'points of ' if self.measure.unit == '%' else ''}{self.measure.label}"
+            found = f"differences from {self.baseline} in {of} whose 95 % interval leaves out 0"
+            return f"{row}: {found}: {'; '.join(clear)}."
         return f"{row}: no difference from {self.baseline} whose 95 % interval leaves out 0."
 
     def limits(self) -> Section:
