@@ -134,6 +134,14 @@ def test_runs_from_anywhere_stand_side_by_side(left: Left, tmp_path: Path, capsy
     report(capsys, tmp_path / "of-a-recipe", tmp_path / "digits-tiny")
     assert "# 2 runs side by side: " in text(tmp_path / "of-a-recipe" / "report.md")
 
+    places = (longer, left.run("bn"), left.root)
+    words = [["report", str(longer), str(left.run("bn"))], ["report", str(left.root)], ["inspect", str(longer)]]
+    for place, command in zip(places, words, strict=True):
+        out = place if command[0] == "inspect" else tmp_path / "elsewhere"
+        options = ["--data-root", str(tmp_path / "my data")]
+        assert main([*command, *options, *(["--no-gates", "--out", str(out)] if out != place else [])]) == 0
+        assert f"--data-root '{tmp_path / 'my data'}'" in (out / "report.md").read_text(encoding="utf-8")
+
 
 def test_networks_that_cannot_be_read_are_said_to_be(
     left: Left, tmp_path: Path, capsys: pytest.CaptureFixture[str]

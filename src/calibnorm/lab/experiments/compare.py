@@ -14,7 +14,7 @@ from calibnorm.errors import Setting, UsageError, as_option, called
 from calibnorm.lab import data, models, recipes
 from calibnorm.lab.experiments import plots, texts
 from calibnorm.lab.experiments.checks import check
-from calibnorm.lab.experiments.config import NOT_OVERRIDDEN, CompareConfig
+from calibnorm.lab.experiments.config import NOT_OVERRIDDEN, CompareConfig, data_words
 from calibnorm.lab.experiments.experiment import carry_out
 from calibnorm.lab.experiments.grid import (
     NOTE,
@@ -231,6 +231,7 @@ class Comparison(Report):
         words += [f"--load {shlex.join(c.load)}"] if c.load else []
         words += [f"--baseline {shlex.quote(self.baseline)}"] if self.baseline != columns[0] else []
         words += [f"--noise {text}" for text in c.conditions if c.noise or c.conditions != ("none",)]
+        words += map(shlex.quote, data_words(c.data_root))
         words += [f"--seeds {c.seeds}"] + ([f"--name {c.name}"] if c.name else [])
         words += [as_option(Setting(name, value)) for name, value in c.override.items()]
         return " ".join(words)

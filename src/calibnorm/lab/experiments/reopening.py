@@ -126,11 +126,11 @@ def reopened(config: ReportConfig) -> Report | None:
     if note.get("command") == tables.COMMAND and note.get("table") in TABLES:
         return of_table(folder, note, config.data_root)
     if note.get("command") == compare.COMMAND and note.get("recipe") in RECIPES:
-        return of_comparison(folder, note)
+        return of_comparison(folder, note, config.data_root)
     return None
 
 
-def of_comparison(folder: Path, note: Mapping[str, Any]) -> Report:
+def of_comparison(folder: Path, note: Mapping[str, Any], data_root: Path) -> Report:
     """Return the report of a comparison: that of the command which names everything that its folder holds."""
     found = {path.parent: recipe for path in sorted(folder.glob(RUNS)) if (recipe := read_recipe(path.parent))}
     written = [(row["row"], row["column"]) for row in read_csv(folder / "results.csv")]
@@ -149,6 +149,7 @@ def of_comparison(folder: Path, note: Mapping[str, Any]) -> Report:
         seeds=1 + max(recipe.seed for recipe in found.values()),
         name=None if folder.name == note["recipe"] else folder.name,
         out=folder.parent,
+        data_root=data_root,
         baseline=baseline if baseline in norms else None,
         override={key: vars(recipe)[key] for key in settings if vars(recipe)[key] != vars(base)[key]},
     )
@@ -162,12 +163,13 @@ def of_table(folder: Path, note: Mapping[str, Any], data_root: Path) -> Report:
     table, scale = TABLES[note["table"]], note["scale"]
     config = TableConfig(table=table.name, scale=scale, seeds=seeds, out=folder.parent, data_root=data_root)
     grid, left_out = tables.plan(table, config)
-    return told(replace(grid, root=folder), partial(TableReport, table=table, scale=scale, left_out=left_out))
+    tell = partial(TableReport, table=table, scale=scale, left_out=left_out, data_root=data_root)
+    return told(replace(grid, root=folder), tell)
 
 
 def gathered(config: ReportConfig, folders: Iterable[Path]) -> Report:
     """Return the report of runs from anywhere."""
-    return told(gather([*folders]), partial(side_by_side, places=config.runs))
+    return told(gather([*folders]), partial(side_by_side, data_root=config.data_root, places=config.runs))
 
 
 def told(grid: Grid, tell: Callable[..., Report]) -> Report:

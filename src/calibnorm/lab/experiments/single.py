@@ -12,7 +12,7 @@ from rich.console import Console
 from calibnorm.errors import Setting, UsageError, as_option, written
 from calibnorm.lab import tasks
 from calibnorm.lab.experiments import layers
-from calibnorm.lab.experiments.config import InspectConfig
+from calibnorm.lab.experiments.config import Common, InspectConfig, data_words
 from calibnorm.lab.experiments.grid import Run, condition_name
 from calibnorm.lab.experiments.origins import environments
 from calibnorm.lab.experiments.outcomes import curve
@@ -77,10 +77,14 @@ def finished_run(folder: Path) -> tuple[Recipe, Result]:
     return recipe, result
 
 
-def train_command(recipe: Recipe) -> str:
+def train_command(recipe: Recipe, data_root: Path = Common.data_root) -> str:
     """Return a command that trains a recipe, "" where no recipe of its kind has a name.
 
     It is that of the named recipe from which the fewest settings differ.
+
+    Args:
+        recipe: The settings.
+        data_root: Where the data sets are.
 
     >>> from dataclasses import replace
     >>> train_command(replace(RECIPES["digits-tiny"], norm="rbn", milestones=(), seed=2))
@@ -96,7 +100,7 @@ def train_command(recipe: Recipe) -> str:
         return ""
     name = min(alike, key=lambda each: len(changed(each)))
     words = [word for setting in changed(name) for word in as_option(setting).split()]
-    return shlex.join(["calibnorm", "train", name, *words])
+    return shlex.join(["calibnorm", "train", name, *words, *data_words(data_root)])
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ class SingleRun:
                     on="page",
                     folded=True,
                 ),
-                Section("The command that makes this", [Command(train_command(recipe))], on="file"),
+                Section("The command that makes this", [Command(train_command(recipe, self.data_root))], on="file"),
                 Section("Settings", [Facts(settings)], on="file", folded=True),
                 Section("Made with", [Facts(named(each)) for each in machine], on="file", folded=True),
             ],

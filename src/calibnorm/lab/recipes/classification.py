@@ -52,12 +52,11 @@ class Classification(Recipe):
         self.require("mix", self.mix != self.data, "is the data set itself; name another")
 
     def without_effect(self) -> dict[str, tuple[str | Setting, ...]]:
+        found = super().without_effect()
         if self.mix is None:
-            more = dict.fromkeys(("mix_main", "mix_others"), ("has no effect without ", Setting("mix")))
-        else:
-            counted = (Setting("mix_main"), " and ", Setting("mix_others"))
-            more = {"batch_size": ("has no effect with ", Setting("mix", self.mix), "; give ", *counted)}
-        return super().without_effect() | more
+            return found | dict.fromkeys(("mix_main", "mix_others"), ("has no effect without ", Setting("mix")))
+        counted = (Setting("mix_main"), " and ", Setting("mix_others"))
+        return found | {"batch_size": ("has no effect with ", Setting("mix", self.mix), "; give ", *counted)}
 
     @property
     def images_a_step(self) -> int:
