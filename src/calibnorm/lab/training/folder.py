@@ -64,7 +64,9 @@ class Result:
         """Say it in a line."""
         after = f"{self.epochs} epoch{'s' if self.epochs != 1 else ''}"
         last, best = (headline.text(self.figures[f"{of}{headline.name}"]) for of in ("", "best_"))
-        return f"{headline.label} {last} after {after} (the best was {best} after {self.best_epoch})"
+        chosen = f"the best was {best} after {self.best_epoch}"
+        chosen = chosen if self.best_epoch else "no epoch has finite test figures; try a smaller learning rate"
+        return f"{headline.label} {last} after {after} ({chosen})"
 
 
 def last_figures(task: Task[Any]) -> list[str]:
