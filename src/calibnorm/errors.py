@@ -165,7 +165,9 @@ def written(value: object, separator: str = " ") -> str:
 
 
 ALIKE = {"lr": "learning-rate", "wd": "weight-decay", "workers": "jobs", "jobs": "workers", "gpus": "devices"} | {
-    "device": "accelerator", "dataset": "data", "method": "norm", "methods": "norms", "output": "out", "gpu": "cuda"
+    "device": "accelerator", "dataset": "data", "method": "norm", "methods": "norms", "output": "out", "gpu": "cuda",
+    "fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16",
+    "batchnorm": "bn", "instancenorm": "in", "groupnorm": "gn", "layernorm": "ln"
 }  # fmt: skip
 """What people type for some options and values, here or in other programs."""
 

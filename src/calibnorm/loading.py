@@ -117,10 +117,23 @@ def _imported(wrong: Setting, name: str) -> ModuleType:
     except SyntaxError as error:
         raise UsageError(wrong, f"mend line {error.lineno} of {error.filename}: {error.msg}") from error
     except (Exception, SystemExit) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if _place(name) == Path(frame.filename)] or frames
-        what = f"{type(error).__name__}: {error}"
-        raise UsageError(wrong, f"mend line {own[-1].lineno} of {own[-1].filename}: {what}") from error
+        raise _fault(wrong, error, name) from error
+
+
+def fault(error: BaseException) -> UsageError | None:
+    """Return the error of what was loaded, where its code raised one while it ran; None for an error of other code."""
+    for source in loaded():
+        name = Path(source.path).stem if source.path.endswith(".py") else source.path
+        if any(_place(name) == Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)):
+            return _fault(Setting("load", source.path), error, name)
+    return None
+
+
+def _fault(wrong: Setting, error: BaseException, name: str) -> UsageError:
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if _place(name) == Path(frame.filename)] or frames
+    what = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    return UsageError(wrong, f"mend line {own[-1].lineno} of {own[-1].filename}: {what}")
 
 
 def _place(name: str) -> Path:

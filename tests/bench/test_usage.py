@@ -47,7 +47,11 @@ def test_a_filter_without_a_value_is_not_the_whole_preset(name: str, capsys: pyt
         (["layer", "--shape", "3"], "--shape 3: is not known; did you mean --shapes?"),
         (["layer", "--impl", "x"], "--impl x: is not known; did you mean --impls?"),
         (["layer", "--repeats", "30", "40"], "40: belongs to no option"),
-        (["layer", "3"], "3: belongs to no option"),
+        (["layer", "3"], "3: belongs to no option (calibnorm bench layer --help)"),
+        (
+            ["model", "resnet18"],
+            "resnet18: belongs to no option; did you mean --network resnet18? (calibnorm bench model",
+        ),
         (["layers"], "bench layers: is not known; did you mean layer?"),
         ([], "bench: needs a word; choose from layer, model, inference"),
     ],

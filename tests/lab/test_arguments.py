@@ -95,7 +95,10 @@ def test_help_is_tyros(capsys: pytest.CaptureFixture[str]) -> None:
         ("demo --epochs many", "--epochs many: must be a whole number"),
         ("demo --noise 0.5", "--noise 0.5: must be none or two numbers such as 0.8,0.5"),
         ("demo --quick yes", "--quick yes: takes no value"),
-        ("train digits-tiny --precision half", "--precision half: must be float32 or tf32 or bfloat16 or float16"),
+        (
+            "train digits-tiny --precision half",
+            "--precision half: must be float32 or tf32 or bfloat16 or float16; did you mean float16?",
+        ),
         ("train digits-tiny --batch-size", "--batch-size: a value is missing; must be a whole number"),
         ("train digits-tiny --ema x", "--ema x: must be a number or none"),
         ("train digits-tiny --nesterov maybe", "--nesterov maybe: takes no value"),
@@ -136,7 +139,33 @@ def test_help_is_tyros(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         ("inspect gates", "FOLDER: is missing (calibnorm inspect gates --help)"),
         ("inspect gates --data-root here", "FOLDER: is missing (calibnorm inspect gates --help)"),
-        ("compare digits-tiny more", "more: belongs to no option (calibnorm compare --help)"),
+        ("compare digits-tiny more", "more: is a word too much (calibnorm compare --help)"),
+        ("table iebn-2 rbn-2", "rbn-2: is a word too much (calibnorm table --help)"),
+        (
+            "demo digits-deep",
+            "digits-deep: is a word too much; did you mean --recipe digits-deep? (calibnorm demo --help)",
+        ),
+        ("train digits-tiny -- --epochs 1", "--: is not needed here; leave it out"),
+        ("bench layer -- --threads 1", "--: is not needed here; leave it out"),
+        ("compare digits-tiny --noise 0.5 0.2", "--noise 0.5 0.2: takes one word at a time; write --noise 0.5,0.2"),
+        (
+            "demo --noise none 0.5,0.2 --seeds 1",
+            "--noise none 0.5,0.2: takes one word at a time; write --noise none --noise 0.5,0.2",
+        ),
+        (
+            "compare --norms bn iebn digits-tiny",
+            "--norms bn iebn digits-tiny: takes all words behind it; write digits-tiny first: calibnorm compare "
+            "digits-tiny --norms bn iebn",
+        ),
+        (
+            "inspect gates --load json tests/lab",
+            "--load json tests/lab: takes all words behind it; write tests/lab first: calibnorm inspect gates "
+            "tests/lab --load json",
+        ),
+        ("inspect gate runs/x", "inspect gate: is not known; did you mean inspect gates? (calibnorm --help)"),
+        ("train digits_tiny", "recipe digits_tiny: is not known; did you mean digits-tiny? (calibnorm train --list)"),
+        ("train digits-tiny --norm IEBN", "--norm IEBN: is not known; did you mean iebn?"),
+        ("train digits-tiny --norm GroupNorm", "--norm GroupNorm: is not known; did you mean gn?"),
         ("table iebn-2 --scale huge", "--scale huge: must be tiny or small or paper"),
         ("table iebn-2 --job 3", "--job 3: is not known; did you mean --jobs? (calibnorm table --help)"),
         ("table iebn-2 --seeds", "--seeds: a value is missing; must be a whole number or none"),

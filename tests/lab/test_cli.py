@@ -49,7 +49,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
         (["compare", "nope"], "recipe nope: is not known"),
         (["table", "iebn-9"], "table iebn-9: is not known"),
         (["inspect"], "inspect: needs a word; name a run's folder"),
-        (["inspect", "gate"], "gate: is no folder; name a run's"),
+        (["inspect", "gate"], "inspect gate: is not known; did you mean inspect gates?"),
         (["report"], "report: needs a word; name runs"),
     ],
 )
@@ -65,7 +65,7 @@ def test_wrong_input_is_named_before_training(
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"calibnorm {version('calibnorm')}\n"
-    for args in ([], ["--help"]):
+    for args in ([], ["--help"], ["help"]):
         assert main(args) == 0
         assert "demo" in capsys.readouterr().out
     assert main(["demo", "--help"]) == 0

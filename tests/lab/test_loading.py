@@ -111,6 +111,30 @@ def test_a_name_that_cannot_be_imported_is_refused(
     assert said(["train", "digits-tiny", "--load", source], capsys) == f"calibnorm: --load {source}: {reason}"
 
 
+WRONG_ON_DATA = """import calibnorm as cn
+
+@cn.register_method("wrong")
+def wrong(x, batch, p):
+    "Well where it is tried, without an image of real pixels."
+    if x.m.shape[1] == 32 and not x.m.is_meta:
+        raise TypeError("32 channels" + p)
+    return batch.standardize(x.m)
+"""
+
+
+@pytest.mark.parametrize(
+    "command", ["train digits-tiny --norm wrong", "compare digits-tiny --norms bn rbn:over=wrong --jobs 0"]
+)
+def test_a_mistake_in_a_method_is_named_with_its_line_before_training(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("wrong_on_data.py").write_text(WRONG_ON_DATA)
+    heard = said([*command.split(), "--load", "wrong_on_data.py", *SHORT[:2]], capsys)
+    where = Path("wrong_on_data.py").resolve()
+    assert heard.startswith(f"calibnorm: --load {where}: mend line 7 of {where}: TypeError: ")
+    assert not Path("runs").exists()
+
+
 def test_a_value_that_a_recipe_cannot_have_is_named_with_the_file(capsys: pytest.CaptureFixture[str]) -> None:
     Path("wrong_value.py").write_text(OK.replace("1)", "0)"))
     heard = said(["train", "mine", "--load", "wrong_value.py"], capsys)

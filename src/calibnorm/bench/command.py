@@ -160,10 +160,11 @@ def check_rest(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     if not words:
         return
     first = words[0].partition("=")[0]
-    if not first.startswith("-"):
-        raise UsageError(f"{first}: belongs to no option ({parser.prog} --help)")
-    values = [word for word in words[1:2] if not word.startswith("-")]
     known = [option for action in parser._actions for option in action.option_strings]
+    if not first.startswith("-"):
+        network = f"; did you mean --network {first}?" if "--network" in known and first[0].isalpha() else ""
+        raise UsageError(f"{first}: belongs to no option{network} ({parser.prog} --help)")
+    values = [word for word in words[1:2] if not word.startswith("-")]
     text = f"{' '.join([first, *values])}: is not known{near(first, known)} ({parser.prog} --help)"
     raise UnknownOption(first, text)
 

@@ -25,6 +25,7 @@ from calibnorm.bench.impls import (
 from calibnorm.bench.networks import IMAGE_SIZES
 from calibnorm.errors import Setting, UsageError
 from calibnorm.loading import load
+from calibnorm.report.files import refuse_file
 
 FUSED = "fused:"
 NETWORK_NORMS = {BASELINE: None, "cn.BN2d": "bn", "cn.IEBN2d": "iebn", "cn.RBN2d": "rbn"}
@@ -102,8 +103,7 @@ class BenchConfig:
                     raise UsageError(Setting(each.name), f"name at least one of {', '.join(choices)}")
         if self.repeats < 20:
             raise UsageError(Setting("repeats", self.repeats), "a median with p20 and p80 wants at least 20")
-        if self.out.exists() and not self.out.is_dir():
-            raise UsageError(Setting("out", self.out), "is a file; name a folder")
+        refuse_file("out", self.out)
         find_device(self.device)
 
     @property

@@ -21,7 +21,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from calibnorm.errors import ALIKE, Setting, UnknownOption, UsageError, as_option, near
-from calibnorm.lab.recipes import Noise, described, parse_noise
+from calibnorm.lab.recipes import RECIPES, Noise, described, parse_noise
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ def parsed(target: Callable[..., T], args: Sequence[str], *, prog: str, **option
             raise UsageError(f"{word}: is missing ({prog} --help)") from None
         raise UsageError(wrong_value(option, args, known)) from None
     if left:
-        raise unknown(left[0], args, known, prog)
+        raise unknown(left[0], args, target, prog)
     return settings
 
 
@@ -98,8 +98,9 @@ def wrong_value(option: str, args: Sequence[str], known: Mapping[str, Any]) -> s
     return f"{' '.join(words)}: must be {allowed}" + "".join(f"; did you mean {choice}?" for choice in alike)
 
 
-def unknown(word: str, args: Sequence[str], known: Mapping[str, Any], prog: str) -> UsageError:
+def unknown(word: str, args: Sequence[str], target: Callable[..., Any], prog: str) -> UsageError:
     """Return the error of a word that no option has taken."""
+    known, here = option_types(target), option_names(target)
     if word.startswith("-"):
         name = word.partition("=")[0].replace("_", "-")
         if name in known:
@@ -107,10 +108,27 @@ def unknown(word: str, args: Sequence[str], known: Mapping[str, Any], prog: str)
         text = f"{' '.join(typed(word.partition('=')[0], args))}: is not known{near(name, known)} ({prog} --help)"
         return UnknownOption(name, text)
     number = next(number for number, each in enumerate(args) if each == word or each.endswith(f"={word}"))
-    before = args[number].partition("=")[0] if args[number] != word else args[number - 1]
+    before = args[number].partition("=")[0] if args[number] != word else args[number - 1] if number else ""
     if known.get(re.sub("^--no-", "--", before.replace("_", "-"))) is bool:
         return UsageError(f"{before} {word}: takes no value")
+    option = next((each for each in reversed(args[:number]) if re.match(OPTION, each)), None)
+    if option is None:
+        recipe = f"; did you mean --recipe {word}?" if word in RECIPES and "--recipe" in here else ""
+        return UsageError(f"{word}: is a word too much{recipe} ({prog} --help)")
+    if option.partition("=")[0].replace("_", "-") in marked(target, tyro.conf.UseAppendAction):
+        given = typed(option, args)
+        return UsageError(f"{' '.join(given)}: takes one word at a time; {one_word_each(*given)}")
     return UsageError(f"{word}: belongs to no option ({prog} --help)")
+
+
+def one_word_each(option: str, *words: str) -> str:
+    """Return how words are written behind an option that takes one, and may be there again.
+
+    >>> one_word_each("--noise", "0.5", "0.2"), one_word_each("--noise", "none", "0.5,0.2")
+    ('write --noise 0.5,0.2', 'write --noise none --noise 0.5,0.2')
+    """
+    numbers = all(re.fullmatch(r"[-+.\deE]+", word) for word in words)  # the two of one noise
+    return f"write {option} {','.join(words)}" if numbers else "write " + " ".join(f"{option} {word}" for word in words)
 
 
 def typed(name: str, args: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ from functools import wraps
 from importlib.metadata import version
 from inspect import getdoc
 from itertools import chain
+from pathlib import Path
 from typing import TypeVar
 
 from calibnorm.errors import ReasonedError, Setting, Stopped, UnknownOption, UsageError, as_option, exit_status, written
@@ -22,7 +23,7 @@ from calibnorm.lab.experiments.config import (
     TableConfig,
     for_recipe,
 )
-from calibnorm.lab.recipes import Classification, Stylization, recipe
+from calibnorm.lab.recipes import RECIPES, Classification, Stylization, recipe
 from calibnorm.lab.stylize.config import ApplyConfig, ExportConfig, StyleCompareConfig
 from calibnorm.loading import load
 
@@ -30,9 +31,11 @@ DESCRIPTION = """Experiments with batch normalization that is calibrated by each
 
 Start with `calibnorm demo`. Every command explains its options: `calibnorm demo --help`.
 `calibnorm --version` prints the version."""
-HELP = ("-h", "--help")
+HELP = ("-h", "--help", "help")
 POSITIONAL = ("recipe", "table", "network")
 """Settings that are words of their own, not options."""
+OF_MANY = ("--load", "--norms")
+"""Options that take all words up to the next option."""
 
 T = TypeVar("T")
 Comparing = TypeVar("Comparing", bound=CompareConfig)
@@ -249,9 +252,7 @@ def main(args: Sequence[str]) -> int:
             print(listing())
         else:
             command, rest = find(words)
-            load(
-                word for _, *values in places("--load", rest) for word in values
-            )  # what it registers may be in the words
+            load_named(words[: -len(rest) or None], rest)  # what it registers may be in the words
             status = command(rest) or 0
             sys.stdout.flush()
             return status
@@ -276,6 +277,9 @@ def find(words: Sequence[str]) -> tuple[Command, Sequence[str]]:
     for count in (2, 1):  # a command of two words may begin with another one
         if (name := " ".join(words[:count])) in COMMANDS:
             return COMMANDS[name], words[count:]
+        near = difflib.get_close_matches(name, [each for each in COMMANDS if " " in each], 1, 0.8)
+        if near and not Path(words[1]).exists():  # such as inspect gate
+            raise UsageError(f"{name}: is not known; did you mean {near[0]}? (calibnorm --help)")
     groups = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
     known = groups or list(COMMANDS)
     if groups and len(words) == 1:
@@ -284,6 +288,31 @@ def find(words: Sequence[str]) -> tuple[Command, Sequence[str]]:
     near = difflib.get_close_matches(word, known, 1)
     advice = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}"
     raise UsageError(f"{word}: is not known; {advice} (calibnorm --help)")
+
+
+def load_named(command: Sequence[str], words: Sequence[str]) -> None:
+    """Import what --load names, but for what belongs to the command itself.
+
+    Args:
+        command: The words of the command's name.
+        words: Those behind it.
+
+    Raises:
+        UsageError: It cannot be imported, or an option has taken the command's own word; or there is a bare ``--``.
+    """
+    if "--" in words:
+        raise UsageError("--: is not needed here; leave it out")
+    load(word for _, *values in places("--load", words) for word in values if not is_own(word))
+    for option in OF_MANY if words and words[0].startswith("-") else ():
+        for given, *values in places(option, words):
+            if len(values) > 1 and is_own(own := values[-1]):
+                order = " ".join(["calibnorm", *command, own, given, *values[:-1]])
+                raise UsageError(f"{given} {' '.join(values)}: takes all words behind it; write {own} first: {order}")
+
+
+def is_own(word: str) -> bool:
+    """Return whether a word is a recipe or the folder of runs: what a command takes without an option."""
+    return word in RECIPES or ("/" in word and Path(word).is_dir())
 
 
 def elsewhere(option: str) -> str:

@@ -15,6 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from calibnorm.errors import Setting, UsageError
+
+
+def refuse_file(name: str, folder: Path) -> None:
+    """Raise UsageError for a setting that names no folder, because it or a folder above it is a file: that is named."""
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise UsageError(Setting(name, place), "is a file; name a folder")
+
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that, whatever happens, its old content is there or its new one, and nothing between.

@@ -202,6 +202,11 @@ def test_changed_settings_are_refused(
         (["digits-tiny", "--model", "resnet12"], "--model resnet12: "),
         (["digits-tiny", "--data", "cifar101"], "--data cifar101: "),
         (["digits-tiny", "--data", "cifar100"], "CIFAR-100 is missing: "),
+        (
+            ["digits-tiny", "--milestones", "1", "2"],
+            "--milestones 1 2: has no effect with --schedule cosine",
+        ),
+        (["digits-tiny", "--noise-in", "train"], "--noise-in train: has no effect without --noise"),
         (["digits-tiny", "--stages", "stage9"], "--stages stage9: "),
         (["digits-tiny", "--batch-size", "5000"], "--batch-size 5000: "),
         (["digits-tiny", "--epochs", "0"], "--epochs 0: "),
@@ -271,6 +276,8 @@ def test_a_file_or_another_folder_in_the_way(tmp_path: Path, capsys: pytest.Capt
     for name in ("file", "mine"):
         assert main("digits-tiny", *TINY, "--name", name, "--out", str(tmp_path)) == 2
         assert f"--out {tmp_path / name}: " in capsys.readouterr().err
+    assert main("digits-tiny", *TINY, "--out", str(tmp_path / "file" / "deeper")) == 2
+    assert capsys.readouterr().err == f"calibnorm: --out {tmp_path / 'file'}: is a file; name a folder\n"
 
 
 def command(out: Path, *args: str) -> subprocess.Popen[str]:

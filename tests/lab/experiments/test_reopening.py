@@ -140,6 +140,19 @@ def test_runs_from_anywhere_stand_side_by_side(left: Left, tmp_path: Path, capsy
     assert "calibnorm train digits-tiny" in written
     assert "Learned gates by layer" in written
 
+    for norm in ("bn", "iebn"):
+        shutil.copytree(left.run(norm), tmp_path / "digits-tiny" / f"{norm}-seed0")
+    report(capsys, tmp_path / "of-a-recipe", tmp_path / "digits-tiny")
+    assert "# 2 runs side by side: " in text(tmp_path / "of-a-recipe" / "report.md")
+
+    places = (longer, left.run("bn"), left.root)
+    words = [["report", str(longer), str(left.run("bn"))], ["report", str(left.root)], ["inspect", str(longer)]]
+    for place, command in zip(places, words, strict=True):
+        out = place if command[0] == "inspect" else tmp_path / "elsewhere"
+        options = ["--data-root", str(tmp_path / "my data")]
+        assert main([*command, *options, *(["--no-gates", "--out", str(out)] if out != place else [])]) == 0
+        assert f"--data-root '{tmp_path / 'my data'}'" in (out / "report.md").read_text(encoding="utf-8")
+
 
 def test_networks_that_cannot_be_read_are_said_to_be(
     left: Left, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -184,8 +197,9 @@ def test_a_bench_has_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         ),
         (["report", "{out}/begun"], "{out}/begun: none of its 1 runs is finished; the command that began them"),
         (["report", "{run}", "{out}/again"], "{out}/again: has the settings and the seed of {run}; name one of them"),
-        (["report", "{run}", "--out", "{run}/config.json"], "{run}/config.json: cannot be written ("),
-        (["report", "{root}", "--out", "{run}/config.json"], "--out {run}/config.json: cannot be written ("),
+        (["report", "{root}", "--out", "{run}/config.json"], "--out {run}/config.json: is a file; name a folder"),
+        (["report", "{run}", "--out", "/proc/nothing"], "/proc/nothing: cannot be written ("),
+        (["report", "{root}", "--no-gates", "--out", "/proc/nothing"], "--out /proc/nothing: cannot be written ("),
         (
             ["inspect", "{root}"],
             "{root}: is no run's folder, for it has no config.json; name one of its runs, such as ",

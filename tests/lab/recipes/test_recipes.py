@@ -118,7 +118,7 @@ def test_unknown_settings_and_names() -> None:
         Recipe.from_dict({**BASE.to_dict(), "speed": 3})
     with pytest.raises(UsageError, match="missing 1 required positional argument: 'model'"):
         Recipe.from_dict({"data": "digits", "epochs": 3})
-    with pytest.raises(UsageError, match="recipe digit-tiny: is not known; choose from digits-tiny"):
+    with pytest.raises(UsageError, match="recipe digit-tiny: is not known; did you mean digits-tiny"):
         recipe("digit-tiny")
     # A setting that an older version had not has its default.
     assert Recipe.from_dict({"model": "resnet11", "data": "digits", "epochs": 10}) == BASE

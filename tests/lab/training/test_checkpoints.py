@@ -267,3 +267,5 @@ def test_the_best_epoch_is_the_first_of_the_highest_and_never_nan() -> None:
     best = folders.best_row(rows, headline)
     assert best is rows[3]
     assert folders.best_row(rows[:1], headline) is None
+    for some, said in ((rows, "(the best was 70.00 % after 4)"), (rows[:1], "(no epoch has finite test figures; ")):
+        assert said in folders.result_of(some, tasks.of(TINY), 3, 1.0).sentence(headline)

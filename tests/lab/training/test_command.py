@@ -48,7 +48,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "named"),
     [
-        (["digits-tyni"], "recipe digits-tyni: is not known; choose from digits-tiny"),
+        (["digits-tyni"], "recipe digits-tyni: is not known; did you mean digits-tiny or"),
         ([], "train: a recipe comes first"),
         (["--epochs", "3"], "train --epochs: a recipe comes first"),
         (["digits-tiny", "--epcohs", "3"], "--epcohs"),
@@ -63,6 +63,18 @@ def no_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (["digits-tiny", "--label-smoothing", "1"], "--label-smoothing 1.0"),
         (["digits-tiny", "--schedule", "step", "--milestones", "2", "1"], "--milestones 2 1"),
         (["iebn-resnet164-cifar100", "--epochs", "90"], "--milestones 81 122: 122 is never reached in --epochs 90"),
+        (
+            ["digits-tiny", "--milestones", "1", "2"],
+            "--milestones 1 2: has no effect with --schedule cosine; ",
+        ),
+        (["digits-tiny", "--gamma=0.5"], "--gamma 0.5: has no effect with --schedule cosine; leave it out, or choose "),
+        (["digits-tiny", "--schedule", "step", "--gamma", "0.5"], "--gamma 0.5: has no effect without --milestones\n"),
+        (["digits-tiny", "--noise-in", "train"], "--noise-in train: has no effect without --noise\n"),
+        (["digits-tiny", "--mix_main", "5"], "--mix-main 5: has no effect without --mix\n"),
+        (
+            ["digits-tiny", "--mix", "mnist", "--batch-size", "9"],
+            "--batch-size 9: has no effect with --mix mnist; give --mix-main and --mix-others\n",
+        ),
         (["digits-tiny", "--norm", "batch"], "calibnorm: --norm batch: "),
         (["digits-tiny", "--noise", "0.5"], "calibnorm: --noise 0.5: must be none or two numbers such as 0.8,0.5\n"),
         (["digits-tiny", "--noise"], "calibnorm: --noise: must be none or two numbers"),
@@ -72,6 +84,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (["digits-tiny", "--model", "resnet12"], "calibnorm: --model resnet12: "),
         (["digits-tiny", "--stages", "stage9"], "calibnorm: --stages stage9: resnet11 has "),
         (["digits-tiny", "--data", "nist"], "calibnorm: --data nist: unknown; choose one of digits"),
+        (["digits-tiny", "--data", "/"], "; for your own pictures give --data folders and --data-root /\n"),
         (["iebn-resnet164-cifar100"], "download"),
         (["rbn-resnet50-imagenet"], "calibnorm: --data imagenet: is missing; download"),
         (["digits-tiny", "--train-images", "5000"], "calibnorm: --train-images 5000: choose between 1 and the 1198 "),

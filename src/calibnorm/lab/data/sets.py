@@ -59,7 +59,9 @@ def names() -> tuple[str, ...]:
 def info(name: str) -> Info:
     """Return what is known of a set without reading it; raise UsageError where there is none of that name."""
     if name not in _SETS:
-        raise UsageError(Setting("data", name), f"unknown; choose one of {', '.join(_SETS)}")
+        folders = ("; for your own pictures give ", Setting("data", "folders"), " and ", Setting("data_root", name))
+        other = folders if Path(name).is_dir() else ()
+        raise UsageError(Setting("data", name), f"unknown; choose one of {', '.join(_SETS)}", *other)
     return _SETS[name][0]
 
 

@@ -16,14 +16,16 @@ from calibnorm.lab.experiments.grid import Run
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.tasks import Feeds, Place, Task
 from calibnorm.lab.training import same_data
+from calibnorm.lab.training.folder import sources_of
 from calibnorm.lab.training.machine import Accelerator, check_machine
 
 
 def check(runs: Iterable[Run], data_root: Path, accelerator: Accelerator) -> None:
     """Find out what training would refuse: ask the machine, read every data set, and build every network.
 
-    Every network with plain BatchNorm is sent a few images; with its own norm it is built without memory. Runs that are
-    there must have been trained on the data that are there: else runs of different data would be compared.
+    Every network with plain BatchNorm is sent a few images, and so is one with a norm of the user's; with any other
+    norm it is built without memory. Runs that are there must have been trained on the data that are there: else runs of
+    different data would be compared.
 
     Args:
         runs: What will be trained, or is there.
@@ -57,7 +59,10 @@ def check(runs: Iterable[Run], data_root: Path, accelerator: Accelerator) -> Non
                 of_plain.try_out(build(of_plain, found[images], "cpu"), found[images])
                 built.add(plain)
             if network not in built:
-                build(task, found[images], "meta")
+                if sources_of(recipe):  # what was loaded may fail in ways of its own
+                    task.try_out(build(task, found[images], "cpu"), found[images])
+                else:
+                    build(task, found[images], "meta")
                 built.add(network)
 
 

@@ -14,7 +14,7 @@ from calibnorm.errors import Setting, UsageError, as_option, called
 from calibnorm.lab import data, models, recipes
 from calibnorm.lab.experiments import plots, texts
 from calibnorm.lab.experiments.checks import check
-from calibnorm.lab.experiments.config import NOT_OVERRIDDEN, CompareConfig
+from calibnorm.lab.experiments.config import NOT_OVERRIDDEN, CompareConfig, data_words
 from calibnorm.lab.experiments.experiment import carry_out
 from calibnorm.lab.experiments.grid import (
     NOTE,
@@ -55,6 +55,7 @@ def run(config: CompareConfig, console: Console | None = None, report: type[Comp
     recipe = replace(recipe, **config.override)
     with called(norm="norms"):
         grid = plan(config, recipe)
+        recipes.refuse_without_effect([cell.recipe for cell in grid.cells], config.override)
         with data.remembered():
             check(grid.runs(), config.data_root, config.accelerator)
     console = console or Console()
@@ -194,7 +195,9 @@ class Comparison(Report):
             if interval is not None and not interval.holds(0)
         ]
         if clear:
-            return f"{row}: minus {self.baseline}, with an interval that leaves out 0: {'; '.join(clear)}."
+            of = f"{'points of ' if self.measure.unit == '%' else ''}{self.measure.label}"
+            found = f"differences from {self.baseline} in {of} whose 95 % interval leaves out 0"
+            return f"{row}: {found}: {'; '.join(clear)}."
         return f"{row}: no difference from {self.baseline} whose 95 % interval leaves out 0."
 
     def limits(self) -> Section:
@@ -227,6 +230,7 @@ class Comparison(Report):
         words += [f"--load {shlex.join(c.load)}"] if c.load else []
         words += [f"--baseline {shlex.quote(self.baseline)}"] if self.baseline != columns[0] else []
         words += [f"--noise {text}" for text in c.conditions if c.noise or c.conditions != ("none",)]
+        words += map(shlex.quote, data_words(c.data_root))
         words += [f"--seeds {c.seeds}"] + ([f"--name {c.name}"] if c.name else [])
         words += [as_option(Setting(name, value)) for name, value in c.override.items()]
         return " ".join(words)

@@ -73,6 +73,15 @@ def for_recipe(settings: type[Settings], kind: type[Recipe]) -> type[Settings]:
     return make_dataclass(settings.__name__, [("override", given, override)], bases=(settings,), frozen=True)
 
 
+def data_words(data_root: Path) -> list[str]:
+    """Return the words that say where the data sets are, for the command in a report; none for the usual folder.
+
+    >>> data_words(Path("pictures")), data_words(Path("data"))
+    (['--data-root', 'pictures'], [])
+    """
+    return [] if data_root == Common.data_root else ["--data-root", str(data_root)]
+
+
 def check_seeds(seeds: int) -> None:
     """Raise UsageError for no seed, or for more than a folder can hold runs."""
     if not 1 <= seeds <= MOST_SEEDS:

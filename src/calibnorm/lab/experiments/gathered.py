@@ -11,7 +11,7 @@ from typing import Any
 
 from calibnorm.errors import UsageError
 from calibnorm.lab.experiments.compare import Comparison
-from calibnorm.lab.experiments.config import NOT_OVERRIDDEN, CompareConfig
+from calibnorm.lab.experiments.config import NOT_OVERRIDDEN, CompareConfig, data_words
 from calibnorm.lab.experiments.grid import Cell, Grid, Run, condition_name
 from calibnorm.lab.experiments.single import train_command
 from calibnorm.lab.naming import slug
@@ -108,17 +108,17 @@ class SideBySide(Comparison):
     def more_sections(self) -> list[Section]:
         """Return the differences, and the commands that train the runs."""
         recipes = [cell.recipe for cell in self.grid.cells]
-        commands = dict.fromkeys(train_command(recipe) for recipe in recipes)
+        commands = dict.fromkeys(train_command(recipe, self.config.data_root) for recipe in recipes)
         lines = Command("\n".join(filter(None, commands)))
         trained = Section("The commands that train the runs of the first seed", [lines], on="file", folded=True)
         return [*super().more_sections(), trained]
 
     def command_line(self) -> str:
         """Return the command."""
-        return shlex.join(["calibnorm", "report", *map(str, self.places)])
+        return shlex.join(["calibnorm", "report", *map(str, self.places), *data_words(self.config.data_root)])
 
 
-def side_by_side(grid: Gathered, **what: Any) -> SideBySide:
+def side_by_side(grid: Gathered, data_root: Path, **what: Any) -> SideBySide:
     """Return what is said of a grid, with the settings of a command that it could have come from."""
-    config = CompareConfig(recipe="", norms=tuple(grid.columns()), seeds=len(grid.seeds))
+    config = CompareConfig(recipe="", norms=tuple(grid.columns()), seeds=len(grid.seeds), data_root=data_root)
     return SideBySide(grid=grid, config=config, recipe=grid.cells[0].recipe, **what)

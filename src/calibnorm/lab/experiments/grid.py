@@ -11,7 +11,7 @@ from calibnorm.errors import Setting, UsageError, written
 from calibnorm.lab.recipes import Noise, Recipe, parse_noise
 from calibnorm.lab.training.folder import changed_sources as folder_sources
 from calibnorm.lab.training.folder import read_recipe
-from calibnorm.report.files import read_json, write_json
+from calibnorm.report.files import read_json, refuse_file, write_json
 
 NOTE = "grid.json"
 
@@ -191,6 +191,7 @@ def read_note(root: Path, command: str) -> dict[str, Any] | None:
         UsageError: The folder holds what the command did not write.
     """
     out = Setting("out", root)
+    refuse_file("out", root)
     try:
         names = [entry.name for entry in root.iterdir() if not entry.name.startswith(".")]
     except FileNotFoundError:

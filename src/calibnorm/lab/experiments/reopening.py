@@ -31,7 +31,7 @@ from calibnorm.lab.recipes import RECIPES, Recipe
 from calibnorm.lab.training.folder import CONFIG, RESULT, read_recipe
 from calibnorm.report import screen
 from calibnorm.report.document import Bullets, Paragraph, Section
-from calibnorm.report.files import read_csv, read_json
+from calibnorm.report.files import read_csv, read_json, refuse_file
 
 WHAT = "name runs, a comparison's or a table's folder, or a bench's results"
 
@@ -50,6 +50,7 @@ def run(config: ReportConfig, console: Console | None = None) -> int:
     if not config.runs:
         raise UsageError(f"report: needs a word; {WHAT}, such as runs/compare/digits-tiny")
     out = config.out or Path("runs/report") / name_of(config.runs)
+    refuse_file("out", out)
     for place in config.runs:
         if not place.exists():
             raise UsageError(f"{place}: is not there; {WHAT}")
@@ -97,7 +98,7 @@ def of_bench(place: Path, config: ReportConfig, out: Path, console: Console) -> 
 
 
 def run_folders(place: Path) -> list[Path]:
-    """Return the folders of the runs that a place names: itself, or those of a comparison or a table.
+    """Return the folders of the runs that a place names: itself, or those of a comparison, a table or a recipe.
 
     Raises:
         UsageError: It holds none, or none that is finished.
@@ -107,7 +108,7 @@ def run_folders(place: Path) -> list[Path]:
     if (place / CONFIG).exists():
         finished_run(place)  # refuses one that is not
         return [place]
-    found = sorted(path.parent for path in place.glob(RUNS))
+    found = sorted(path.parent for pattern in (RUNS, f"*/{CONFIG}") for path in place.glob(pattern))
     if not found:
         inside = "is empty" if not any(place.iterdir()) else f"holds no run ({CONFIG}) and no bench's results"
         raise UsageError(f"{place}: {inside}; {WHAT}")
@@ -125,11 +126,11 @@ def reopened(config: ReportConfig) -> Report | None:
     if note.get("command") == tables.COMMAND and note.get("table") in TABLES:
         return of_table(folder, note, config.data_root)
     if note.get("command") == compare.COMMAND and note.get("recipe") in RECIPES:
-        return of_comparison(folder, note)
+        return of_comparison(folder, note, config.data_root)
     return None
 
 
-def of_comparison(folder: Path, note: Mapping[str, Any]) -> Report:
+def of_comparison(folder: Path, note: Mapping[str, Any], data_root: Path) -> Report:
     """Return the report of a comparison: that of the command which names everything that its folder holds."""
     found = {path.parent: recipe for path in sorted(folder.glob(RUNS)) if (recipe := read_recipe(path.parent))}
     written = [(row["row"], row["column"]) for row in read_csv(folder / "results.csv")]
@@ -148,6 +149,7 @@ def of_comparison(folder: Path, note: Mapping[str, Any]) -> Report:
         seeds=1 + max(recipe.seed for recipe in found.values()),
         name=None if folder.name == note["recipe"] else folder.name,
         out=folder.parent,
+        data_root=data_root,
         baseline=baseline if baseline in norms else None,
         override={key: vars(recipe)[key] for key in settings if vars(recipe)[key] != vars(base)[key]},
     )
@@ -161,12 +163,13 @@ def of_table(folder: Path, note: Mapping[str, Any], data_root: Path) -> Report:
     table, scale = TABLES[note["table"]], note["scale"]
     config = TableConfig(table=table.name, scale=scale, seeds=seeds, out=folder.parent, data_root=data_root)
     grid, left_out = tables.plan(table, config)
-    return told(replace(grid, root=folder), partial(TableReport, table=table, scale=scale, left_out=left_out))
+    tell = partial(TableReport, table=table, scale=scale, left_out=left_out, data_root=data_root)
+    return told(replace(grid, root=folder), tell)
 
 
 def gathered(config: ReportConfig, folders: Iterable[Path]) -> Report:
     """Return the report of runs from anywhere."""
-    return told(gather([*folders]), partial(side_by_side, places=config.runs))
+    return told(gather([*folders]), partial(side_by_side, data_root=config.data_root, places=config.runs))
 
 
 def told(grid: Grid, tell: Callable[..., Report]) -> Report:

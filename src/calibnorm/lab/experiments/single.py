@@ -12,7 +12,7 @@ from rich.console import Console
 from calibnorm.errors import Setting, UsageError, as_option, written
 from calibnorm.lab import tasks
 from calibnorm.lab.experiments import calibration, layers, noise
-from calibnorm.lab.experiments.config import InspectConfig
+from calibnorm.lab.experiments.config import Common, InspectConfig, data_words
 from calibnorm.lab.experiments.grid import Run, condition_name
 from calibnorm.lab.experiments.origins import environments
 from calibnorm.lab.experiments.outcomes import curve
@@ -68,7 +68,7 @@ def finished_run(folder: Path) -> tuple[Recipe, Result]:
         raise UsageError(f"{folder}: is no folder; name a run's, such as runs/digits-tiny/iebn-seed0")
     recipe = read_recipe(folder)
     if recipe is None:
-        within = sorted(folder.glob(RUNS))
+        within = sorted(folder.glob(RUNS)) or sorted(folder.glob(f"*/{CONFIG}"))
         inside = f"one of its runs, such as {within[0].parent}, or: calibnorm report {folder}" if within else "a run's"
         raise UsageError(f"{folder}: is no run's folder, for it has no {CONFIG}; name {inside}")
     if (result := read_result(folder)) is None:
@@ -78,10 +78,14 @@ def finished_run(folder: Path) -> tuple[Recipe, Result]:
     return recipe, result
 
 
-def train_command(recipe: Recipe) -> str:
+def train_command(recipe: Recipe, data_root: Path = Common.data_root) -> str:
     """Return a command that trains a recipe, "" where no recipe of its kind has a name.
 
     It is that of the named recipe from which the fewest settings differ.
+
+    Args:
+        recipe: The settings.
+        data_root: Where the data sets are.
 
     >>> from dataclasses import replace
     >>> train_command(replace(RECIPES["digits-tiny"], norm="rbn", milestones=(), seed=2))
@@ -89,14 +93,15 @@ def train_command(recipe: Recipe) -> str:
     """
 
     def changed(name: str) -> list[Setting]:
-        before = vars(RECIPES[name])
-        return [Setting(key, value) for key, value in vars(recipe).items() if value != before[key]]
+        before, vain = vars(RECIPES[name]), recipe.without_effect()
+        changes = {key: value for key, value in vars(recipe).items() if value != before[key]}
+        return [Setting(key, value) for key, value in changes.items() if key not in vain or value in ((), None)]
 
     if not (alike := [name for name, other in RECIPES.items() if type(other) is type(recipe)]):
         return ""
     name = min(alike, key=lambda each: len(changed(each)))
     words = [word for setting in changed(name) for word in as_option(setting).split()]
-    return shlex.join(["calibnorm", "train", name, *words])
+    return shlex.join(["calibnorm", "train", name, *words, *data_words(data_root)])
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,7 @@ class SingleRun:
                     on="page",
                     folded=True,
                 ),
-                Section("The command that makes this", [Command(train_command(recipe))], on="file"),
+                Section("The command that makes this", [Command(train_command(recipe, self.data_root))], on="file"),
                 Section("Settings", [Facts(settings)], on="file", folded=True),
                 Section("Made with", [Facts(named(each)) for each in machine], on="file", folded=True),
             ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import types
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,7 @@ from dataclasses import MISSING, fields
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import calibnorm as cn
-from calibnorm.errors import Setting, UsageError
+from calibnorm.errors import ALIKE, Setting, UsageError
 from calibnorm.methods import not_an_option
 from calibnorm.nn import layer_type
 from calibnorm.nn.arguments import layer_options
@@ -46,6 +47,9 @@ def known(method: object, *, network: bool = True) -> dict[str, Any]:
     if not isinstance(method, str) or method not in cn.methods():
         if isinstance(method, str) and {*method.split(",")} <= {*cn.methods()}:
             raise UsageError(Setting("norm", method), "names several; write blanks between them, where several can be")
+        word = str(method).lower()
+        if near := difflib.get_close_matches(ALIKE.get(word, word), cn.methods(), 1, 0.7):
+            raise UsageError(Setting("norm", method), f"is not known; did you mean {near[0]}?")
         known = f"is not known; choose from {', '.join(cn.methods())}; for one of your own, "
         raise UsageError(Setting("norm", method), known, Setting("load", "FILE"), " that registers it")
     layer = layer_type(method)

@@ -5,7 +5,7 @@ Read in this order: recipe, classification, iebn, rbn, small, stylization, named
 
 from calibnorm.lab.recipes.classification import Classification
 from calibnorm.lab.recipes.named import RECIPES, recipe, register_recipe, summary
-from calibnorm.lab.recipes.recipe import Noise, Precision, Recipe, parse_noise
+from calibnorm.lab.recipes.recipe import Noise, Precision, Recipe, parse_noise, refuse_without_effect
 from calibnorm.lab.recipes.stylization import Stylization
 from calibnorm.lab.recipes.types import described
 
@@ -19,6 +19,7 @@ __all__ = [
     "described",
     "parse_noise",
     "recipe",
+    "refuse_without_effect",
     "register_recipe",
     "summary",
 ]

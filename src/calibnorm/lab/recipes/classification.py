@@ -51,6 +51,13 @@ class Classification(Recipe):
             raise UsageError(Setting("nesterov"), "needs a ", Setting("momentum"))
         self.require("mix", self.mix != self.data, "is the data set itself; name another")
 
+    def without_effect(self) -> dict[str, tuple[str | Setting, ...]]:
+        found = super().without_effect()
+        if self.mix is None:
+            return found | dict.fromkeys(("mix_main", "mix_others"), ("has no effect without ", Setting("mix")))
+        counted = (Setting("mix_main"), " and ", Setting("mix_others"))
+        return found | {"batch_size": ("has no effect with ", Setting("mix", self.mix), "; give ", *counted)}
+
     @property
     def images_a_step(self) -> int:
         return self.batch_size if self.mix is None else self.mix_main + self.mix_others

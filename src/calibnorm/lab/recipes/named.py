@@ -89,8 +89,9 @@ def _origin(maker: Callable[[], Recipe]) -> tuple[str, str]:
 def recipe(name: str) -> Recipe:
     """Return a recipe by its name; raise UsageError where there is none of that name."""
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, 3, 0.5) or RECIPES
-        known = f"is not known; choose from {', '.join(near)} (calibnorm train --list); for one of your own, "
+        if near := difflib.get_close_matches(name, RECIPES, 3, 0.6):
+            raise UsageError(f"recipe {name}: is not known; did you mean {' or '.join(near)}? (calibnorm train --list)")
+        known = "is not known; calibnorm train --list shows those that there are; for one of your own, "
         raise UsageError(f"recipe {name}: {known}", Setting("load", "FILE"), " that registers it")
     return RECIPES[name]
 

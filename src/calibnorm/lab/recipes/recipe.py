@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_type_hints
@@ -135,6 +136,18 @@ class Recipe:
         for name in names:
             self.require(name, getattr(self, name) >= 1, "must be at least 1")
 
+    def without_effect(self) -> dict[str, tuple[str | Setting, ...]]:
+        """Return the settings that change nothing beside the others, with what they would need."""
+        found: dict[str, tuple[str | Setting, ...]] = {}
+        if self.schedule == "cosine":
+            needs = ("has no effect with ", Setting("schedule", "cosine"), "; leave it out, or choose ")
+            found = {name: (*needs, Setting("schedule", "step")) for name in ("milestones", "gamma")}
+        elif not self.milestones:
+            found["gamma"] = ("has no effect without ", Setting("milestones"))
+        if self.noise is None:
+            found["noise_in"] = ("has no effect without ", Setting("noise"))
+        return found
+
     @property
     def images_a_step(self) -> int:
         """Images that a step trains on, over all processes."""
@@ -222,6 +235,20 @@ class Recipe:
             raise error.after(f"{where}: ") from error
         except TypeError as error:
             raise UsageError(f"{where}: {error}") from error
+
+
+def refuse_without_effect(recipes: Iterable[Recipe], given: Collection[str]) -> None:
+    """Refuse a setting that somebody has given and that changes nothing in any of these recipes.
+
+    What takes a setting away, such as no milestones, is not refused.
+
+    Raises:
+        UsageError: There is one; the text says what it would need.
+    """
+    vain = [{name: (recipe, why) for name, why in recipe.without_effect().items()} for recipe in recipes]
+    for name in given:
+        if all(name in each for each in vain) and getattr((of := vain[0][name])[0], name) not in ((), None):
+            of[0].require(name, False, *of[1])
 
 
 _CLASSES: dict[str, Any] = {}

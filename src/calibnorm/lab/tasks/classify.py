@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from calibnorm import loading
 from calibnorm.errors import Setting, UsageError, called
 from calibnorm.lab import data, models
 from calibnorm.lab.data import ImageBatch, ImageFeed
@@ -93,6 +94,8 @@ class Classify(Task[ImageBatch], recipes=Classification):
             scores = copy.deepcopy(network).train()(images[:count].to(next(network.parameters()).device))
         except (RuntimeError, ValueError, TypeError) as error:
             reason = str(error).strip().splitlines()[0]
+            if (own := loading.fault(error)) is not None:
+                raise own from error
             text = f"does not take images of {shape} ({recipe.data}): {reason}"
             raise UsageError(Setting("model", recipe.model), text) from error
         fits = isinstance(scores, Tensor) and scores.shape == (count, train.classes)

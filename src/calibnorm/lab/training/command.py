@@ -18,9 +18,9 @@ from calibnorm import loading
 from calibnorm._stopping import advised
 from calibnorm._stopping import speaks as first_process
 from calibnorm.errors import NOT_GIVEN, ReasonedError, RunFailed, Setting, Stopped, UsageError, as_option, exit_status
-from calibnorm.lab.arguments import parsed
+from calibnorm.lab.arguments import parsed, places
 from calibnorm.lab.naming import check_name, slug
-from calibnorm.lab.recipes import RECIPES, Recipe, recipe, summary
+from calibnorm.lab.recipes import RECIPES, Recipe, recipe, refuse_without_effect, summary
 
 if TYPE_CHECKING:
     from calibnorm.lab.training.watchers import Watcher
@@ -152,9 +152,9 @@ def read(name: str, words: Sequence[str], program: str = "", text: str = "") -> 
     unnamed = tyro.conf.arg(name="")
     both: Any = make_dataclass("Both", [(part, Annotated[kind, unnamed]) for part, kind in kinds.items()])
     default = both(chosen, RunOptions())
-    command = parsed(
-        both, words, prog=program or f"{PROGRAM} {name}", description=text or summary(name), default=default
-    )
+    prog, description = program or f"{PROGRAM} {name}", text or summary(name)
+    command = parsed(both, words, prog=prog, description=description, default=default)
+    refuse_without_effect([command.recipe], [name for name in vars(chosen) if places(as_option(Setting(name)), words)])
     return command.recipe, command.options
 
 

@@ -20,7 +20,7 @@ from calibnorm.lab.tasks import Task
 from calibnorm.lab.training.clock import Timing
 from calibnorm.lab.training.contents import count, finite, numbers
 from calibnorm.lab.training.progress import EpochFigures
-from calibnorm.report.files import read_csv, read_json, write_json
+from calibnorm.report.files import read_csv, read_json, refuse_file, write_json
 from calibnorm.report.measure import Measure
 
 CONFIG, RESULT, ENVIRONMENT = "config.json", "result.json", "environment.json"
@@ -64,7 +64,9 @@ class Result:
         """Say it in a line."""
         after = f"{self.epochs} epoch{'s' if self.epochs != 1 else ''}"
         last, best = (headline.text(self.figures[f"{of}{headline.name}"]) for of in ("", "best_"))
-        return f"{headline.label} {last} after {after} (the best was {best} after {self.best_epoch})"
+        chosen = f"the best was {best} after {self.best_epoch}"
+        chosen = chosen if self.best_epoch else "no epoch has finite test figures; try a smaller learning rate"
+        return f"{headline.label} {last} after {after} ({chosen})"
 
 
 def last_figures(task: Task[Any]) -> list[str]:
@@ -183,8 +185,7 @@ def check(folder: Path, recipe: Recipe, override: Sequence[str] = ()) -> dict[st
         if name not in recipe.changeable:
             known = ", ".join(sorted(recipe.changeable))
             raise UsageError(Setting("override", name), f"cannot change in a run; choose from {known}")
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(Setting("folder", folder), "is a file; name a folder")
+    refuse_file("folder", folder)
     if (folder / CHECKPOINTS).exists() and not (folder / CHECKPOINTS).is_dir():
         raise UsageError(f"{folder / CHECKPOINTS}: is a file; move it away")
     if (trained := read_recipe(folder)) is None:

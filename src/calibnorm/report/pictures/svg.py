@@ -20,8 +20,9 @@ from calibnorm.report.pictures.outlines import shape
 from calibnorm.report.pictures.shades import png
 from calibnorm.report.pictures.style import Style
 
-INCH, CHARACTER, TEXT = 100, 6.8, 12
-"""Units of the drawing in an inch; the width of a character, of a wide font, and the height of a line in them."""
+INCH, CHARACTER, PROSE, TEXT = 100, 6.8, 6.0, 12
+"""Units of the drawing in an inch; the width of a character of a wide font, in names and on average in words, and the
+height of a line in them."""
 TOP, RIGHT, BELOW = 16, 12, 18
 """Room around the axes: for the label above, which a point's words replace, for the last tick, and for ticks."""
 QUIET = {GREY: "quiet", PALE: "thin"}
@@ -127,7 +128,7 @@ class Drawn:
     def squeezed(self, text: str) -> str:
         """Return the attributes that keep a long text inside the panel."""
         room = INCH * self.wide - RIGHT - 2
-        return f' textLength="{room:g}" lengthAdjust="spacingAndGlyphs"' if len(text) * CHARACTER > room else ""
+        return f' textLength="{room:g}" lengthAdjust="spacingAndGlyphs"' if len(text) * PROSE > room else ""
 
     def mark(self, mark: Mark) -> str:
         """Return one mark."""

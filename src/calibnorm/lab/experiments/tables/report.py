@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from pathlib import Path
 
 from calibnorm.lab.experiments import plots, texts
-from calibnorm.lab.experiments.config import Scale
+from calibnorm.lab.experiments.config import Common, Scale, data_words
 from calibnorm.lab.experiments.report import Report
 from calibnorm.lab.experiments.statistics import Sample
 from calibnorm.lab.experiments.summary import Line
@@ -30,11 +32,13 @@ class TableReport(Report):
         table: The table.
         scale: "tiny", "small" or "paper".
         left_out: Why entries are not there, by row.
+        data_root: Where the data sets are.
     """
 
     table: Table
     scale: Scale
     left_out: Mapping[str, str] = field(default_factory=dict)
+    data_root: Path = Common.data_root
 
     @property
     def title(self) -> str:
@@ -228,7 +232,8 @@ class TableReport(Report):
 
     def command_line(self) -> str:
         """Return a command that makes this table."""
-        return f"calibnorm table {self.table.name} --scale {self.scale} --seeds {len(self.grid.seeds)}"
+        words = ["calibnorm", "table", self.table.name, "--scale", self.scale, "--seeds", str(len(self.grid.seeds))]
+        return shlex.join([*words, *data_words(self.data_root)])
 
 
 def absent(left_out: Mapping[str, str]) -> list[str]:

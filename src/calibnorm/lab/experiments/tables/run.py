@@ -41,7 +41,7 @@ def run(config: TableConfig, console: Console | None = None) -> int:
     for sentence in absent(left_out):
         console.print(sentence, style="yellow", highlight=False)
     note = {"command": COMMAND, "table": table.name, "scale": config.scale}
-    tell = partial(TableReport, grid, table=table, scale=config.scale, left_out=left_out)
+    tell = partial(TableReport, grid, table=table, scale=config.scale, left_out=left_out, data_root=config.data_root)
     return carry_out(grid, config, note, tell, console)
 
 
