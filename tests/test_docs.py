@@ -21,6 +21,8 @@ from lab.tasks import angles
 ROOT = Path(__file__).parents[1]
 LINES = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8").splitlines()
 TABLE = [[cell.strip() for cell in line.strip("|").split("|")] for line in LINES if line.startswith("| `")]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+GATES = ("center_weight", "scale_weight", "scale_bias")
 MEASURED = ROOT / "benchmarks" / "results" / "family" / "layer.csv"
 
 
@@ -65,6 +67,11 @@ def test_the_readme_runs():
     assert converted.startswith("53 normalizations: 53 converted")
     assert "layer1.0.bn3: RBN2d, fused: norm + add + ReLU" in fused
     assert names["net"].train()(torch.randn(2, 3, 32, 32)).shape == (2, 1000)
+    parameters = {name: p.numel() for name, p in names["net"].named_parameters()}
+    gates = sum(count for name, count in parameters.items() if name.rpartition(".")[-1] in GATES)
+    before, after = sum(parameters.values()) - gates, sum(parameters.values())
+    (said_of_parameters,) = [line for line in README.splitlines() if line.startswith("| parameters |")]
+    assert re.findall(r"[\d,]{6,}\b", said_of_parameters) == [f"{before:,}", f"{after:,}"]
 
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
@@ -98,7 +105,7 @@ def test_its_python_runs(page, tmp_path, monkeypatch):
             flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
             result = doctest.testfile(str(ROOT / page), module_relative=False, optionflags=flags)
             assert result.failed == 0
-            assert result.attempted >= sum(block.count(">>> ") for block in blocks)
+            assert result.attempted >= sum(block.count(">>> ") - block.count("+SKIP") for block in blocks)
 
 
 def test_the_page_of_the_meter_runs():

@@ -18,15 +18,28 @@ SHOWN = set(re.findall(r"^::: (\S+)", (Path(__file__).parents[1] / "api.md").rea
 
 
 def markdown(text: str) -> str:
-    """Return a docstring's text as Markdown.
+    r"""Return a docstring's text as Markdown.
 
-    >>> markdown("See :func:`calibnorm.no_name`, :math:`x`::")
-    'See `calibnorm.no_name`, <math xmlns="http://www.w3.org/1998/Math/MathML" display="inline"><mrow><mi>x</mi></mrow></math>:'
+    >>> markdown("See :func:`calibnorm.convert` and :func:`calibnorm.no_name`::")
+    'See [`calibnorm.convert`][calibnorm.convert] and `calibnorm.no_name`:'
+    >>> print(markdown("Text.\n\n>>> 1\n1\n\nMore."))
+    Text.
+    <BLANKLINE>
+    ```pycon
+    >>> 1
+    1
+    ```
+    <BLANKLINE>
+    More.
     """
-    text = re.sub(r":math:`([^`]*)`", lambda found: convert(" ".join(found[1].split())), text)
+    text = re.sub(r":math:`([^`]*)`", lambda found: _equation(" ".join(found[1].split())), text)
     text = re.sub(r":(?:class|func|meth|mod):`~?([^`]*)`", lambda found: _linked(found[1]), text)
     text = re.sub(r"::(?=\n|$)", ":", text)
     return re.sub(r"^(?P<indent> *)>>> (?:.*\n?)(?:(?P=indent)\S.*\n?|(?P=indent) +.*\n?)*", _fenced, text, flags=re.MULTILINE)
+
+
+def _equation(tex: str) -> str:
+    return f'<span class="equation">{convert(tex)}</span>'  # a box that can be scrolled on narrow screens
 
 
 def _linked(name: str) -> str:
