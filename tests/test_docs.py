@@ -21,6 +21,8 @@ from lab.tasks import angles
 ROOT = Path(__file__).parents[1]
 LINES = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8").splitlines()
 TABLE = [[cell.strip() for cell in line.strip("|").split("|")] for line in LINES if line.startswith("| `")]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+GATES = ("center_weight", "scale_weight", "scale_bias")
 MEASURED = ROOT / "benchmarks" / "results" / "family" / "layer.csv"
 
 
@@ -65,16 +67,45 @@ def test_the_readme_runs():
     assert converted.startswith("53 normalizations: 53 converted")
     assert "layer1.0.bn3: RBN2d, fused: norm + add + ReLU" in fused
     assert names["net"].train()(torch.randn(2, 3, 32, 32)).shape == (2, 1000)
+    parameters = {name: p.numel() for name, p in names["net"].named_parameters()}
+    gates = sum(count for name, count in parameters.items() if name.rpartition(".")[-1] in GATES)
+    before, after = sum(parameters.values()) - gates, sum(parameters.values())
+    (said_of_parameters,) = [line for line in README.splitlines() if line.startswith("| parameters |")]
+    assert re.findall(r"[\d,]{6,}\b", said_of_parameters) == [f"{before:,}", f"{after:,}"]
 
 
-def test_the_session_runs():
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+ELSEWHERE = {
+    "README.md": "test_the_readme_runs",
+    "docs/batch-noise.md": "test_the_page_of_the_meter_runs",
+    "docs/models.md": "tests/lab/models/test_libraries.py",
+    "docs/register_a_method.md": "tests/nn/test_registering.py, and tests/lab/test_loading.py",
+    "docs/tasks.md": "test_the_task_of_the_page_trains_and_is_compared",
+}
+"""Pages whose Python runs in a test of its own, which says more than that it runs."""
+SHORTER = {'norm="iebn")': 'norm="iebn", epochs=1, train_images=96, batch_size=32)'}
+"""What a test does not wait for."""
+
+
+@pytest.mark.parametrize("page", [name for name in NAMES if python_blocks(name) and name not in ELSEWHERE])
+def test_its_python_runs(page, tmp_path, monkeypatch):
+    """As doctests where there are prompts; other blocks one after the other."""
+    monkeypatch.chdir(tmp_path)
+    blocks = python_blocks(page)
+    names = {}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        result = doctest.testfile(
-            str(ROOT / "docs" / "networks.md"), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE
-        )
-    assert result.failed == 0
-    assert result.attempted > 20
+        for block in blocks:
+            if ">>>" not in block:
+                for long, short in SHORTER.items():
+                    block = block.replace(long, short)
+                exec(block, names)
+        if any(">>>" in block for block in blocks):
+            flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+            result = doctest.testfile(str(ROOT / page), module_relative=False, optionflags=flags)
+            assert result.failed == 0
+            assert result.attempted >= sum(block.count(">>> ") - block.count("+SKIP") for block in blocks)
 
 
 def test_the_page_of_the_meter_runs():
@@ -116,10 +147,7 @@ def test_the_task_of_the_page_trains_and_is_compared(tmp_path, monkeypatch):
     assert "angle error (rad)" in (tmp_path / "runs" / "compare" / "angles" / "report.md").read_text(encoding="utf-8")
 
 
-PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_links_lead_somewhere(page):
     """Also that a heading which a link names is there."""
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
