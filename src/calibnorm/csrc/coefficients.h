@@ -118,11 +118,11 @@ INLINE coefficient_channels coefficient_prepare(const cn_coefficient_job *job, i
     s.center_weight = coefficient_read(&s, job->center_weight, 0);
     s.gate_weight = coefficient_read(&s, job->gate_weight, 0);
     s.gate_bias = coefficient_read(&s, job->gate_bias, 0);
-    if (job->fixed) {
+    if (job->statistics == CN_OF_BATCH) {
+        coefficient_statistics(&s, center, gate);
+    } else {
         s.mean = coefficient_read(&s, job->mean, 0);
         s.var = coefficient_read(&s, job->var, 0);
-    } else {
-        coefficient_statistics(&s, center, gate);
     }
     /* 1/sqrt(inf) is 0 and would hide an overflow; 0 * inf is NaN, which is honest. */
     s.inverse = 1.0 / sqrt_f64(s.var + job->eps) + 0.0 * s.var;
@@ -134,7 +134,7 @@ INLINE vector_f64 absolute_f64(vector_f64 v) { return (vector_f64)((mask_f64)v &
 
 INLINE coefficient_instance coefficient_gate(const coefficient_channels *s, int64_t n, int center, int gate)
 {
-    coefficient_instance i = coefficient_centred(s, n, !s->job->fixed, center, gate);
+    coefficient_instance i = coefficient_centred(s, n, s->job->statistics == CN_OF_BATCH, center, gate);
     i.b = i.centred * s->a + s->job->noise_b;
     if (gate == CN_GATE_STANDARDIZED) i.k = i.b;
     if (gate == CN_GATE_STD) i.k = i.sd * absolute_f64(s->a);
@@ -154,7 +154,7 @@ INLINE void coefficients_of(const cn_coefficient_job *job, int64_t first, int la
 {
     const coefficient_channels s = coefficient_prepare(job, first, lanes, kept, center, gate);
     const int on_gamma = gate && job->gated & CN_GATE_GAMMA, on_beta = gate && job->gated & CN_GATE_BETA;
-    if (!job->fixed) {
+    if (job->statistics == CN_OF_BATCH) {
         coefficient_write(&s, job->mean, s.mean);
         coefficient_write(&s, job->var, s.var);
     }
@@ -214,16 +214,16 @@ INLINE void coefficients_vjp_of(const cn_coefficient_job *job, int64_t first, in
         }
         coefficient_store(job->scale + at, lanes, scale);
         vector_f64 offset = (dM_dm * dm - scale * d_shift) * per_pixel, slope = dv * (2.0 * per_pixel);
-        if (s.kept && !job->fixed) {
+        if (s.kept && job->statistics != CN_GIVEN) {
             s.kept[n].offset = offset;
             if (has_sd) s.kept[n].slope = slope;
         } else {
             coefficient_store(job->offset + at, lanes, offset);
-            if (has_sd || job->fixed) coefficient_store(job->slope + at, lanes, slope);
+            if (has_sd || job->statistics == CN_GIVEN) coefficient_store(job->slope + at, lanes, slope);
         }
     }
     /* and what reaches them through the batch's mean and variance. */
-    if (!job->fixed) {
+    if (job->statistics != CN_GIVEN) {
         const vector_f64 d_var = d_a * job->noise_a * -0.5 * s.inverse * s.inverse * s.inverse * per_instance;
         const vector_f64 d_mean = -d_b_sum * s.a * per_instance;
         for (int64_t n = 0, at = first; n < job->N; n++, at += job->C) {

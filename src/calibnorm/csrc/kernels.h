@@ -41,13 +41,14 @@ extern const cn_table cn_table_base, cn_table_avx2, cn_table_avx512;
 enum { CN_CENTER_NONE, CN_CENTER_MEAN, CN_CENTER_STD };
 enum { CN_GATE_NONE, CN_GATE_STANDARDIZED, CN_GATE_STD, CN_GATE_INPUT };
 enum { CN_GATE_GAMMA = 1, CN_GATE_BETA = 2 };
+enum { CN_OF_BATCH, CN_GIVEN, CN_FOUND }; /* mean and var: to be found; constants; this batch's, found before */
 
 typedef struct {
     int64_t N, C, S;
-    int32_t center, gate, gated, fixed; /* fixed: mean and var are given, not those of this batch */
+    int32_t center, gate, gated, statistics;
     double eps, noise_a, noise_b;
     const double *m, *v;                                                   /* (N, C) */
-    double *mean, *var;                                                    /* (C,): read where fixed, else written */
+    double *mean, *var;                                                    /* (C,): written where of the batch */
     const double *weight, *bias, *center_weight, *gate_weight, *gate_bias; /* (C,) or NULL */
     double *scale, *shift;                                                 /* (N, C); gradient step: scale alone */
     const double *sum_dy, *sum_dy_centred;                                 /* (N, C); from here on: the gradient step */
@@ -55,15 +56,19 @@ typedef struct {
     double *d_weight, *d_bias, *d_center_weight, *d_gate_weight, *d_gate_bias; /* (C,) or NULL */
 } cn_coefficient_job;
 
-/* Arguments of a whole layer, one direction. `step` is as above, but for its scale, shift, sums, slope and offset,
- * which are scratch; where `narrow`, its (C,) arrays (mean and var where fixed) are of float, not of double. Moments
- * that are NULL are found anew and not kept. A ReLU masks dy; with a residual, `masked` takes the masked dy, its
- * gradient. */
+/* Arguments of a whole layer, one direction. Where `narrow`, the learnable arrays, their gradients, and mean and var
+ * where CN_GIVEN are of float, not of double. Moments that are NULL are found anew and not kept. A ReLU masks dy; with
+ * a residual, `masked` takes the masked dy, its gradient. */
 typedef struct {
-    cn_coefficient_job step;
-    int32_t dtype, rows, relu, narrow;
+    int64_t N, C, S;
+    int32_t center, gate, gated, statistics, dtype, rows, relu, narrow;
+    double eps, noise_a, noise_b;
+    double *m, *v;
+    void *mean, *var;
+    const void *learnable[5]; /* in the order of the coefficient step */
     const void *x, *residual, *dy;
     void *y, *masked; /* y: the output; backward: dx, or NULL where x needs no gradient */
+    void *found[5];   /* gradients of the learnable arrays, or NULL */
 } cn_layer_job;
 
 #define CN_CHANNEL_BLOCK 16 /* channels a unit of the coefficient step: a vector or two of doubles */
