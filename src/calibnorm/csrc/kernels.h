@@ -21,21 +21,16 @@ typedef struct {
     int past; /* write y past the caches: it is larger than they are, and its vectors are aligned */
 } cn_job;
 
+/* Arguments of a layer with given statistics in one pass: no plane waits for another one. */
+typedef struct {
+    cn_job pixels;        /* the affine pass's; first and second, or NULL, take the moments */
+    const void *channels; /* what the coefficient step has prepared */
+    int center, gate;
+    int together; /* planes whose pixels stay in the caches between the two readings, a power of two */
+} cn_through_job;
+
 /* A share of a job: units [begin, end). The type that torch_parallel_for wants. */
 typedef void (*cn_work)(int64_t begin, int64_t end, void *job);
-
-typedef struct {
-    cn_work moments[CN_LAYOUTS][CN_DTYPES];
-    cn_work gradient_sums[CN_LAYOUTS][CN_DTYPES];
-    cn_work affine[CN_LAYOUTS][CN_DTYPES];
-    cn_work gradient_apply[CN_LAYOUTS][CN_DTYPES];
-    cn_work merge_moments; /* from partial to first and second; units are planes, or instances */
-    cn_work merge_sums;
-    cn_work coefficients; /* units are blocks of channels */
-    cn_work coefficients_vjp;
-} cn_table;
-
-extern const cn_table cn_table_base, cn_table_avx2, cn_table_avx512;
 
 /* Arguments of the coefficient step. All arrays are double. */
 enum { CN_CENTER_NONE, CN_CENTER_MEAN, CN_CENTER_STD };
@@ -70,6 +65,22 @@ typedef struct {
     void *y, *masked; /* y: the output; backward: dx, or NULL where x needs no gradient */
     void *found[5];   /* gradients of the learnable arrays, or NULL */
 } cn_layer_job;
+
+typedef struct {
+    cn_work moments[CN_LAYOUTS][CN_DTYPES];
+    cn_work gradient_sums[CN_LAYOUTS][CN_DTYPES];
+    cn_work affine[CN_LAYOUTS][CN_DTYPES];
+    cn_work gradient_apply[CN_LAYOUTS][CN_DTYPES];
+    cn_work merge_moments; /* from partial to first and second; units are planes, or instances */
+    cn_work merge_sums;
+    cn_work coefficients; /* units are blocks of channels */
+    cn_work coefficients_vjp;
+    cn_work through[CN_LAYOUTS][CN_DTYPES]; /* units are CN_CHANNEL_BLOCK planes of an instance, or an instance */
+    void (*prepare)(const cn_coefficient_job *job, void *channels);
+    int64_t prepared_bytes; /* of every CN_CHANNEL_BLOCK channels */
+} cn_table;
+
+extern const cn_table cn_table_base, cn_table_avx2, cn_table_avx512;
 
 #define CN_CHANNEL_BLOCK 16 /* channels a unit of the coefficient step: a vector or two of doubles */
 
