@@ -24,8 +24,6 @@ def choice(name: str, value: object, allowed: Iterable[str]) -> None:
 
 def real(name: str, value: object) -> float:
     """Return ``value`` as a finite float."""
-    if type(value) is float and math.isfinite(value):  # at once: a forward checks two
-        return value
     if isinstance(value, bool) or not isinstance(value, numbers.Real):  # numpy's numbers too
         raise TypeError(f"{name}={value!r} must be a real number, not {type(value).__name__}")
     if not math.isfinite(value):
@@ -57,6 +55,8 @@ def num_features(value: object) -> int:
 
 def eps(value: object, *, frozen: bool = False) -> float:
     """Return eps; refuse one that cannot keep the square root away from zero; 0 is legal for frozen statistics."""
+    if type(value) is float and 0.0 < value < math.inf:  # at once: every forward asks
+        return value
     number = real("eps", value)
     if number < 0 or (number == 0 and not frozen):
         raise ValueError(f"eps={value!r} must be positive, such as 1e-5")
@@ -65,8 +65,8 @@ def eps(value: object, *, frozen: bool = False) -> float:
 
 def momentum(value: object) -> float | None:
     """Return momentum; refuse one outside [0, 1]. ``None`` means a cumulative average."""
-    if value is None:
-        return None
+    if value is None or (type(value) is float and 0.0 <= value <= 1.0):  # at once: every forward asks
+        return value
     number = real("momentum", value)
     if not 0.0 <= number <= 1.0:
         raise ValueError(f"momentum={value!r} must lie in [0, 1], or be None for a cumulative average")

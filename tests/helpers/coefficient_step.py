@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import struct
+
 import torch
 from torch import Tensor
 
 from calibnorm.ops.coefficients import Call, Pulled
-from calibnorm.ops.cpu import fused
 from calibnorm.ops.cpu.passes import address, library
 from calibnorm.ops.kernel_methods import kind_of, slots_of
 from calibnorm.ops.statistics import Statistics
+
+_STEP = struct.Struct("3q4i3d20P")
+"""``cn_coefficient_job`` of ``csrc/kernels.h``."""
 
 
 def coefficients(call: Call, m: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Statistics]:
@@ -44,9 +48,10 @@ def _run(
     kind, slots = kind_of(call.step.method), slots_of(call.step.names)
     assert kind is not None
     numbers = [*numbers, *[None] * (6 - len(numbers))]
-    job = fused._STEP.pack(
+    job = _STEP.pack(
         *m.shape, pixels,
-        *kind, call.statistics is not None,
+        *kind, call.statistics is not None,  # CN_GIVEN or CN_OF_BATCH
+       
         call.step.eps, *(call.step.noise or (1.0, 0.0)),
         *map(address, [m, v, *mean_var]),
         *slots((*map(address, call.tensors), 0)),

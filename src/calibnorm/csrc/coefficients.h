@@ -59,6 +59,8 @@ INLINE void coefficient_write(const coefficient_channels *s, double *array, vect
     if (array) coefficient_store(array + s->first, s->lanes, v);
 }
 
+INLINE vector_f64 absolute_f64(vector_f64 v) { return (vector_f64)((mask_f64)v & INT64_MAX); }
+
 /* M of an instance, from m and sqrt(v). */
 INLINE vector_f64 coefficient_mean(const coefficient_channels *s, const coefficient_instance *i, int center)
 {
@@ -87,6 +89,26 @@ INLINE coefficient_instance coefficient_centred(const coefficient_channels *s, i
     }
     i.centred = coefficient_mean(s, &i, center) - s->mean;
     return i;
+}
+
+/* b, k and g of an instance. */
+INLINE void coefficient_gate(const coefficient_channels *s, coefficient_instance *i, int gate)
+{
+    i->b = i->centred * s->a + s->job->noise_b;
+    if (gate == CN_GATE_STANDARDIZED) i->k = i->b;
+    if (gate == CN_GATE_STD) i->k = i->sd * absolute_f64(s->a);
+    if (gate == CN_GATE_INPUT) i->k = i->m;
+    if (gate != CN_GATE_NONE) i->g = logistic(s->gate_weight * i->k + s->gate_bias);
+}
+
+/* Scale and shift of an instance. */
+INLINE void coefficient_finish(const coefficient_channels *s, const coefficient_instance *i, int gate, double *scale,
+                               double *shift, int lanes)
+{
+    const int on_gamma = gate && s->job->gated & CN_GATE_GAMMA, on_beta = gate && s->job->gated & CN_GATE_BETA;
+    vector_f64 gamma = on_gamma ? s->weight * i->g : s->weight, beta = on_beta ? s->bias * i->g : s->bias;
+    coefficient_store(scale, lanes, gamma * s->a);
+    coefficient_store(shift, lanes, gamma * i->b + beta);
 }
 
 /* Mean and variance of the batch, in one loop: with d = M - M of the first instance, the mean of d^2 less the square of
@@ -118,29 +140,16 @@ INLINE coefficient_channels coefficient_prepare(const cn_coefficient_job *job, i
     s.center_weight = coefficient_read(&s, job->center_weight, 0);
     s.gate_weight = coefficient_read(&s, job->gate_weight, 0);
     s.gate_bias = coefficient_read(&s, job->gate_bias, 0);
-    if (job->fixed) {
+    if (job->statistics == CN_OF_BATCH) {
+        coefficient_statistics(&s, center, gate);
+    } else {
         s.mean = coefficient_read(&s, job->mean, 0);
         s.var = coefficient_read(&s, job->var, 0);
-    } else {
-        coefficient_statistics(&s, center, gate);
     }
     /* 1/sqrt(inf) is 0 and would hide an overflow; 0 * inf is NaN, which is honest. */
     s.inverse = 1.0 / sqrt_f64(s.var + job->eps) + 0.0 * s.var;
     s.a = s.inverse * job->noise_a;
     return s;
-}
-
-INLINE vector_f64 absolute_f64(vector_f64 v) { return (vector_f64)((mask_f64)v & INT64_MAX); }
-
-INLINE coefficient_instance coefficient_gate(const coefficient_channels *s, int64_t n, int center, int gate)
-{
-    coefficient_instance i = coefficient_centred(s, n, !s->job->fixed, center, gate);
-    i.b = i.centred * s->a + s->job->noise_b;
-    if (gate == CN_GATE_STANDARDIZED) i.k = i.b;
-    if (gate == CN_GATE_STD) i.k = i.sd * absolute_f64(s->a);
-    if (gate == CN_GATE_INPUT) i.k = i.m;
-    if (gate != CN_GATE_NONE) i.g = logistic(s->gate_weight * i.k + s->gate_bias);
-    return i;
 }
 
 /* The gradient of sqrt(v), which is taken as 0 where v is 0. */
@@ -153,16 +162,14 @@ INLINE void coefficients_of(const cn_coefficient_job *job, int64_t first, int la
                             int gate)
 {
     const coefficient_channels s = coefficient_prepare(job, first, lanes, kept, center, gate);
-    const int on_gamma = gate && job->gated & CN_GATE_GAMMA, on_beta = gate && job->gated & CN_GATE_BETA;
-    if (!job->fixed) {
+    if (job->statistics == CN_OF_BATCH) {
         coefficient_write(&s, job->mean, s.mean);
         coefficient_write(&s, job->var, s.var);
     }
     for (int64_t n = 0, at = first; n < job->N; n++, at += job->C) {
-        coefficient_instance i = coefficient_gate(&s, n, center, gate);
-        vector_f64 gamma = on_gamma ? s.weight * i.g : s.weight, beta = on_beta ? s.bias * i.g : s.bias;
-        coefficient_store(job->scale + at, lanes, gamma * s.a);
-        coefficient_store(job->shift + at, lanes, gamma * i.b + beta);
+        coefficient_instance i = coefficient_centred(&s, n, job->statistics == CN_OF_BATCH, center, gate);
+        coefficient_gate(&s, &i, gate);
+        coefficient_finish(&s, &i, gate, job->scale + at, job->shift + at, lanes);
     }
 }
 
@@ -180,7 +187,8 @@ INLINE void coefficients_vjp_of(const cn_coefficient_job *job, int64_t first, in
     vector_f64 d_a = zero, d_b_sum = zero;
     /* What reaches m and v without the statistics, */
     for (int64_t n = 0, at = first; n < job->N; n++, at += job->C) {
-        coefficient_instance i = coefficient_gate(&s, n, center, gate);
+        coefficient_instance i = coefficient_centred(&s, n, job->statistics == CN_OF_BATCH, center, gate);
+        coefficient_gate(&s, &i, gate);
         vector_f64 d_shift = coefficient_load(job->sum_dy + at, lanes);
         vector_f64 d_scale = coefficient_load(job->sum_dy_centred + at, lanes);
         vector_f64 d_gamma = d_scale * s.a + d_shift * i.b; /* over g_gamma */
@@ -214,16 +222,16 @@ INLINE void coefficients_vjp_of(const cn_coefficient_job *job, int64_t first, in
         }
         coefficient_store(job->scale + at, lanes, scale);
         vector_f64 offset = (dM_dm * dm - scale * d_shift) * per_pixel, slope = dv * (2.0 * per_pixel);
-        if (s.kept && !job->fixed) {
+        if (s.kept && job->statistics != CN_GIVEN) {
             s.kept[n].offset = offset;
             if (has_sd) s.kept[n].slope = slope;
         } else {
             coefficient_store(job->offset + at, lanes, offset);
-            if (has_sd || job->fixed) coefficient_store(job->slope + at, lanes, slope);
+            if (has_sd || job->statistics == CN_GIVEN) coefficient_store(job->slope + at, lanes, slope);
         }
     }
     /* and what reaches them through the batch's mean and variance. */
-    if (!job->fixed) {
+    if (job->statistics != CN_GIVEN) {
         const vector_f64 d_var = d_a * job->noise_a * -0.5 * s.inverse * s.inverse * s.inverse * per_instance;
         const vector_f64 d_mean = -d_b_sum * s.a * per_instance;
         for (int64_t n = 0, at = first; n < job->N; n++, at += job->C) {
@@ -248,6 +256,32 @@ INLINE void coefficients_vjp_of(const cn_coefficient_job *job, int64_t first, in
     coefficient_write(&s, job->d_gate_bias, d_gate_bias);
 }
 
+/* With given statistics: what does not depend on the instance, for all channels. */
+static void prepare_channels(const cn_coefficient_job *job, void *channels)
+{
+    coefficient_channels *to = channels;
+    for (int64_t first = 0; first < job->C; first += CN_DOUBLES) {
+        const int lanes = (int)(job->C - first < CN_DOUBLES ? job->C - first : CN_DOUBLES);
+        *to++ = coefficient_prepare(job, first, lanes, NULL, job->center, job->gate);
+    }
+}
+
+/* and then the coefficients of some vectors of channels of one instance, from its moments. */
+INLINE void coefficients_here_of(const coefficient_channels *s, int64_t vectors, const double *m, const double *v,
+                                 double *scale, double *shift, int center, int gate)
+{
+    for (int64_t k = 0; k < vectors * CN_DOUBLES; k += CN_DOUBLES, s++) {
+        coefficient_instance i;
+        i.m = load_f64(m + k);
+        if (center == CN_CENTER_STD || gate == CN_GATE_STD) i.sd = sqrt_f64(load_f64(v + k));
+        i.centred = coefficient_mean(s, &i, center) - s->mean;
+        coefficient_gate(s, &i, gate);
+        coefficient_finish(s, &i, gate, scale + k, shift + k, CN_DOUBLES);
+    }
+}
+
+typedef void (*coefficient_here)(const coefficient_channels *s, int64_t vectors, const double *m, const double *v,
+                                 double *scale, double *shift);
 typedef void (*coefficient_walk)(const cn_coefficient_job *job, int64_t first, coefficient_kept *kept);
 
 /* A function for each kind of method, so that its registers hold the numbers it has and its loops are without branches;
@@ -257,6 +291,27 @@ typedef void (*coefficient_walk)(const cn_coefficient_job *job, int64_t first, c
     {                                                                                                          \
         name##_of(job, first, CN_DOUBLES, kept, center, gate);                                                 \
     }
+#define HERE(center, gate)                                                                              \
+    static void here_##center##_##gate(const coefficient_channels *s, int64_t vectors, const double *m, \
+                                       const double *v, double *scale, double *shift)                   \
+    {                                                                                                   \
+        coefficients_here_of(s, vectors, m, v, scale, shift, center, gate);                             \
+    }
+HERE(0, 0)
+HERE(0, 1)
+HERE(0, 2)
+HERE(0, 3)
+HERE(1, 0)
+HERE(1, 1)
+HERE(1, 2)
+HERE(2, 0)
+HERE(2, 1)
+HERE(2, 2)
+static const coefficient_here coefficients_here[3][4] = {
+    {here_0_0, here_0_1, here_0_2, here_0_3},
+    {here_1_0, here_1_1, here_1_2},
+    {here_2_0, here_2_1, here_2_2},
+};
 #define WALKS(name)                                                                                 \
     WALK(name, 0, 0)                                                                                \
     WALK(name, 0, 1)                                                                                \
@@ -286,5 +341,6 @@ typedef void (*coefficient_walk)(const cn_coefficient_job *job, int64_t first, c
 WALKS(coefficients)
 WALKS(coefficients_vjp)
 
+#undef HERE
 #undef WALK
 #undef WALKS

@@ -5,7 +5,8 @@
 
 #include "kernels.h"
 
-#define CN_PAST_BYTES (16 << 20) /* half of a desktop processor's last cache */
+#define CN_PAST_BYTES (16 << 20)     /* half of a desktop processor's last cache */
+#define CN_THROUGH_BYTES (512 << 10) /* what a core's second cache holds, with what is written */
 #define EXPORT __attribute__((visibility("default")))
 
 /* torch_parallel_for of libtorch_cpu: torch's own thread pool, so that there is one setting and one set of threads. */
@@ -155,7 +156,7 @@ EXPORT void calibnorm_coefficients_vjp(cn_coefficient_job *job)
 /* Scratch of one call: `numbers` arrays of (N, C) and room for the (C,) arrays as doubles. */
 static double *scratch(const cn_layer_job *layer, int64_t numbers)
 {
-    return malloc(sizeof(double) * (size_t)((layer->step.N * numbers + 12) * layer->step.C));
+    return malloc(sizeof(double) * (size_t)((layer->N * numbers + 12) * layer->C));
 }
 
 /* Take `count` doubles from the scratch. */
@@ -167,45 +168,93 @@ static double *take(double **free_from, int64_t count)
 }
 
 /* A (C,) array as doubles. */
-static double *widened(const double *array, const cn_layer_job *layer, double **free_from)
+static double *widened(const void *array, const cn_layer_job *layer, double **free_from)
 {
     if (!array || !layer->narrow) return (double *)array;
-    double *wide = take(free_from, layer->step.C);
-    for (int64_t c = 0; c < layer->step.C; c++) wide[c] = ((const float *)array)[c];
+    double *wide = take(free_from, layer->C);
+    for (int64_t c = 0; c < layer->C; c++) wide[c] = ((const float *)array)[c];
     return wide;
 }
 
-/* The step with its (C,) arrays, and its moments where there are none, as doubles in the scratch. */
+/* The coefficient step, with its (C,) arrays, and its moments where there are none, as doubles in the scratch. */
 static cn_coefficient_job prepared(const cn_layer_job *layer, double **free_from)
 {
-    cn_coefficient_job step = layer->step;
-    step.weight = widened(step.weight, layer, free_from);
-    step.bias = widened(step.bias, layer, free_from);
-    step.center_weight = widened(step.center_weight, layer, free_from);
-    step.gate_weight = widened(step.gate_weight, layer, free_from);
-    step.gate_bias = widened(step.gate_bias, layer, free_from);
-    if (step.fixed) {
-        step.mean = widened(step.mean, layer, free_from);
-        step.var = widened(step.var, layer, free_from);
-    }
-    if (!layer->step.m) {
-        step.m = take(free_from, step.N * step.C);
-        step.v = take(free_from, step.N * step.C);
-    }
-    return step;
+    const int given = layer->statistics == CN_GIVEN;
+    const double *learnable[5];
+    for (int i = 0; i < 5; i++) learnable[i] = widened(layer->learnable[i], layer, free_from);
+    return (cn_coefficient_job){
+        .N = layer->N,
+        .C = layer->C,
+        .S = layer->S,
+        .center = layer->center,
+        .gate = layer->gate,
+        .gated = layer->gated,
+        .statistics = layer->statistics,
+        .eps = layer->eps,
+        .noise_a = layer->noise_a,
+        .noise_b = layer->noise_b,
+        .m = layer->m ? layer->m : take(free_from, layer->N * layer->C),
+        .v = layer->m ? layer->v : take(free_from, layer->N * layer->C),
+        .mean = given ? widened(layer->mean, layer, free_from) : layer->mean,
+        .var = given ? widened(layer->var, layer, free_from) : layer->var,
+        .weight = learnable[0],
+        .bias = learnable[1],
+        .center_weight = learnable[2],
+        .gate_weight = learnable[3],
+        .gate_bias = learnable[4],
+        .scale = take(free_from, layer->N * layer->C),
+        .shift = take(free_from, layer->N * layer->C),
+    };
 }
 
-#define LAYER_SHAPE layer->dtype, layer->rows, step.N, step.C, step.S
+#define LAYER_SHAPE layer->dtype, layer->rows, layer->N, layer->C, layer->S
+
+/* With given statistics, where planes (or instances) are small enough: all three steps while pixels are in the caches,
+ * which gives what three passes give. Return 1 where it is done, else 0. */
+static int through(const cn_layer_job *layer, const cn_coefficient_job *step)
+{
+    const int64_t size = layer->dtype == CN_F64 ? 8 : layer->dtype == CN_F32 ? 4 : 2, N = layer->N, C = layer->C;
+    const int64_t bytes = (layer->rows ? C : 1) * layer->S * size,
+                  blocks = (C + CN_CHANNEL_BLOCK - 1) / CN_CHANNEL_BLOCK;
+    cn_through_job job = {
+        .pixels = {.N = N,
+                   .C = C,
+                   .S = layer->S,
+                   .rows = layer->rows,
+                   .x = layer->x,
+                   .residual = layer->residual,
+                   .relu = layer->relu,
+                   .y = layer->y,
+                   .first = layer->m,
+                   .second = layer->v,
+                   .past = past_caches(LAYER_SHAPE, layer->y)},
+        .center = layer->center,
+        .gate = layer->gate,
+        .together = CN_CHANNEL_BLOCK,
+    };
+    cut(&job.pixels, layer->rows ? N : N * C, layer->rows ? C : 1);
+    if (layer->S == 1 || job.pixels.chunks > 1 || bytes > CN_THROUGH_BYTES) return 0;
+    while (job.together > 1 && job.together * bytes > CN_THROUGH_BYTES / 2) job.together /= 2;
+    char *memory = malloc((size_t)(table->prepared_bytes * blocks + 64));
+    if (!memory) return 0;
+    job.channels = memory + 64 - (uintptr_t)memory % 64; /* vectors are aligned */
+    table->prepare(step, (void *)job.channels);
+    if (layer->rows) run(table->through[CN_ROWS][layer->dtype], N, layer->S * C, &job);
+    else run(table->through[CN_PLANES][layer->dtype], N * blocks, layer->S * CN_CHANNEL_BLOCK, &job);
+    free(memory);
+    return 1;
+}
 
 /* moments, coefficients, affine. Returns 0, or 1 if memory is short. */
 EXPORT int32_t calibnorm_forward(const cn_layer_job *layer)
 {
-    const int64_t numbers = layer->step.N * layer->step.C;
     double *memory = scratch(layer, 4), *free_from = memory;
     if (!memory) return 1;
     cn_coefficient_job step = prepared(layer, &free_from);
-    step.scale = take(&free_from, numbers);
-    step.shift = take(&free_from, numbers);
+    if (layer->statistics == CN_GIVEN && through(layer, &step)) {
+        free(memory);
+        return 0;
+    }
     int32_t short_of_memory = calibnorm_moments(LAYER_SHAPE, layer->x, (double *)step.m, (double *)step.v);
     if (!short_of_memory) {
         calibnorm_coefficients(&step);
@@ -219,27 +268,24 @@ EXPORT int32_t calibnorm_forward(const cn_layer_job *layer)
 /* gradient sums, the step's vector-Jacobian product, gradient apply. Returns 0, or 1 if memory is short. */
 EXPORT int32_t calibnorm_backward(const cn_layer_job *layer)
 {
-    const int64_t numbers = layer->step.N * layer->step.C;
+    const int64_t numbers = layer->N * layer->C;
     double *memory = scratch(layer, 8), *free_from = memory;
     if (!memory) return 1;
     cn_coefficient_job step = prepared(layer, &free_from);
     double *sums = take(&free_from, 2 * numbers);
-    step.scale = take(&free_from, numbers);
-    step.shift = take(&free_from, numbers);
     step.slope = take(&free_from, numbers);
     step.offset = take(&free_from, numbers);
     double **gradients[] = {
         &step.d_weight, &step.d_bias, &step.d_center_weight, &step.d_gate_weight, &step.d_gate_bias,
     };
-    void *found[5] = {NULL};
-    for (int i = 0; i < 5 && layer->narrow; i++)
-        if ((found[i] = *gradients[i])) *gradients[i] = take(&free_from, step.C);
+    for (int i = 0; i < 5; i++)
+        if (layer->found[i]) *gradients[i] = layer->narrow ? take(&free_from, layer->C) : layer->found[i];
 
     int32_t short_of_memory =
-        layer->step.m ? 0 : calibnorm_moments(LAYER_SHAPE, layer->x, (double *)step.m, (double *)step.v);
+        layer->m ? 0 : calibnorm_moments(LAYER_SHAPE, layer->x, (double *)step.m, (double *)step.v);
     if (!short_of_memory) {
         if (layer->relu) calibnorm_coefficients(&step);
-        if (one_pixel(layer->dtype, step.S) && !layer->relu) { /* m is x */
+        if (one_pixel(layer->dtype, layer->S) && !layer->relu) { /* m is x */
             widen(layer->dtype, numbers, layer->dy, sums);
             memset(sums + numbers, 0, sizeof(double) * (size_t)numbers);
         } else
@@ -257,28 +303,38 @@ EXPORT int32_t calibnorm_backward(const cn_layer_job *layer)
                                                        step.m, step.scale, step.slope, step.offset,
                                                        again ? step.shift : NULL, again, layer->y);
     }
-    for (int i = 0; i < 5; i++)
-        for (int64_t c = 0; found[i] && c < step.C; c++) ((float *)found[i])[c] = (float)(*gradients[i])[c];
+    for (int i = 0; i < 5 && layer->narrow; i++)
+        for (int64_t c = 0; layer->found[i] && c < layer->C; c++)
+            ((float *)layer->found[i])[c] = (float)(*gradients[i])[c];
     free(memory);
     return short_of_memory;
 }
 
-#define MOVE(type)                                              \
-    for (int64_t c = 0; c < C; c++) {                           \
-        type *to = (type *)running_mean + c;                    \
-        *to = (type)(*to + momentum * (mean[c] - *to));         \
-        to = (type *)running_var + c;                           \
-        *to = (type)(*to + momentum * (var[c] * unbias - *to)); \
+/* Arguments of an update of running statistics of float or double. */
+typedef struct {
+    int64_t C;
+    const double *mean, *var;
+    void *running_mean, *running_var;
+    int64_t *batches; /* the count of batches, or NULL */
+    double momentum, unbias;
+    int32_t dtype;
+} cn_running_job;
+
+#define MOVE(type)                                                             \
+    for (int64_t c = 0; c < job->C; c++) {                                     \
+        type *to = (type *)job->running_mean + c;                              \
+        *to = (type)(*to + job->momentum * (job->mean[c] - *to));              \
+        to = (type *)job->running_var + c;                                     \
+        *to = (type)(*to + job->momentum * (job->var[c] * job->unbias - *to)); \
     }
 
-/* Move running statistics of float or double towards a batch's, and count the batch. */
-EXPORT void calibnorm_update_running(int32_t dtype, int64_t C, void *running_mean, void *running_var, int64_t *batches,
-                                     const double *mean, const double *var, double momentum, double unbias)
+/* Move running statistics towards those of a batch, and count it. */
+EXPORT void calibnorm_update_running(const cn_running_job *job)
 {
-    if (dtype == CN_F32) {
+    if (job->dtype == CN_F32) {
         MOVE(float);
     } else {
         MOVE(double);
     }
-    if (batches) ++*batches;
+    if (job->batches) ++*job->batches;
 }

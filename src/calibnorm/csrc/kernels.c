@@ -10,6 +10,7 @@
 #include "simd.h"
 #include "exponential.h"
 #include "merge.h"
+#include "coefficients.h"
 
 #define TILE 2048 /* pixels that are read twice: 8 KiB of float, a quarter of the smallest L1 */
 #define STRIP 32  /* vectors of columns whose numbers and sums stay in L1 */
@@ -64,7 +65,6 @@
 #include "lanes.inc.h"
 #include "planes.inc.h"
 #include "rows.inc.h"
-#include "coefficients.h"
 
 #define EACH(name) {name##_f32, name##_f64, name##_bf16, name##_f16}
 
@@ -77,4 +77,7 @@ const cn_table CN_TABLE = {
     .merge_sums = merge_sums,
     .coefficients = coefficients,
     .coefficients_vjp = coefficients_vjp,
+    .through = {EACH(through_planes), EACH(through_rows)},
+    .prepare = prepare_channels,
+    .prepared_bytes = sizeof(coefficient_channels) * CN_CHANNEL_BLOCK / CN_DOUBLES,
 };

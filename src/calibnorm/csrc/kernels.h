@@ -21,8 +21,50 @@ typedef struct {
     int past; /* write y past the caches: it is larger than they are, and its vectors are aligned */
 } cn_job;
 
+/* Arguments of a layer with given statistics in one pass: no plane waits for another one. */
+typedef struct {
+    cn_job pixels;        /* the affine pass's; first and second, or NULL, take the moments */
+    const void *channels; /* what the coefficient step has prepared */
+    int center, gate;
+    int together; /* planes whose pixels stay in the caches between the two readings, a power of two */
+} cn_through_job;
+
 /* A share of a job: units [begin, end). The type that torch_parallel_for wants. */
 typedef void (*cn_work)(int64_t begin, int64_t end, void *job);
+
+/* Arguments of the coefficient step. All arrays are double. */
+enum { CN_CENTER_NONE, CN_CENTER_MEAN, CN_CENTER_STD };
+enum { CN_GATE_NONE, CN_GATE_STANDARDIZED, CN_GATE_STD, CN_GATE_INPUT };
+enum { CN_GATE_GAMMA = 1, CN_GATE_BETA = 2 };
+enum { CN_OF_BATCH, CN_GIVEN, CN_FOUND }; /* mean and var: to be found; constants; this batch's, found before */
+
+typedef struct {
+    int64_t N, C, S;
+    int32_t center, gate, gated, statistics;
+    double eps, noise_a, noise_b;
+    const double *m, *v;                                                   /* (N, C) */
+    double *mean, *var;                                                    /* (C,): written where of the batch */
+    const double *weight, *bias, *center_weight, *gate_weight, *gate_bias; /* (C,) or NULL */
+    double *scale, *shift;                                                 /* (N, C); gradient step: scale alone */
+    const double *sum_dy, *sum_dy_centred;                                 /* (N, C); from here on: the gradient step */
+    double *slope, *offset;
+    double *d_weight, *d_bias, *d_center_weight, *d_gate_weight, *d_gate_bias; /* (C,) or NULL */
+} cn_coefficient_job;
+
+/* Arguments of a whole layer, one direction. Where `narrow`, the learnable arrays, their gradients, and mean and var
+ * where CN_GIVEN are of float, not of double. Moments that are NULL are found anew and not kept. A ReLU masks dy; with
+ * a residual, `masked` takes the masked dy, its gradient. */
+typedef struct {
+    int64_t N, C, S;
+    int32_t center, gate, gated, statistics, dtype, rows, relu, narrow;
+    double eps, noise_a, noise_b;
+    double *m, *v;
+    void *mean, *var;
+    const void *learnable[5]; /* in the order of the coefficient step */
+    const void *x, *residual, *dy;
+    void *y, *masked; /* y: the output; backward: dx, or NULL where x needs no gradient */
+    void *found[5];   /* gradients of the learnable arrays, or NULL */
+} cn_layer_job;
 
 typedef struct {
     cn_work moments[CN_LAYOUTS][CN_DTYPES];
@@ -33,38 +75,12 @@ typedef struct {
     cn_work merge_sums;
     cn_work coefficients; /* units are blocks of channels */
     cn_work coefficients_vjp;
+    cn_work through[CN_LAYOUTS][CN_DTYPES]; /* units are CN_CHANNEL_BLOCK planes of an instance, or an instance */
+    void (*prepare)(const cn_coefficient_job *job, void *channels);
+    int64_t prepared_bytes; /* of every CN_CHANNEL_BLOCK channels */
 } cn_table;
 
 extern const cn_table cn_table_base, cn_table_avx2, cn_table_avx512;
-
-/* Arguments of the coefficient step. All arrays are double. */
-enum { CN_CENTER_NONE, CN_CENTER_MEAN, CN_CENTER_STD };
-enum { CN_GATE_NONE, CN_GATE_STANDARDIZED, CN_GATE_STD, CN_GATE_INPUT };
-enum { CN_GATE_GAMMA = 1, CN_GATE_BETA = 2 };
-
-typedef struct {
-    int64_t N, C, S;
-    int32_t center, gate, gated, fixed; /* fixed: mean and var are given, not those of this batch */
-    double eps, noise_a, noise_b;
-    const double *m, *v;                                                   /* (N, C) */
-    double *mean, *var;                                                    /* (C,): read where fixed, else written */
-    const double *weight, *bias, *center_weight, *gate_weight, *gate_bias; /* (C,) or NULL */
-    double *scale, *shift;                                                 /* (N, C); gradient step: scale alone */
-    const double *sum_dy, *sum_dy_centred;                                 /* (N, C); from here on: the gradient step */
-    double *slope, *offset;
-    double *d_weight, *d_bias, *d_center_weight, *d_gate_weight, *d_gate_bias; /* (C,) or NULL */
-} cn_coefficient_job;
-
-/* Arguments of a whole layer, one direction. `step` is as above, but for its scale, shift, sums, slope and offset,
- * which are scratch; where `narrow`, its (C,) arrays (mean and var where fixed) are of float, not of double. Moments
- * that are NULL are found anew and not kept. A ReLU masks dy; with a residual, `masked` takes the masked dy, its
- * gradient. */
-typedef struct {
-    cn_coefficient_job step;
-    int32_t dtype, rows, relu, narrow;
-    const void *x, *residual, *dy;
-    void *y, *masked; /* y: the output; backward: dx, or NULL where x needs no gradient */
-} cn_layer_job;
 
 #define CN_CHANNEL_BLOCK 16 /* channels a unit of the coefficient step: a vector or two of doubles */
 

@@ -28,19 +28,18 @@ typedef struct {
     double rest[LANES];
 } FN(numbers);
 
-INLINE void FN(fetch_planes)(FN(numbers) *into, const cn_job *job, int64_t plane, int count)
+INLINE void FN(fetch_affine)(FN(numbers) *into, const double *m, const double *scale, const double *shift, int count)
 {
-    const double *m = job->m + plane;
     for (int j = 0; j < count; j++) into->m[j] = (A)m[j];
     for (int j = 0; j < count; j++) into->rest[j] = m[j] - (double)into->m[j];
-    if (job->scale) {
-        const double *scale = job->scale + plane;
-        for (int j = 0; j < count; j++) into->scale[j] = (A)scale[j];
-    }
-    if (job->shift) {
-        const double *scale = job->scale + plane, *shift = job->shift + plane;
-        for (int j = 0; j < count; j++) into->shift[j] = (A)(shift[j] - scale[j] * into->rest[j]);
-    }
+    for (int j = 0; scale && j < count; j++) into->scale[j] = (A)scale[j];
+    for (int j = 0; shift && j < count; j++) into->shift[j] = (A)(shift[j] - scale[j] * into->rest[j]);
+}
+
+INLINE void FN(fetch_planes)(FN(numbers) *into, const cn_job *job, int64_t plane, int count)
+{
+    FN(fetch_affine)(into, job->m + plane, job->scale ? job->scale + plane : NULL,
+                     job->shift ? job->shift + plane : NULL, count);
     if (job->slope) {
         const double *slope = job->slope + plane, *offset = job->offset + plane;
         for (int j = 0; j < count; j++) into->slope[j] = (A)slope[j];
@@ -54,6 +53,10 @@ INLINE V FN(deviations)(const T *x, int64_t n, V k, int squared, const T *base)
 #define ADD(to, d) to += squared ? (d) * (d) : (d)
     V s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0}, a, b, c, d;
     int64_t i = 0;
+    if (n == LANES) { /* a 4x4 plane spent its time on the questions below */
+        a = LOAD(x) - k;
+        return squared ? a * a : a;
+    }
     for (; i + 4 * LANES <= n; i += 4 * LANES) {
         LOADS(x + i, &a, &b);
         LOADS(x + i + 2 * LANES, &c, &d);
@@ -83,7 +86,7 @@ INLINE V FN(deviations)(const T *x, int64_t n, V k, int squared, const T *base)
 /* Of planes that are read twice while they are in L1. The first reading sums differences from the first pixel: a
  * constant plane has exactly that mean and variance 0. The second takes deviations from the rounded mean, whose error
  * is then taken out of their squares. */
-INLINE void FN(small_moments)(const cn_job *job, FN(group) at)
+INLINE void FN(small_moments)(const cn_job *job, FN(group) at, double *means, double *variances)
 {
     const T *x = (const T *)job->x + at.at;
     const double n = (double)at.n, inverse = 1.0 / n;
@@ -104,8 +107,8 @@ INLINE void FN(small_moments)(const cn_job *job, FN(group) at)
     TOTALS(sums, found);
     for (int j = 0; j < at.count; j++) {
         double off = mean[j] - (double)center[j], v = (double)found[j] * inverse - off * off;
-        job->first[at.plane + j] = mean[j];
-        job->second[at.plane + j] = v < 0 ? 0 : v;
+        means[j] = mean[j];
+        variances[j] = v < 0 ? 0 : v;
     }
 }
 
@@ -120,20 +123,26 @@ INLINE void FN(tile_moments)(const T *x, int64_t n, const T *base, FN(moments) *
     FN(merge)(into, (double)n, mean, m2 < 0 ? 0 : m2);
 }
 
+/* The moments of one plane, or of a part of it. */
+INLINE FN(moments) FN(large_moments)(const cn_job *job, int64_t at, int64_t n)
+{
+    const T *x = (const T *)job->x + at;
+    FN(moments) found = {0, 0, 0};
+    for (int64_t t = 0; t < n; t += TILE) FN(tile_moments)(x + t, n - t < TILE ? n - t : TILE, job->x, &found);
+    return found;
+}
+
 static void FN(moments_planes)(int64_t begin, int64_t end, void *p)
 {
     const cn_job *job = p;
     for (int64_t u = begin; u < end;) {
         FN(group) at = FN(units)(job, u, end);
         if (job->S <= SMALL) {
-            FN(small_moments)(job, at);
+            FN(small_moments)(job, at, job->first + at.plane, job->second + at.plane);
             u += at.count;
             continue;
         }
-        const T *x = (const T *)job->x + at.at;
-        FN(moments) found = {0, 0, 0};
-        for (int64_t t = 0; t < at.n; t += TILE)
-            FN(tile_moments)(x + t, at.n - t < TILE ? at.n - t : TILE, job->x, &found);
+        FN(moments) found = FN(large_moments)(job, at.at, at.n);
         *first_of(job, u) = found.mean;
         *second_of(job, u) = found.m2 / found.n;
         u++;
@@ -227,37 +236,41 @@ static void FN(gradient_sums_planes)(int64_t begin, int64_t end, void *p)
     else FN(sums_planes)(begin, end, job, 1, 1);
 }
 
+INLINE void FN(affine_group)(const cn_job *job, FN(group) at, const FN(numbers) *of, int relu, int residual)
+{
+    const int64_t n = at.n;
+    for (int j = 0; j < at.count; j++) {
+        const T *x = (const T *)job->x + at.at + j * n, *r = residual ? (const T *)job->residual + at.at + j * n : x;
+        T *y = (T *)job->y + at.at + j * n;
+        const V zero = {0}, m = zero + of->m[j], scale = zero + of->scale[j], shift = zero + of->shift[j];
+        V x0, x1, r0 = zero, r1 = zero;
+        int64_t i = 0;
+#define OUT(x, r) FN(relu)(FN(linear)((x) - m, scale, shift, r, residual), relu)
+        for (; i + 2 * LANES <= n; i += 2 * LANES) {
+            LOADS(x + i, &x0, &x1);
+            if (residual) LOADS(r + i, &r0, &r1);
+            FN(put_vectors)(y + i, OUT(x0, r0), OUT(x1, r1), job->past);
+        }
+        if (i + LANES <= n) {
+            if (residual) r0 = LOAD(r + i);
+            STORE(y + i, OUT(LOAD(x + i), r0));
+            i += LANES;
+        }
+        if (i < n) {
+            if (residual) r0 = FN(tail)(r + n, n - i, job->residual);
+            FN(put_tail)(y + n, n - i, n, OUT(FN(tail)(x + n, n - i, job->x), r0));
+        }
+#undef OUT
+    }
+}
+
 INLINE void FN(affine_groups)(int64_t begin, int64_t end, const cn_job *job, int relu, int residual)
 {
     for (int64_t u = begin; u < end;) {
         const FN(group) at = FN(units)(job, u, end);
-        const int64_t n = at.n;
         FN(numbers) of;
         FN(fetch_planes)(&of, job, at.plane, at.count);
-        for (int j = 0; j < at.count; j++) {
-            const T *x = (const T *)job->x + at.at + j * n,
-                    *r = residual ? (const T *)job->residual + at.at + j * n : x;
-            T *y = (T *)job->y + at.at + j * n;
-            const V zero = {0}, m = zero + of.m[j], scale = zero + of.scale[j], shift = zero + of.shift[j];
-            V x0, x1, r0 = zero, r1 = zero;
-            int64_t i = 0;
-#define OUT(x, r) FN(relu)(FN(linear)((x) - m, scale, shift, r, residual), relu)
-            for (; i + 2 * LANES <= n; i += 2 * LANES) {
-                LOADS(x + i, &x0, &x1);
-                if (residual) LOADS(r + i, &r0, &r1);
-                FN(put_vectors)(y + i, OUT(x0, r0), OUT(x1, r1), job->past);
-            }
-            if (i + LANES <= n) {
-                if (residual) r0 = LOAD(r + i);
-                STORE(y + i, OUT(LOAD(x + i), r0));
-                i += LANES;
-            }
-            if (i < n) {
-                if (residual) r0 = FN(tail)(r + n, n - i, job->residual);
-                FN(put_tail)(y + n, n - i, n, OUT(FN(tail)(x + n, n - i, job->x), r0));
-            }
-#undef OUT
-        }
+        FN(affine_group)(job, at, &of, relu, residual);
         u += at.count;
     }
 }
@@ -270,6 +283,51 @@ static void FN(affine_planes)(int64_t begin, int64_t end, void *p)
     else if (job->relu) FN(affine_groups)(begin, end, job, 1, 0);
     else FN(affine_groups)(begin, end, job, 0, 0);
     if (job->past) streamed();
+}
+
+/* Moments, coefficients and affine of a few planes of an instance at a time. `lead` is where the first of them is in
+ * its vector of channels. */
+INLINE void FN(through_groups)(int64_t begin, int64_t end, const cn_through_job *job, int relu, int residual)
+{
+    const cn_job *pixels = &job->pixels;
+    const int64_t C = pixels->C, S = pixels->S, blocks = (C + CN_CHANNEL_BLOCK - 1) / CN_CHANNEL_BLOCK;
+    const coefficient_channels *channels = job->channels;
+    for (int64_t u = begin; u < end; u++) {
+        int64_t c = u % blocks * CN_CHANNEL_BLOCK, stop = C - c < CN_CHANNEL_BLOCK ? C : c + CN_CHANNEL_BLOCK, count;
+        for (; c < stop; c += count) {
+            count = job->together < LANES ? job->together : LANES;
+            if (stop - c < count) count = stop - c;
+            const int64_t plane = u / blocks * C + c, lead = c % CN_DOUBLES;
+            const FN(group) at = {plane * S, S, plane, (int)count};
+            double m[LANES + CN_DOUBLES] = {0}, v[LANES + CN_DOUBLES] = {0};
+            double scale[LANES + CN_DOUBLES], shift[LANES + CN_DOUBLES];
+            if (S <= SMALL) FN(small_moments)(pixels, at, m + lead, v + lead);
+            for (int64_t j = 0; S > SMALL && j < count; j++) {
+                FN(moments) found = FN(large_moments)(pixels, at.at + j * S, S);
+                m[lead + j] = found.mean;
+                v[lead + j] = found.m2 / found.n;
+            }
+            if (pixels->first) {
+                memcpy(pixels->first + plane, m + lead, sizeof(double) * (size_t)count);
+                memcpy(pixels->second + plane, v + lead, sizeof(double) * (size_t)count);
+            }
+            coefficients_here[job->center][job->gate](channels + c / CN_DOUBLES,
+                                                      (lead + count + CN_DOUBLES - 1) / CN_DOUBLES, m, v, scale, shift);
+            FN(numbers) of;
+            FN(fetch_affine)(&of, m + lead, scale + lead, shift + lead, (int)count);
+            FN(affine_group)(pixels, at, &of, relu, residual);
+        }
+    }
+}
+
+static void FN(through_planes)(int64_t begin, int64_t end, void *p)
+{
+    const cn_through_job *job = p;
+    if (job->pixels.residual && job->pixels.relu) FN(through_groups)(begin, end, job, 1, 1);
+    else if (job->pixels.residual) FN(through_groups)(begin, end, job, 0, 1);
+    else if (job->pixels.relu) FN(through_groups)(begin, end, job, 1, 0);
+    else FN(through_groups)(begin, end, job, 0, 0);
+    if (job->pixels.past) streamed();
 }
 
 INLINE void FN(apply_groups)(int64_t begin, int64_t end, const cn_job *job, int relu)

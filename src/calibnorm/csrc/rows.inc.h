@@ -64,21 +64,34 @@ typedef struct {
     V m[STRIP], scale[STRIP], shift[STRIP], slope[STRIP], offset[STRIP];
 } FN(columns);
 
-INLINE void FN(fetch)(FN(columns) *into, const cn_job *job, const FN(strip) *at, int narrow)
+/* The numbers of a strip's columns, from arrays that begin with them, of which some may be NULL. */
+typedef struct {
+    const double *m, *scale, *shift, *slope, *offset;
+} FN(sources);
+
+INLINE FN(sources) FN(sources_of)(const cn_job *job, const FN(strip) *at)
+{
+    const int64_t first = at->n * job->C + at->left;
+#define SOURCE(name) .name = job->name ? job->name + first : NULL
+    return (FN(sources)){SOURCE(m), SOURCE(scale), SOURCE(shift), SOURCE(slope), SOURCE(offset)};
+#undef SOURCE
+}
+
+INLINE void FN(fetch)(FN(columns) *into, const cn_job *job, FN(sources) from, const FN(strip) *at, int narrow)
 {
     const int valid = narrow ? (int)job->C : LANES;
     for (int64_t j = 0; j < at->count; j++) {
-        const int64_t nc = at->n * job->C + at->left + FN(column)(at, j);
-        const double *m = job->m + nc;
+        const int64_t nc = FN(column)(at, j);
+        const double *m = from.m + nc;
         A values[LANES] = {0};
         double rest[LANES];
         for (int i = 0; i < valid; i++) values[i] = (A)m[i];
         for (int i = 0; i < valid; i++) rest[i] = m[i] - (double)values[i];
         memcpy(&into->m[j], values, sizeof values);
 #define FETCH(NAME, FACTOR)                                                                  \
-    if (job->NAME) {                                                                         \
-        const double *array = job->NAME + nc, *factor = job->FACTOR + nc;                    \
-        if (job->NAME == job->FACTOR)                                                        \
+    if (from.NAME) {                                                                         \
+        const double *array = from.NAME + nc, *factor = from.FACTOR + nc;                    \
+        if (from.NAME == from.FACTOR)                                                        \
             for (int i = 0; i < valid; i++) values[i] = (A)array[i];                         \
         else                                                                                 \
             for (int i = 0; i < valid; i++) values[i] = (A)(array[i] - factor[i] * rest[i]); \
@@ -124,40 +137,44 @@ INLINE void FN(take_up)(FN(found) *f, int64_t lanes, double rows, double seen)
     }
 }
 
+/* The moments of a strip's columns. */
+INLINE void FN(strip_moments)(const cn_job *job, const FN(strip) *at, int narrow, double *means, double *variances)
+{
+    FN(found) f;
+    const int valid = narrow ? (int)job->C : LANES;
+    const int64_t lanes = at->count * LANES, few = at->hi - at->lo < FEW ? at->hi - at->lo : FEW;
+    double seen = 0, inverse = 1.0 / (double)few;
+    for (int64_t j = 0; j < at->count; j++) {
+        f.k[j] = FN(get)(job->x, FN(row)(job, at, at->lo) + FN(column)(at, j), job, narrow);
+        f.s[j] = f.q[j] = (V){0};
+    }
+    for (int64_t r = at->lo; r < at->lo + few; r++) FN(add_moments)(&f, job, at, 0, narrow, r);
+    for (int64_t i = 0; i < lanes; i++) {
+        A *k = (A *)f.k, *s = (A *)f.s;
+        f.mean[i] = (double)k[i] + (double)s[i] * inverse;
+        k[i] = (A)f.mean[i];
+        f.m2[i] = s[i] = 0;
+    }
+    for (int64_t t = at->lo, stop; t < at->hi; t = stop) {
+        stop = t + (seen ? 192 : 64) < at->hi ? t + (seen ? 192 : 64) : at->hi;
+        for (int64_t r = t; r < stop; r++) FN(add_moments)(&f, job, at, 1, narrow, r);
+        FN(take_up)(&f, lanes, (double)(stop - t), seen);
+        seen += (double)(stop - t);
+    }
+    inverse = 1.0 / seen;
+    for (int64_t j = 0; j < at->count; j++) {
+        double *mean = means + FN(column)(at, j), *var = variances + FN(column)(at, j);
+        for (int i = 0; i < valid; i++) mean[i] = f.mean[j * LANES + i];
+        for (int i = 0; i < valid; i++) var[i] = f.m2[j * LANES + i] * inverse;
+    }
+}
+
 INLINE void FN(moments_strips)(int64_t begin, int64_t end, const cn_job *job, int narrow)
 {
-    const int valid = narrow ? (int)job->C : LANES;
     for (int64_t u = begin; u < end; u++) {
         FN(strip) at = FN(strip_of)(job, u);
-        while (FN(next)(&at, job, narrow)) {
-            FN(found) f;
-            const int64_t lanes = at.count * LANES, few = at.hi - at.lo < FEW ? at.hi - at.lo : FEW;
-            double seen = 0, inverse = 1.0 / (double)few;
-            for (int64_t j = 0; j < at.count; j++) {
-                f.k[j] = FN(get)(job->x, FN(row)(job, &at, at.lo) + FN(column)(&at, j), job, narrow);
-                f.s[j] = f.q[j] = (V){0};
-            }
-            for (int64_t r = at.lo; r < at.lo + few; r++) FN(add_moments)(&f, job, &at, 0, narrow, r);
-            for (int64_t i = 0; i < lanes; i++) {
-                A *k = (A *)f.k, *s = (A *)f.s;
-                f.mean[i] = (double)k[i] + (double)s[i] * inverse;
-                k[i] = (A)f.mean[i];
-                f.m2[i] = s[i] = 0;
-            }
-            for (int64_t t = at.lo, stop; t < at.hi; t = stop) {
-                stop = t + (seen ? 192 : 64) < at.hi ? t + (seen ? 192 : 64) : at.hi;
-                for (int64_t r = t; r < stop; r++) FN(add_moments)(&f, job, &at, 1, narrow, r);
-                FN(take_up)(&f, lanes, (double)(stop - t), seen);
-                seen += (double)(stop - t);
-            }
-            inverse = 1.0 / seen;
-            for (int64_t j = 0; j < at.count; j++) {
-                const int64_t c = at.left + FN(column)(&at, j);
-                double *mean = first_of(job, u) + c, *var = second_of(job, u) + c;
-                for (int i = 0; i < valid; i++) mean[i] = f.mean[j * LANES + i];
-                for (int i = 0; i < valid; i++) var[i] = f.m2[j * LANES + i] * inverse;
-            }
-        }
+        while (FN(next)(&at, job, narrow))
+            FN(strip_moments)(job, &at, narrow, first_of(job, u) + at.left, second_of(job, u) + at.left);
     }
 }
 
@@ -197,7 +214,7 @@ INLINE void FN(sums_strips)(int64_t begin, int64_t end, const cn_job *job, int r
         while (FN(next)(&at, job, narrow)) {
             FN(gradients) f;
             const int64_t lanes = at.count * LANES;
-            FN(fetch)(&f.of, job, &at, narrow);
+            FN(fetch)(&f.of, job, FN(sources_of)(job, &at), &at, narrow);
             for (int k = 0; k < 2; k++) {
                 memset(f.s[k], 0, sizeof(A) * lanes);
                 memset(f.sums[k], 0, sizeof(double) * lanes);
@@ -250,7 +267,7 @@ INLINE void FN(affine_strips)(int64_t begin, int64_t end, const cn_job *job, int
         FN(strip) at = FN(strip_of)(job, u);
         while (FN(next)(&at, job, narrow)) {
             FN(columns) of;
-            FN(fetch)(&of, job, &at, narrow);
+            FN(fetch)(&of, job, FN(sources_of)(job, &at), &at, narrow);
             for (int64_t r = at.lo; r < at.hi; r++) FN(affine_step)(&of, job, &at, relu, residual, narrow, r);
         }
     }
@@ -265,6 +282,43 @@ static void FN(affine_rows)(int64_t begin, int64_t end, void *p)
     else if (job->relu) FN(affine_strips)(begin, end, job, 1, 0, 0);
     else FN(affine_strips)(begin, end, job, 0, 0, 0);
     if (job->past) streamed();
+}
+
+/* Moments, coefficients and affine of an instance, strip by strip. */
+INLINE void FN(through_strips)(int64_t begin, int64_t end, const cn_through_job *job, int relu, int residual,
+                               int narrow)
+{
+    const cn_job *pixels = &job->pixels;
+    for (int64_t n = begin; n < end; n++) {
+        FN(strip) at = FN(strip_of)(pixels, n);
+        while (FN(next)(&at, pixels, narrow)) {
+            double m[STRIP * LANES] = {0}, v[STRIP * LANES] = {0}, scale[STRIP * LANES], shift[STRIP * LANES];
+            const int64_t left = pixels->C - at.left, width = left < STRIP * LANES ? left : STRIP * LANES;
+            FN(strip_moments)(pixels, &at, narrow, m, v);
+            if (pixels->first) {
+                memcpy(pixels->first + n * pixels->C + at.left, m, sizeof(double) * (size_t)width);
+                memcpy(pixels->second + n * pixels->C + at.left, v, sizeof(double) * (size_t)width);
+            }
+            coefficients_here[job->center][job->gate]((const coefficient_channels *)job->channels
+                                                          + at.left / CN_DOUBLES,
+                                                      (width + CN_DOUBLES - 1) / CN_DOUBLES, m, v, scale, shift);
+            FN(columns) of;
+            FN(fetch)(&of, pixels, (FN(sources)){.m = m, .scale = scale, .shift = shift}, &at, narrow);
+            for (int64_t r = at.lo; r < at.hi; r++) FN(affine_step)(&of, pixels, &at, relu, residual, narrow, r);
+        }
+    }
+}
+
+static void FN(through_rows)(int64_t begin, int64_t end, void *p)
+{
+    const cn_through_job *job = p;
+    const int relu = job->pixels.relu, residual = job->pixels.residual != 0;
+    if (job->pixels.C < LANES) FN(through_strips)(begin, end, job, relu, residual, 1);
+    else if (residual && relu) FN(through_strips)(begin, end, job, 1, 1, 0);
+    else if (residual) FN(through_strips)(begin, end, job, 0, 1, 0);
+    else if (relu) FN(through_strips)(begin, end, job, 1, 0, 0);
+    else FN(through_strips)(begin, end, job, 0, 0, 0);
+    if (job->pixels.past) streamed();
 }
 
 INLINE void FN(apply_step)(const FN(columns) *of, const cn_job *job, const FN(strip) *at, int relu, int narrow,
@@ -285,7 +339,7 @@ INLINE void FN(apply_strips)(int64_t begin, int64_t end, const cn_job *job, int 
         FN(strip) at = FN(strip_of)(job, u);
         while (FN(next)(&at, job, narrow)) {
             FN(columns) of;
-            FN(fetch)(&of, job, &at, narrow);
+            FN(fetch)(&of, job, FN(sources_of)(job, &at), &at, narrow);
             for (int64_t r = at.lo; r < at.hi; r++) FN(apply_step)(&of, job, &at, relu, narrow, r);
         }
     }

@@ -75,11 +75,13 @@ def apply(
     synchronized: Synchronized | None = None
     if group is not None and use_batch and method.batch_statistics:
         synchronized = _synchronized(x, method, group, where)
-    elif _checks.sizes_known() and x.numel() == 0:
-        return _add_and_rectify(_empty(x, tensors), residual, relu)
-    # Planes of several pixels and batches of several instances, at once: the whole question takes 1 us.
-    if synchronized is None and _checks.sizes_known() and (x.ndim == 2 or x.shape[-1] == 1 or x.shape[0] == 1):
-        _refuse_single_values(x, method, use_batch, where)
+    elif _checks.sizes_known():
+        shape = x.shape
+        if 0 in shape:
+            return _add_and_rectify(_empty(x, tensors), residual, relu)
+        # Planes of several pixels and batches of several instances, at once: the whole question takes 1 us.
+        if len(shape) == 2 or shape[-1] == 1 or shape[0] == 1:
+            _refuse_single_values(x, method, use_batch, where)
     fixed: Statistics | None = None
     if not method.batch_statistics:
         update, eps = False, _checks.eps(eps)  # with frozen statistics 0 is legal, and these are the instance's own

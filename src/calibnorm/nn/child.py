@@ -19,7 +19,7 @@ from calibnorm import _checks
 from calibnorm.nn.hooks import COMPUTE_WEIGHT
 
 _TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-_PLAIN = frozenset({nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d})
+PLAIN = frozenset({nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d})
 
 
 _Tensors = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
@@ -94,8 +94,10 @@ def read(child: Any, where: str) -> ChildState:
         TypeError: The child is of a class that the layer does not understand.
         ValueError: Its tensors, eps or momentum cannot be used.
     """
-    _check_class(child, where)
-    if is_frozen(child):
+    plain = type(child) in PLAIN
+    if not plain or "forward" in child.__dict__:
+        _check_class(child, where)
+    if not plain and is_frozen(child):
         frozen: _Tensors = (child.weight, child.bias, child.running_mean, child.running_var, None)
         return _state(frozen, None, child.eps, False, False, num_features(child), where)
     for hook in child._forward_pre_hooks.values():
@@ -118,7 +120,7 @@ def _check_class(child: Any, where: str) -> None:
             "layer as one unit. Under mixed precision FSDP1 does this to every BatchNorm: also pass "
             "MixedPrecision(..., _module_classes_to_ignore=())"
         )
-    if not (type(child) in _PLAIN or accepts(child)):
+    if not (type(child) in PLAIN or accepts(child)):
         remedy = "put back a torch BatchNorm, SyncBatchNorm or FrozenBatchNorm2d"
         if type(child).__module__.startswith("torch.ao."):
             remedy = "a layer stays in floating point: set the child's qconfig = None before preparing the network"
@@ -143,10 +145,18 @@ def check(child: Any, x: Tensor, where: str) -> None:
 
 def _tensors(child: Any) -> _Tensors:
     """Return the tensors of ``_TENSORS``."""
-    parameters, buffers = child._parameters, child._buffers
-    if type(child) in _PLAIN and (*parameters, *buffers) == _TENSORS:
+    if type(child) in PLAIN:
         # What the names below find, without nn.Module's way of finding them, which takes 0.6 us a name.
-        return (*parameters.values(), *buffers.values())
+        held, kept = child._parameters, child._buffers
+        try:
+            return held["weight"], held["bias"], kept["running_mean"], kept["running_var"], kept["num_batches_tracked"]
+        except KeyError:
+            return _by_name(child)
+    return _by_name(child)
+
+
+def _by_name(child: Any) -> _Tensors:
+    """Return the tensors where some are computed by something else, or are attributes."""
     # BatchNorms that were pickled before PyTorch 0.4.1 have no count.
     return (*(getattr(child, name) for name in _TENSORS[:4]), getattr(child, "num_batches_tracked", None))
 
@@ -174,7 +184,7 @@ def _state(
 
 def refuse_shards(weight: Tensor | None, bias: Tensor | None, x: Tensor, where: str) -> None:
     """Refuse parameters that FSDP2 holds as shards: it gathers them when it is called, and nobody calls a child."""
-    if type(x) is Tensor and any(type(t).__name__ == "DTensor" for t in (weight, bias)):
+    if type(x) is Tensor and "DTensor" in (type(weight).__name__, type(bias).__name__):
         raise ValueError(
             f"{where}: the parameters of its child `bn` are shards (DTensor), which only FSDP's own forward gathers; "
             "do not call fully_shard on the child alone, wrap the whole layer as one unit"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from calibnorm import _checks
 from calibnorm.methods import Method, build, not_an_option
 from calibnorm.nn import child as children
-from calibnorm.nn import hooks, loading, running_statistics
+from calibnorm.nn import hooks, loading, ordinary, running_statistics
 from calibnorm.nn.apply import apply
 from calibnorm.nn.arguments import SHARED, LayerArguments, arguments_of, can_stand_over, description, takes
 from calibnorm.nn.batchnorm_owner import BatchNormOwner
@@ -42,6 +42,8 @@ class CalibratedNorm(BatchNormOwner):
     """
 
     dims: ClassVar[int]
+    _ranks: ClassVar[tuple[int, ...]]
+    """Legal numbers of an input's dimensions."""
     method_type: ClassVar[type[Method]]
     qconfig = None
     """Eager quantization looks here, and leaves a layer and its child in floating point."""
@@ -122,7 +124,7 @@ class CalibratedNorm(BatchNormOwner):
 
             cls.__init__ = takes(arguments_of(cls.method_type))(init)  # type: ignore[assignment]
         if dims is not None:
-            cls.dims = dims
+            cls.dims, cls._ranks = dims, (2, 3) if dims == 1 else (dims + 2,)
             if cls.__doc__ and (text := getattr(cls.__init__, "text", None)):  # python -OO leaves none
                 cls.__doc__ = description(text, cls.__doc__, dims, cls.method_type().batch_statistics)
 
@@ -231,6 +233,9 @@ class CalibratedNorm(BatchNormOwner):
         """
         if isinstance(input, torch.fx.Proxy):  # type: ignore[unreachable]
             return self._as_one_node(input, residual, relu)  # type: ignore[unreachable]
+        y = ordinary.normalized(self, input, residual, relu)
+        if y is not None:
+            return y
         where = type(self).__name__
         child: Any = self._modules["bn"]  # as everywhere here: nn.Module's own way to a child takes 0.7 us
         alone = not (hooks.has_hooks(child) or children.is_split(child))
@@ -239,10 +244,11 @@ class CalibratedNorm(BatchNormOwner):
         _checks.features(input, ranks, children.num_features(child), where)
         if residual is not None:  # here, not where it is added: by then the running statistics have moved
             _checks.residual(residual, input, where)
-        rectifies = self.act == "relu" or is_relu(self.act)
+        act, drop = self.act, self.drop
+        rectifies = act is not None and (act == "relu" or is_relu(act))
         if state is None:
             y = self._in_place_of(child, input, where)
-        elif (self.drop is None or is_identity(self.drop)) and (rectifies or self.act is None):
+        elif (drop is None or is_identity(drop)) and (rectifies or act is None):
             return self._normalize(input, state, where, residual, relu or rectifies)  # on the way of the passes
         else:
             y = self._normalize(input, state, where)
@@ -321,10 +327,6 @@ class CalibratedNorm(BatchNormOwner):
         if self.act == "relu":
             return torch.relu(y)
         return self.act(y) if isinstance(self.act, nn.Module) else y
-
-    @property
-    def _ranks(self) -> tuple[int, ...]:
-        return (2, 3) if self.dims == 1 else (self.dims + 2,)
 
     def _as_one_node(self, input: torch.fx.Proxy, residual: Any, relu: bool) -> Any:
         """Stay one node in a torch.fx graph, as torch's own layers do, so that fusers see a layer they do not know."""

@@ -30,6 +30,11 @@ def normalize(x: Tensor, call: Call) -> tuple[Tensor, Statistics]:
     if transformed(x) or (call.residual is not None and transformed(call.residual)):
         with without_autocast(x):
             return differentiable(x, call)
+    return computed(x, call)
+
+
+def computed(x: Tensor, call: Call) -> tuple[Tensor, Statistics]:
+    """The same of plain tensors, by a backend."""
     x = in_two_layouts(x)
     backend = dispatch.choose(x)
     done = backend.three_steps(call.step).forward(x, call)

@@ -41,13 +41,11 @@ class Library:
         self.gradient_apply.argtypes = [*_SHAPE, *[_POINTER] * 7, _INT, _POINTER]
         self.coefficients = library.calibnorm_coefficients
         self.coefficients_vjp = library.calibnorm_coefficients_vjp
-        for function in (self.coefficients, self.coefficients_vjp):
+        self.update_running = library.calibnorm_update_running
+        for function in (self.coefficients, self.coefficients_vjp, self.update_running):
             function.argtypes, function.restype = [ctypes.c_char_p], None
         self.forward = library.calibnorm_forward
         self.backward = library.calibnorm_backward
-        self.update_running = library.calibnorm_update_running
-        self.update_running.argtypes = [_INT, _LONG, *[_POINTER] * 5, *[ctypes.c_double] * 2]
-        self.update_running.restype = None
         for function in (self.forward, self.backward):
             function.argtypes = [ctypes.c_char_p]
 

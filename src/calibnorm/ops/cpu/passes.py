@@ -7,6 +7,8 @@ neither contiguous nor channels_last is copied by each pass that reads it.
 
 from __future__ import annotations
 
+import struct
+
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
@@ -16,6 +18,9 @@ from calibnorm.ops.cpu.library import Library, load
 from calibnorm.ops.inputs import dense, like
 from calibnorm.ops.reference import Rectified
 
+_RUNNING = (torch.float32, torch.float64)
+_MOVE = struct.Struct("q5P2di").pack
+"""``cn_running_job`` of ``csrc/entry.c``."""
 CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 
@@ -85,23 +90,19 @@ def gradient_apply(
 
 def update_running(buffers: tuple[Tensor, ...], mean: Tensor, var: Tensor, momentum: float, unbias: float) -> bool:
     """Move a running mean and variance and perhaps a count; return False, with nothing moved, where C cannot."""
-    running = buffers[0].dtype
-    dtypes = (running, running, torch.int64)
-    if (
-        mean.dtype is not torch.float64
-        or running not in (torch.float32, torch.float64)
-        or refuses(mean) is not None
-        or not (mean.is_contiguous() and var.is_contiguous())
-        or any(
-            t.dtype is not dtype or not t.is_cpu or not t.is_contiguous() or t.is_inference()
-            for t, dtype in zip(buffers, dtypes, strict=False)
-        )
-    ):
+    dtype = buffers[0].dtype
+    if mean.dtype is not torch.float64 or dtype not in _RUNNING or refuses(mean) is not None:
         return False
-    addresses = [t.data_ptr() for t in buffers]
-    count = addresses[2] if len(buffers) > 2 else None
-    batch = mean.data_ptr(), var.data_ptr()
-    library().update_running(CODES[running], mean.numel(), *addresses[:2], count, *batch, momentum, unbias)
+    if not (mean.is_contiguous() and var.is_contiguous()):
+        return False
+    places = [mean.data_ptr(), var.data_ptr()]
+    for t, its_dtype in zip(buffers, (dtype, dtype, torch.int64), strict=False):
+        if t.dtype is not its_dtype or not t.is_cpu or not t.is_contiguous() or t.is_inference():
+            return False
+        places.append(t.data_ptr())
+    if len(places) < 5:
+        places.append(0)
+    library().update_running(_MOVE(mean.numel(), *places, momentum, unbias, CODES[dtype]))
     increment_version(buffers)  # autograd does not see what C changes
     return True
 
