@@ -60,7 +60,9 @@ def test_a_pattern_takes_the_pages_that_nothing_else_names(hooks: dict[str, Any]
     assert left == []
 
 
-@pytest.mark.parametrize("path", ["README.md", "CHANGELOG.md", "docs/methods.md", "docs/results/fashion-study/README.md"])
+@pytest.mark.parametrize(
+    "path", ["README.md", "CHANGELOG.md", "docs/methods.md", "docs/results/fashion-study/README.md"]
+)
 def test_a_file_has_one_place_on_the_site(path: str, hooks: dict[str, Any]) -> None:
     uri = hooks["_uri"](path)
     assert not uri.startswith(("docs/", "../"))

@@ -29,7 +29,9 @@ globalThis.further = ({ page, doc, all, text, box, visible }) => {
   return {
     first: doc.querySelector("a[href], button").className,
     skippable: doc.querySelector("article :is(h1, h2)[id]") !== null,
-    unreachable: all("a[href], button, input, label.md-header__button").filter((each) => shown(each) && each.tabIndex < 0 && each.type !== "reset").map(text),
+    unreachable: all("a[href], button, input, label.md-header__button")
+      .filter((each) => shown(each) && each.tabIndex < 0 && each.type !== "reset")
+      .map(text),
     jumps: all("[tabindex]").filter((each) => each.tabIndex > 0).length,
     opened: doc.getElementById("__drawer").checked,
     ring: link ? page.getComputedStyle(link).outlineStyle : "none there",

@@ -35,7 +35,9 @@ def markdown(text: str) -> str:
     text = re.sub(r":math:`([^`]*)`", lambda found: _equation(" ".join(found[1].split())), text)
     text = re.sub(r":(?:class|func|meth|mod):`~?([^`]*)`", lambda found: _linked(found[1]), text)
     text = re.sub(r"::(?=\n|$)", ":", text)
-    return re.sub(r"^(?P<indent> *)>>> (?:.*\n?)(?:(?P=indent)\S.*\n?|(?P=indent) +.*\n?)*", _fenced, text, flags=re.MULTILINE)
+    return re.sub(
+        r"^(?P<indent> *)>>> (?:.*\n?)(?:(?P=indent)\S.*\n?|(?P=indent) +.*\n?)*", _fenced, text, flags=re.MULTILINE
+    )
 
 
 def _equation(tex: str) -> str:
@@ -62,7 +64,9 @@ class Docstrings(griffe.Extension):
                 shown = pkg[f"{layer.__module__}.{name}".removeprefix("calibnorm.")]
                 shown.docstring = griffe.Docstring(inspect.getdoc(layer) or "", parent=shown)
                 arguments = inspect.signature(layer.__init__).parameters.values()
-                shown["__init__"] = griffe.Function("__init__", parameters=griffe.Parameters(*map(_parameter, arguments)))
+                shown["__init__"] = griffe.Function(
+                    "__init__", parameters=griffe.Parameters(*map(_parameter, arguments))
+                )
         for found in _documented(pkg):
             assert found.docstring is not None
             found.docstring.value = markdown(found.docstring.value)

@@ -109,7 +109,9 @@ def _expanded(nav: list[Any], left: list[str]) -> list[Any]:
             left[:] = [name for name in left if name not in taken]
             whole += taken
         elif isinstance(entry, dict):
-            whole += [{title: _expanded(part, left) if isinstance(part, list) else part} for title, part in entry.items()]
+            whole += [
+                {title: _expanded(part, left) if isinstance(part, list) else part} for title, part in entry.items()
+            ]
         else:
             whole.append(entry)
     return whole

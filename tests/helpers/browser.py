@@ -62,7 +62,10 @@ def looked_at(frames: list[str], around: Path, width: int, dark: bool, further: 
     scripts = f"<script>{further}</script><script>{LOOK.read_text(encoding='utf-8')}</script>"
     around.write_text(f"<!DOCTYPE html>{scheme}<body>{shown}{scripts}", encoding="utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,1000", "--virtual-time-budget=5000"]
-    options += [f"--blink-settings=preferredColorScheme={0 if dark else 1}", f"--user-data-dir={around.parent / 'profile'}"]
+    options += [
+        f"--blink-settings=preferredColorScheme={0 if dark else 1}",
+        f"--user-data-dir={around.parent / 'profile'}",
+    ]
     options += ["--allow-file-access-from-files"]  # a page in a frame may be a file of its own
     done = subprocess.run(
         [CHROMIUM, *options, "--dump-dom", around.as_uri()], capture_output=True, text=True, timeout=300
