@@ -32,7 +32,7 @@ DESCRIPTION = """Experiments with batch normalization that is calibrated by each
 Start with `calibnorm demo`. Every command explains its options: `calibnorm demo --help`.
 `calibnorm --version` prints the version."""
 HELP = ("-h", "--help", "help")
-POSITIONAL = ("recipe", "table", "network")
+POSITIONAL = ("recipe", "table", "run")
 """Settings that are words of their own, not options."""
 OF_MANY = ("--load", "--norms")
 """Options that take all words up to the next option."""

@@ -42,8 +42,6 @@ class CalibratedNorm(BatchNormOwner):
     """
 
     dims: ClassVar[int]
-    _ranks: ClassVar[tuple[int, ...]]
-    """Legal numbers of an input's dimensions."""
     method_type: ClassVar[type[Method]]
     qconfig = None
     """Eager quantization looks here, and leaves a layer and its child in floating point."""
@@ -124,7 +122,7 @@ class CalibratedNorm(BatchNormOwner):
 
             cls.__init__ = takes(arguments_of(cls.method_type))(init)  # type: ignore[assignment]
         if dims is not None:
-            cls.dims, cls._ranks = dims, (2, 3) if dims == 1 else (dims + 2,)
+            cls.dims = dims
             if cls.__doc__ and (text := getattr(cls.__init__, "text", None)):  # python -OO leaves none
                 cls.__doc__ = description(text, cls.__doc__, dims, cls.method_type().batch_statistics)
 
@@ -327,6 +325,10 @@ class CalibratedNorm(BatchNormOwner):
         if self.act == "relu":
             return torch.relu(y)
         return self.act(y) if isinstance(self.act, nn.Module) else y
+
+    @property
+    def _ranks(self) -> tuple[int, ...]:
+        return (2, 3) if self.dims == 1 else (self.dims + 2,)
 
     def _as_one_node(self, input: torch.fx.Proxy, residual: Any, relu: bool) -> Any:
         """Stay one node in a torch.fx graph, as torch's own layers do, so that fusers see a layer they do not know."""

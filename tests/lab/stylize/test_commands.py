@@ -313,7 +313,7 @@ def test_a_comparison_shows_pictures_losses_and_the_rest_of_the_batch(
         (["train", "--style-weight", "-1"], "--style-weight -1.0: must be 0 or a positive number"),
         (["apply"], "stylize apply: needs a network: calibnorm stylize apply RUN IMAGE"),
         (["apply", "here"], "stylize apply: needs pictures"),
-        (["apply", "nowhere", "a.png"], "network nowhere: is not there; name the folder of a run"),
+        (["apply", "nowhere", "a.png"], "run nowhere: is not there; name the folder of a run"),
         (["apply", "here", "a.png", "--memory", "0"], "--memory 0.0: must be a positive number"),
         (["export"], "stylize export: needs a network"),
         (["export", "here", "--out", "a.pt"], "--out a.pt: must end in .safetensors or .onnx"),
@@ -331,10 +331,10 @@ def test_wrong_input_is_said_in_a_line(line: list[str], said: str, capsys: pytes
 
 
 def test_what_is_no_style_network_is_refused(tmp_path: Path, run: Path) -> None:
-    with pytest.raises(UsageError, match=r"network=.*: holds no last.pt, as a run has after its first epoch"):
+    with pytest.raises(UsageError, match=r"run=.*: holds no last.pt, as a run has after its first epoch"):
         opened(tmp_path)
     tiny.run(replace(tiny.TINY, epochs=1), tmp_path / "digits")
-    with pytest.raises(UsageError, match=r"network=.*digits: is a network of classification; name the folder of a run"):
+    with pytest.raises(UsageError, match=r"run=.*digits: is a network of classification; name the folder of a run"):
         opened(tmp_path / "digits")
     content = torch.load(run / "last.pt", weights_only=True)
     content["network"].pop("last.bias")

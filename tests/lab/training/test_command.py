@@ -243,7 +243,8 @@ def test_help_lists_the_recipes_and_all_settings(capsys: pytest.CaptureFixture[s
         (["--noise=0.5,0.2"], {"noise": (0.5, 0.2)}),
         (["--noise", "0.5", "-0.2"], {"noise": (0.5, -0.2)}),
         (["--noise", "None", "--epochs", "1"], {"epochs": 1}),
-        (["--noise-in", "train"], {"noise_in": "train"}),
+        (["--noise-in", "always", "--gamma", "0.1"], {}),  # of no effect, and nothing else than without them
+        (["--noise-in", "train", "--noise", "0.5,0.2"], {"noise": (0.5, 0.2), "noise_in": "train"}),
         (["--clip-norm", "none", "--ema", "None"], {}),
     ],
 )

@@ -49,13 +49,13 @@ def run(config: CompareConfig, console: Console | None = None, report: type[Comp
     Raises:
         UsageError: A setting cannot be used, or the folder holds other runs; nothing has been trained then.
     """
-    recipe = recipes.recipe(config.recipe)
-    if others := config.override.keys() - {field.name for field in fields(recipe)}:
+    default = recipes.recipe(config.recipe)
+    if others := config.override.keys() - {field.name for field in fields(default)}:
         raise UsageError(Setting(min(others)), f"is no setting of {config.recipe}")
-    recipe = replace(recipe, **config.override)
+    recipe = replace(default, **config.override)
     with called(norm="norms"):
         grid = plan(config, recipe)
-        recipes.refuse_without_effect([cell.recipe for cell in grid.cells], config.override)
+        recipes.refuse_without_effect([cell.recipe for cell in grid.cells], default)
         with data.remembered():
             check(grid.runs(), config.data_root, config.accelerator)
     console = console or Console()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_type_hints
@@ -237,18 +237,22 @@ class Recipe:
             raise UsageError(f"{where}: {error}") from error
 
 
-def refuse_without_effect(recipes: Iterable[Recipe], given: Collection[str]) -> None:
-    """Refuse a setting that somebody has given and that changes nothing in any of these recipes.
+def refuse_without_effect(recipes: Iterable[Recipe], default: Recipe) -> None:
+    """Refuse a setting that somebody has changed and that changes nothing in any of these recipes.
 
     What takes a setting away, such as no milestones, is not refused.
+
+    Args:
+        recipes: What is to be trained.
+        default: The recipe before somebody changed it.
 
     Raises:
         UsageError: There is one; the text says what it would need.
     """
     vain = [{name: (recipe, why) for name, why in recipe.without_effect().items()} for recipe in recipes]
-    for name in given:
-        if all(name in each for each in vain) and getattr((of := vain[0][name])[0], name) not in ((), None):
-            of[0].require(name, False, *of[1])
+    for name, (recipe, why) in vain[0].items():
+        if getattr(recipe, name) not in ((), None, getattr(default, name)) and all(name in each for each in vain):
+            recipe.require(name, False, *why)
 
 
 _CLASSES: dict[str, Any] = {}

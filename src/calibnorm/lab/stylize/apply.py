@@ -39,7 +39,7 @@ def run(config: ApplyConfig, console: Console | None = None) -> int:
         UsageError: The network or a named picture is not there, or the folder cannot be written.
     """
     console = console or Console()
-    trained = opened(config.network)
+    trained = opened(config.run)
     pairs = list(places(config.images, config.out, config.format))
     console.print(trained.words, highlight=False, markup=False, soft_wrap=True)
     left_out = 0

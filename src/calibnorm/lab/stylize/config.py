@@ -19,7 +19,7 @@ from calibnorm.lab.recipes import Recipe, Stylization, recipe
 class ApplyConfig(Loading):
     """The settings of `calibnorm stylize apply`."""
 
-    network: tyro.conf.Positional[Path] = Path()
+    run: tyro.conf.Positional[Path] = Path()
     """Folder of a run of `calibnorm stylize train`, or its weights: last.pt, best.pt, or a file of `stylize export`."""
     images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE ...")] = ()
     """Pictures, or folders of pictures, such as a video's frames: these in the order of their names."""
@@ -34,8 +34,8 @@ class ApplyConfig(Loading):
     def __post_init__(self) -> None:
         """Refuse what cannot be done."""
         super().__post_init__()
-        if self.network == Path() or not self.images:
-            what = "a network" if self.network == Path() else "pictures"
+        if self.run == Path() or not self.images:
+            what = "a network" if self.run == Path() else "pictures"
             raise UsageError(f"stylize apply: needs {what}: calibnorm stylize apply RUN IMAGE ... --out FOLDER")
         if not self.memory > 0:
             raise UsageError(Setting("memory", self.memory), "must be a positive number")
@@ -85,7 +85,7 @@ class StyleCompareConfig(CompareConfig):
 class ExportConfig(Loading):
     """The settings of `calibnorm stylize export`."""
 
-    network: tyro.conf.Positional[Path] = Path()
+    run: tyro.conf.Positional[Path] = Path()
     """Folder of a run of `calibnorm stylize train`, or its weights: last.pt or best.pt."""
     out: Path = Path("style.safetensors")
     """File to write: .safetensors for weights, .onnx for a network that takes pictures of any size."""
@@ -93,7 +93,7 @@ class ExportConfig(Loading):
     def __post_init__(self) -> None:
         """Refuse what cannot be done."""
         super().__post_init__()
-        if self.network == Path():
+        if self.run == Path():
             raise UsageError("stylize export: needs a network: calibnorm stylize export RUN --out style.onnx")
         if self.out.suffix not in (".safetensors", ".onnx"):
             raise UsageError(Setting("out", self.out), "must end in .safetensors or .onnx")

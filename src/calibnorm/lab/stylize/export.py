@@ -29,7 +29,7 @@ def run(config: ExportConfig, console: Console | None = None) -> int:
     asked = Setting("out", config.out)
     if missing := [name for name in NEEDS[config.out.suffix] if find_spec(name) is None]:
         raise UsageError(asked, f"needs {', '.join(missing)}; pip install {' '.join(missing)}")
-    trained = opened(config.network)
+    trained = opened(config.run)
     written = as_safetensors(trained) if config.out.suffix == ".safetensors" else as_onnx(trained)
     try:
         write_whole(config.out, written)

@@ -45,7 +45,7 @@ def opened(place: Path) -> Opened:
     Raises:
         UsageError: There is none, or it is a network of another task.
     """
-    asked = Setting("network", place)
+    asked = Setting("run", place)
     path = place / LAST if place.is_dir() else place
     if not path.is_file():
         missing = f"holds no {LAST}, as a run has after its first epoch" if place.is_dir() else "is not there"

@@ -36,8 +36,8 @@ def forward(x: Tensor, call: Call) -> Normalized:
         statistics = used[0].data_ptr(), used[1].data_ptr()
     if torch.is_grad_enabled() and x.numel() != n * c:
         moments = torch.empty((2, n, c), dtype=torch.float64)
-    pixels = x.data_ptr(), address(residual), 0, y.data_ptr(), 0
-    ran(library().forward(_job(x, rows, call, _arrays(call), moments, statistics, pixels, _NO_GRADIENTS)))
+    arrays, pixels = _arrays(call), (x.data_ptr(), address(residual), 0, y.data_ptr(), 0)  # alive until C is done
+    ran(library().forward(_job(x, rows, call, arrays, moments, statistics, pixels, _NO_GRADIENTS)))
     return Normalized(y, moments, used)
 
 
