@@ -62,8 +62,7 @@ def affine(
 ) -> Tensor:
     """Return ``scale * (x - m) + shift`` (plus the residual, then rectified, where asked) in x's dtype."""
     centre, rest = _split(m, x)
-    narrow = (t.to(centre.dtype) for t in (scale.expand_as(m), (shift - scale * rest).expand_as(m)))
-    centre, scale, shift = _stored(centre, *narrow)
+    centre, scale, shift = _stored(centre, scale.to(centre.dtype), (shift - scale * rest).to(centre.dtype))
     centred, scale, shift = _centred(x, centre), _over_pixels(scale, x), _over_pixels(shift, x)
     if _unwatched(x, residual):
         # Two operations in place: addcmul with two broadcast arguments took twice as long on planes of 32x32 and 7x7.
@@ -134,12 +133,14 @@ def update_running(
 
 
 def _stored(*numbers: Tensor) -> tuple[Tensor, ...]:
-    """Return (N, C) numbers as they are, and under torch.compile such that pixels, and their gradient's, read them.
+    """Return (N, C) numbers as pixels read them: under torch.compile they, and their gradients, are stored.
 
-    Inductor would compute them from the moments anew at each pixel, in float64. What it joins it stores, both ways.
+    Inductor, which stores what it joins, would compute them anew at every pixel, in float64: a channels_last layer of
+    8x64x28x28 took 27 times as long as compiled BatchNorm in evaluation, where it now takes 1.3 times as long.
     """
-    compiled = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
-    return torch.stack(numbers).unbind() if compiled else numbers
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        return torch.stack(torch.broadcast_tensors(*numbers)).unbind()
+    return numbers
 
 
 def _masked(dy: Tensor, x: Tensor, m: Tensor, relu: Rectified) -> Tensor:

@@ -1,17 +1,19 @@
 """What cn.fold saves in trained networks, and what it costs: accuracy and latency at several tolerances.
 
-python docs/results/folding/measure.py NAME=RUN [NAME=RUN ...]      a finished run's folder, with a name for the table
+python docs/results/folding/measure_folding.py NAME=RUN [NAME=RUN ...]      finished runs, with names for the table
 
 Each run's network is folded on training images, and tested on all test images of its task. Latency is that of one image
-in eager torch on one thread, all variants of a network taken in turns; plain is the network with BatchNorm in the
-layers' places (cn.revert), itself folded into the convolutions. Results go to results.csv, report.md and curve.png
+in eager torch on one thread, in time of the processor, all variants of a network taken in turns; plain is the network
+with BatchNorm in the layers' places (cn.revert), itself folded into the convolutions. Results go to results.csv, report.md and curve.png
 beside this file, and the texts of cn.fold for the tolerance SHOWN to reports.txt.
 """
 
 from __future__ import annotations
 
 import copy
+import csv
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import calibnorm as cn
-from calibnorm.bench.clock import Clock, measure
+from calibnorm.bench.clock import Clock, Run, Times, measure
 from calibnorm.bench.inference import runner
 from calibnorm.lab.training.trained import Trained, trained
 from calibnorm.networks import finding
@@ -32,10 +34,21 @@ from calibnorm.report.files import write_csv
 from calibnorm.report.pictures.bands import Point
 
 HERE = Path(__file__).parent
+TABLE = HERE / "results.csv"
 TOLERANCES = (0.0, 0.005, 0.02, 0.1, None)
 SHOWN = 0.02
 IMAGES, REPEATS = 128, 60
 CALIBRATED, PLAIN = "calibrated", "plain BatchNorm, folded"
+
+
+class ProcessorClock(Clock):
+    """Leaves out the time that other work on the machine takes."""
+
+    def time(self, run: Run, into: Times) -> None:
+        """Time one call."""
+        start = time.process_time()
+        run()
+        into.ms.append(1e3 * (time.process_time() - start))
 
 
 def rows_of(name: str, of: Trained) -> tuple[list[dict[str, Any]], str]:
@@ -55,7 +68,7 @@ def rows_of(name: str, of: Trained) -> tuple[list[dict[str, Any]], str]:
     rows[PLAIN] = row(name, PLAIN, of, networks[PLAIN], None)
     with torch.no_grad():
         calls = {variant: (nothing, runner(net.eval(), images[:1], "eager", 1)) for variant, net in networks.items()}
-        times = measure(calls, Clock(), REPEATS)
+        times = measure(calls, ProcessorClock(), REPEATS)
     slow = times[CALIBRATED].quantiles[1]
     for variant, found in rows.items():
         found["ms"] = round(times[variant].quantiles[1], 2)
@@ -105,9 +118,9 @@ def percent(share: float | None) -> float | None:
 def document(rows: list[dict[str, Any]]) -> Document:
     """Return the report."""
     how = (
-        "Shares and accuracies are in percent, lost in points. The tolerance is how far the outputs may move, in their own standard "
-        f"deviation; {IMAGES} training images were given to cn.fold, of which one half chooses and the other judges "
-        "(outputs and answers change). Accuracy is that of all test images of the task. ms is the latency of one image, "
+        "Shares and accuracies are in percent, lost in points. The tolerance is how far the outputs may move, in their "
+        f"own standard deviation; {IMAGES} training images were given to cn.fold, of which one half chooses and the other judges "
+        "(outputs and answers change). Accuracy is that of all test images. ms is the latency of one image, "
         "time saved is of that of the calibrated network."
     )
     label = "accuracy lost, points"
@@ -118,7 +131,8 @@ def document(rows: list[dict[str, Any]]) -> Document:
             curve.setdefault(found["network"], []).append(Point(found["time_saved"], lost, lost, lost))
     draw = partial(pictures.bands, {label: {label: curve}}, "time saved, %", logarithmic=False)
     shows = "Accuracy lost against time saved, a mark for each tolerance"
-    command = f"python docs/results/folding/measure.py {' '.join(f'{name!r}=RUN' for name in curve)}"
+    named_runs = " ".join(f'"{name}=RUN"' for name in curve)
+    command = f"python docs/results/folding/measure_folding.py {named_runs}"
     return Document(
         "Folding trained networks",
         [
@@ -129,19 +143,29 @@ def document(rows: list[dict[str, Any]]) -> Document:
     )
 
 
+def known() -> list[dict[str, Any]]:
+    """Return the lines of results.csv, with numbers as numbers."""
+    if not TABLE.exists():
+        return []
+    with TABLE.open(newline="") as file:
+        return [{key: value_of(key, text) for key, text in line.items()} for line in csv.DictReader(file)]
+
+
+def value_of(key: str, text: str) -> Any:
+    """Return a cell as a number, where it is one; None where it is empty."""
+    return text if key in ("network", "variant") else float(text) if text else None
+
+
 def main() -> None:
     """Measure the runs of the command line."""
     torch.set_num_threads(1)
-    rows, texts = list[dict[str, Any]](), list[str]()
     for name, _, folder in (argument.partition("=") for argument in sys.argv[1:]):
         with trained(Path(folder), Path("data")) as of:
             found, text = rows_of(name, of)
-        rows += found
-        texts.append(f"{name}, tolerance {SHOWN:g}\n\n{text}\n")
+        (HERE / f"{name}.txt").write_text(f"cn.fold, {name}, tolerance {SHOWN:g}\n\n{text}\n")
+        write_csv(TABLE, [*(row for row in known() if row["network"] != name), *found])
         screen.show(Document(name, [Section("", [Table.of(found, left=2)])]))
-    write_csv(HERE / "results.csv", rows)
-    (HERE / "reports.txt").write_text("\n".join(texts))
-    markdown.write(document(rows), HERE / "report.md")
+    markdown.write(document(known()), HERE / "report.md")
 
 
 if __name__ == "__main__":
