@@ -2,10 +2,10 @@
 
 python docs/results/folding/measure_folding.py NAME=RUN [NAME=RUN ...]      finished runs, with names for the table
 
-Each run's network is folded on training images, and tested on all test images of its task. Latency is that of one image
-in eager torch on one thread, in time of the processor, all variants of a network taken in turns; plain is the network
-with BatchNorm in the layers' places (cn.revert), itself folded into the convolutions. Results go to results.csv, report.md and curve.png
-beside this file, and the texts of cn.fold for the tolerance SHOWN to reports.txt.
+Each run's network is folded on training images, and tested on all test images of its task. Latency is that of one
+image in eager torch on one thread, in time of the processor, all variants of a network taken in turns; plain is the
+network with BatchNorm in the layers' places (cn.revert), itself folded into the convolutions. Results go to
+results.csv, report.md and curve.png beside this file, and the texts of cn.fold for the tolerance SHOWN to reports.txt.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ def document(rows: list[dict[str, Any]]) -> Document:
     """Return the report."""
     how = (
         "Shares and accuracies are in percent, lost in points. The tolerance is how far the outputs may move, in their "
-        f"own standard deviation; {IMAGES} training images were given to cn.fold, of which one half chooses and the other judges "
-        "(outputs and answers change). Accuracy is that of all test images. ms is the latency of one image, "
+        f"own standard deviation; {IMAGES} training images were given to cn.fold, of which one half chooses and the "
+        "other judges (outputs and answers change). Accuracy is that of all test images. ms is the latency of one image, "
         "time saved is of that of the calibrated network."
     )
     label = "accuracy lost, points"
