@@ -120,7 +120,7 @@ def document(rows: list[dict[str, Any]]) -> Document:
     how = (
         "Shares and accuracies are in percent, lost in points. The tolerance is how far the outputs may move, in their "
         f"own standard deviation; {IMAGES} training images were given to cn.fold, of which one half chooses and the "
-        "other judges (outputs and answers change). Accuracy is that of all test images. ms is the latency of one image, "
+        "Accuracy is that of all test images. ms is the latency of one image, time saved is of that of the calibrated "
         "time saved is of that of the calibrated network."
     )
     label = "accuracy lost, points"
