@@ -7,6 +7,8 @@ import io
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
 
 import calibnorm as cn
@@ -96,6 +98,42 @@ def test_relu_and_residual_in_one_graph(layer_type, training):
     layer = randomize(layer_type(4, act="relu")).train(training)
     assert_one_graph_for_all_batches(layer, counter, (4, 5, 3), (4, 5, 3), batches=(5, 2, 7))
     assert counter.frame_count == 1
+
+
+THROUGH = {"view", "unsqueeze", "expand", "unbind", "select", "getitem", "alias", "detach", "t"}
+STORED = {"stack", "mean", "sum", "native_batch_norm_backward", "_native_batch_norm_legit_no_training"}
+
+
+def called(node):
+    return getattr(node.target, "__name__", str(node.target)).partition(".")[0]
+
+
+def source(node):
+    while node.op == "call_function" and (called(node) in THROUGH or node.args[1:] == (1,)):  # addcmul multiplies by 1
+        node = node.args[0]
+    return node
+
+
+@each_layer
+@each_mode
+def test_pixels_read_numbers_that_are_stored(layer_type, training):
+    """What Inductor fuses with pixels it computes at each: nothing but views lies between them and what it stores."""
+    graphs, shape = [], (3, 4, 5, 7)
+
+    def keep(graph, _):
+        graphs.append(graph)
+        return make_boxed_func(graph)
+
+    layer = randomize(layer_type(4).float()).train(training)
+    compiled = torch.compile(layer, backend=aot_autograd(fw_compiler=keep, bw_compiler=keep), fullgraph=True)
+    compiled(torch.randn(shape, requires_grad=True)).square().sum().backward()
+    assert len(graphs) == 2
+    nodes = [node for graph in graphs for node in graph.graph.nodes if node.op == "call_function"]
+    at_pixels = [node for node in nodes if getattr(node.meta.get("val"), "shape", ()) == shape]
+    assert all(node.meta["val"].dtype == torch.float32 for node in at_pixels)
+    read = {source(given) for node in at_pixels for given in node.all_input_nodes}
+    computed = {called(node) for node in read - set(at_pixels) if node.op == "call_function"}
+    assert computed <= STORED
 
 
 NETWORKS = [
