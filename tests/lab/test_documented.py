@@ -17,7 +17,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*
 SHOWN = re.compile(r"^(?:torchrun .*-m )?calibnorm (.+)$")
 RUNS = (
     "lab.demo", "lab.training.command", "lab.experiments.compare", "lab.experiments.tables.run",
-    "lab.experiments.single", "lab.experiments.reopening", "lab.experiments.gates", "bench.command",
+    "lab.experiments.single", "lab.experiments.reopening", "lab.experiments.gates", "lab.stylize.apply",
+    "lab.stylize.export", "bench.command",
 )  # fmt: skip
 """Where a command, when its words have been read, begins to work."""
 
@@ -44,7 +45,8 @@ def only_read(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Let commands read their words and do nothing; return the settings that they have read."""
     settings: list[object] = []
     for name in RUNS:
-        monkeypatch.setattr(import_module(f"calibnorm.{name}"), "run", lambda given, *_: settings.append(given) or 0)
+        read = lambda given, *_, **__: settings.append(given) or 0  # noqa: E731
+        monkeypatch.setattr(import_module(f"calibnorm.{name}"), "run", read)
     monkeypatch.setattr(import_module("calibnorm.bench.command"), "pin_allocator", lambda: None)
     return settings
 

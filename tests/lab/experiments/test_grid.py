@@ -106,7 +106,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UsageError, match="holds what `calibnorm compare` did not write"):
         grids.read_note(tmp_path, "calibnorm compare")
-    with pytest.raises(UsageError, match="is no folder that can be read"):
+    with pytest.raises(UsageError, match=r"thesis.txt: is a file; name a folder"):
         grids.read_note(tmp_path / "thesis.txt", "calibnorm compare")
     grids.write_note(tmp_path / "new", {"command": "calibnorm table"})
     with pytest.raises(UsageError, match="did not write"):

@@ -224,7 +224,7 @@ GOOD: dict[str, Any] = {"name": "resnet11", "num_classes": 10}
         ({"stages": "stage4"}, "stages=stage4: resnet11 has all, stage1, stage2, stage3; choose one of these"),
         ({"stages": 2}, "stages=2: resnet11 has all, stage1, "),
         ({"name": "mobilenet_v2", "stages": "stage1"}, "stages=stage1: mobilenet_v2 has all; choose one of these"),
-        ({"norm": "xbn"}, "norm=xbn: is not known; choose from bn, "),
+        ({"norm": "xbn"}, "norm=xbn: is not known; did you mean bn\\?"),
         ({"norm": "gn:groups=7"}, r"norm=gn:groups=7: resnet11 cannot have it: .*groups=7"),
         ({"noise": (0.0, 0.0)}, r"noise=\(0, 0\) would erase the features; for no noise pass noise=None"),
         ({"noise": (0.8,)}, r"noise=\(0\.8,\) must be 2 numbers"),

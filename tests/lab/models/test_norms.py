@@ -81,7 +81,7 @@ def test_order_and_form_do_not_matter() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("bnn", "norm=bnn: is not known; choose from bn, iebn, "),
+        ("bnn", "norm=bnn: is not known; did you mean bn\\?"),
         ("", "norm=: is not known; choose from bn"),
         ("bn,iebn", "norm=bn,iebn: names several; write blanks between them, where several can be"),
         ("bn:", "norm=bn:: nothing follows the colon; write bn, or bn:option=value"),

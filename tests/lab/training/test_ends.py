@@ -126,7 +126,7 @@ def test_scores_of_other_classes_are_refused(
 
 def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match=r"folder=.*/file/run: cannot be written \(Not a directory\)"):
+    with pytest.raises(UsageError, match=r"folder=.*/file: is a file; name a folder"):
         run(TINY, tmp_path / "file" / "run")
     damaged = tmp_path / "damaged"
     damaged.mkdir()
