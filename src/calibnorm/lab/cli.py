@@ -195,6 +195,19 @@ def stylize_export(config: ExportConfig) -> Status:
     return run(config)
 
 
+def detect_train(words: Sequence[str]) -> Status:
+    """Train a detector, with boxes, masks or panoptic maps, in COCO's way, with any norm (RBN's Tables 5 to 7).
+
+    `calibnorm detect train --task box|mask|panoptic --data FOLDER|mini --norm rbn`. Without --data it learns a
+    miniature, digits on textures, in minutes on a CPU, as the recipes box-mini, mask-mini and panoptic-mini do; on a
+    folder in COCO's layout it is trained as box-x1, mask-x1 and panoptic-x1 say. Resumable, like `calibnorm train`,
+    which it is; a recipe may stand first, in the place of --task.
+    """
+    from calibnorm.lab.detect.train import run
+
+    return run(words, getdoc(detect_train) or "")
+
+
 def bench(words: Sequence[str]) -> Status:
     """Time layers, whole training steps or inference against nn.BatchNorm2d.
 
@@ -217,6 +230,7 @@ COMMANDS: dict[str, Command] = {
     "stylize apply": stylize_apply,
     "stylize compare": stylize_compare,
     "stylize export": stylize_export,
+    "detect train": detect_train,
     "bench": bench,
 }
 """By name; a command of a group has two words."""
