@@ -32,8 +32,9 @@ LOSSES |= {"loss_box_reg": "boxes", "loss_mask": "masks", "loss_semantic": "sema
 QUALITIES = ("pq", "sq", "rq")
 SOLID = 0.5
 """From this probability on, a pixel is a mask's."""
+NEXT_TO_NOTHING, CONSTANT = 1.0, "1 %, which what takes no notice of the picture does not reach"
 
-_percent = partial(Measure, unit="%", higher_is_better=True, digits=2)
+_percent = partial(Measure, chance=NEXT_TO_NOTHING, chance_means=CONSTANT, unit="%", higher_is_better=True, digits=2)
 
 
 def _losses(*names: str) -> tuple[Measure, ...]:
@@ -42,7 +43,11 @@ def _losses(*names: str) -> tuple[Measure, ...]:
 
 
 def _columns(kind: Kind) -> tuple[Measure, ...]:
-    return tuple(_percent(f"test_{kind}_{column}", in_line=column in ("ap", "ap50")) for column in COLUMNS)
+    sizes = ("aps", "apm", "apl")
+    return tuple(
+        _percent(f"test_{kind}_{column}", in_line=column in ("ap", "ap50"), may_lack=column in sizes)
+        for column in COLUMNS
+    )
 
 
 class Detect(Task[ObjectBatch]):
@@ -246,15 +251,23 @@ class Detections:
 
 
 class PanopticDetections(Detections):
-    """PQ besides."""
+    """PQ besides.
+
+    Attributes:
+        maps: The maps of pictures by id that are measured in the place of those that are merged here.
+        keep_maps: Whether every map is kept, for whoever writes them.
+    """
 
     task: DetectPanoptic
+    maps: dict[int, Map] | None = None
+    keep_maps = False
 
     def of_picture(self, picture: Tensor, result: dict[str, Tensor], target: dict[str, Any]) -> dict[str, Any]:
         things, stuff = target["counts"]
-        found = self.task.merged(result, things, stuff)
+        found = self.task.merged(result, things, stuff) if self.maps is None else self.maps[target["id"]]
         sums = counted(found, target["segments"], target["classes"], target["crowds"], things + stuff)
-        return super().of_picture(picture, result, target) | {"counts": (things, stuff), "sums": sums}
+        kept = {"map": found} if self.keep_maps else {}
+        return super().of_picture(picture, result, target) | {"counts": (things, stuff), "sums": sums, **kept}
 
     def of_all(self, found: list[dict[str, Any]]) -> dict[str, float]:
         things, stuff = found[0]["counts"]
