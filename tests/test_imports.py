@@ -110,6 +110,7 @@ LAB = {
     "tasks": {"recipes", "data", "models"},
     "training": {"tasks", "recipes", "data", "models", "naming", "locks", "arguments"},
     "experiments": {"training", "tasks", "recipes", "data", "models", "naming", "locks"},
+    "detect": {"experiments", "training", "tasks", "recipes", "data", "models", "arguments"},
     "stylize": {"experiments", "training", "tasks", "recipes", "data", "models"},
 }
 """What each part of the lab may import of it, besides itself; commands may import all."""

@@ -53,7 +53,7 @@ def reads(settings: Callable[..., T]) -> Callable[[Callable[[T], Status]], Comma
     """
 
     def made(function: Callable[[T], Status]) -> Command:
-        name = f"calibnorm {function.__name__.replace('_', ' ')}"
+        name = f"calibnorm {function.__name__.replace('_', ' ', 1).replace('_', '-')}"
 
         @wraps(function)
         def command(words: Sequence[str]) -> Status:
@@ -241,11 +241,9 @@ def detect_make_mini(config: MiniConfig) -> Status:
     the stuff. Boxes, masks and panoptic maps are exact. Training and validation share no digit and no part of a
     texture. `calibnorm detect train --data FOLDER` reads it.
     """
-    from calibnorm.lab.data.coco.folder import make_mini
+    from calibnorm.lab.detect.making import run
 
-    make_mini(config.folder, config.train, config.val, config.seed)
-    print(f"{config.folder}: {config.train} pictures to train on, {config.val} to validate on")
-    return None
+    return run(config)
 
 
 def bench(words: Sequence[str]) -> Status:

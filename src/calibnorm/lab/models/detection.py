@@ -181,6 +181,8 @@ def load_backbone(body: nn.Module, backbone: str, weights: str) -> None:
     if missing := sorted(wanted - given.keys()):
         more = f" and {len(missing) - 1} more" if missing[1:] else ""
         raise UsageError(asked, f"{path.name} has no {missing[0]}{more}; these are not a {backbone}'s with BatchNorm")
+    if unknown := sorted(name for name in given if name.startswith("layer") and name not in own):
+        raise UsageError(asked, f"{path.name} has an unknown {unknown[0]}; these are not a {backbone}'s with BatchNorm")
     if other := [name for name in sorted(wanted) if given[name].shape != own[name].shape]:
         raise UsageError(asked, f"{path.name} has another shape of {other[0]}; these are not a {backbone}'s")
     if not next(body.parameters()).is_meta:

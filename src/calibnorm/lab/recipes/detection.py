@@ -26,7 +26,7 @@ class Boxes(Recipe):
     """Detector: faster_rcnn for boxes, mask_rcnn for masks, panoptic_fpn for both and stuff."""
     data: str = "mini"
     """Pictures: mini, a miniature of digits on textures, made in DATA_ROOT on first use; or a folder in COCO's layout,
-    with annotations, train2017 and val2017."""
+    with annotations, train2017 and val2017, here or in DATA_ROOT."""
     epochs: int = 12
     """Passes over the training pictures."""
     backbone: Backbone = "resnet50"
@@ -99,6 +99,11 @@ class Boxes(Recipe):
         return self.warmup_steps or super().warmup(steps_per_epoch)
 
     @property
+    def network(self) -> str:
+        """The backbone."""
+        return self.backbone
+
+    @property
     def subject(self) -> str:
         """The backbone's name."""
         return self.backbone
@@ -169,7 +174,7 @@ Any_ = TypeVar("Any_", bound=Boxes)
 
 
 def _x1(recipe: Any_) -> Any_:
-    shared = replace(recipe, data="data/coco", norm="rbn", backbone_weights="torchvision", decay_gates=True)
+    shared = replace(recipe, data="coco", norm="rbn", backbone_weights="torchvision", decay_gates=True)
     return replace(shared, trained_stages=4, milestones=(8, 11), warmup_steps=500)
 
 

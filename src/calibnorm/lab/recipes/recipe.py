@@ -163,6 +163,11 @@ class Recipe:
         return self.batch_size
 
     @property
+    def network(self) -> str:
+        """The network that a paper's table names."""
+        return self.model
+
+    @property
     def subject(self) -> str:
         """What the name of a run begins with, beside what a comparison varies: nothing, or a word of a task's own."""
         return ""

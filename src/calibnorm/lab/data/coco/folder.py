@@ -156,10 +156,10 @@ def find(data: str, data_root: Path) -> Path:
         UsageError: There is no such folder, or it cannot be written.
     """
     if data != MINI:
-        folder = Path(data)
-        if not folder.is_dir():
-            raise UsageError(Setting("data", data), f"is no folder; name one in COCO's layout, or {MINI}")
-        return folder
+        for folder in (Path(data), data_root / data):
+            if folder.is_dir():
+                return folder
+        raise UsageError(Setting("data", data), f"is no folder; name one in COCO's layout, or {MINI}")
     folder = data_root / f"coco-mini-{MINI_TRAIN}-{MINI_VAL}-{MINI_SEED}"
     if not folder.is_dir():
         make_mini(folder, MINI_TRAIN, MINI_VAL, MINI_SEED)

@@ -29,8 +29,12 @@ THINGS = {name: number + 1 + (number >= 6) for number, name in enumerate(DIGITS)
 STUFF = {name: 92 + 2 * number for number, name in enumerate(TEXTURES)}
 SIZE = 96
 """Pixels a side of a picture."""
-SMALLEST, LARGEST = 18, 44
+SMALLEST, LARGEST = 20, 44
 """Pixels a side of a digit."""
+TURN = 0.25
+"""Radians that a digit is turned at most."""
+DIM, BRIGHT = 0.6, 0.7
+"""The most that a texture's pixel has of a colour, and the least that a digit's has: digits are bright, as chalk is."""
 MOST = 5
 """Digits of a picture, but for a crowd's."""
 SOLID = 0.35
@@ -94,7 +98,7 @@ def _integer(draw: torch.Generator, low: int, high: int) -> int:
 
 def _texture(name: str, right: bool, draw: torch.Generator) -> Tensor:
     """Return a part (3, SIZE, SIZE) of a texture: of its left half to train on, of its right half to validate on."""
-    whole = photograph(name).float() / 255
+    whole = photograph(name).float() * (DIM / 255)
     half = whole.shape[2] // 2
     whole = whole[:, :, half:] if right else whole[:, :, :half]
     side = _integer(draw, SIZE, min(2 * SIZE, half, whole.shape[1]))
@@ -111,7 +115,7 @@ def _place(side: float, draw: torch.Generator) -> Tensor:
 
 def _digit(image: Tensor, side: float, center: Tensor, draw: torch.Generator) -> Tensor:
     """Return how bright (SIZE, SIZE) a digit (8, 8) is, enlarged and turned a little, around a centre."""
-    angle = torch.tensor(_uniform(draw, -0.4, 0.4))
+    angle = torch.tensor(_uniform(draw, -TURN, TURN))
     turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()]).view(2, 2) * (SIZE / side)
     grid = F.affine_grid(torch.cat([turn, -(turn @ center)[:, None]], 1)[None], [1, 1, SIZE, SIZE], False)
     framed = F.pad(image[None, None], (1, 1, 1, 1))  # the bicubic must fall to 0 around it
@@ -165,12 +169,9 @@ def _crowd(scene: Scene, items: Split, draw: torch.Generator) -> None:
 
 
 def _paint(scene: Scene, bright: Tensor, mask: Tensor, draw: torch.Generator) -> None:
-    """Color a digit's pixels so that they differ from what they lie on, as ink does."""
-    color = torch.rand(3, 1, generator=draw)
-    below = scene.pixels[:, mask].mean(1, keepdim=True)
-    color = torch.where((color - below).abs() < 0.35, (below + 0.5) % 1.0, color)
-    shade = 0.6 + 0.4 * bright[mask]
-    scene.pixels[:, mask] = color * shade + scene.pixels[:, mask] * (1 - shade)
+    """Color a digit's pixels, of which its own brightness shows."""
+    color = BRIGHT + (1 - BRIGHT) * torch.rand(3, 1, generator=draw)
+    scene.pixels[:, mask] = color * (0.7 + 0.3 * bright[mask])
 
 
 def _write(folder: Path, name: str, maps: Path, scenes: list[tuple[int, Scene]]) -> None:
