@@ -104,13 +104,13 @@ def test_classes_that_are_nowhere_are_left_out_of_the_mean() -> None:
 
 def test_without_crowds_it_is_torchmetrics() -> None:
     draw, whole = torch.Generator().manual_seed(0), torch.zeros(4, 4, dtype=torch.float64)
-    metric = PanopticQuality(
-        things={0, 1}, stuffs={2, 3}, allow_unknown_preds_category=True, return_sq_and_rq=True
-    )
+    metric = PanopticQuality(things={0, 1}, stuffs={2, 3}, allow_unknown_preds_category=True, return_sq_and_rq=True)
     of_stuff = {2: 2, 3: 3}
     for _ in range(40):
         # Blocks, some of which the found map has from the truth and some not; stuff is one segment a kind.
-        truth, found = (torch.randint(0, 6, (4, 4), generator=draw).repeat_interleave(3, 0).repeat_interleave(3, 1) for _ in "ab")
+        truth, found = (
+            torch.randint(0, 6, (4, 4), generator=draw).repeat_interleave(3, 0).repeat_interleave(3, 1) for _ in "ab"
+        )
         keep = (torch.rand(4, 4, generator=draw) < 0.8).repeat_interleave(3, 0).repeat_interleave(3, 1)
         found = torch.where(keep, truth, found)
         classes = torch.tensor([0, 0, 1, 1, 2, 3])
@@ -119,7 +119,9 @@ def test_without_crowds_it_is_torchmetrics() -> None:
         whole += counted(
             Map(own, classes[ours].tolist()), numbers, classes[there], torch.zeros(len(there), dtype=torch.int64), 4
         )
-        stacked = [torch.stack([classes[each], torch.where(classes[each] < 2, each, 0)], -1)[None] for each in (found, truth)]
+        stacked = [
+            torch.stack([classes[each], torch.where(classes[each] < 2, each, 0)], -1)[None] for each in (found, truth)
+        ]
         metric.update(*stacked)
     assert of_stuff
     assert qualities(whole, range(4)) == pytest.approx((100 * metric.compute()).tolist(), rel=1e-6)

@@ -83,7 +83,9 @@ class MiniConfig:
 
     def __post_init__(self) -> None:
         if self.folder == Path():
-            raise UsageError("detect make-mini: needs a folder: calibnorm detect make-mini FOLDER --train 600 --val 150")
+            raise UsageError(
+                "detect make-mini: needs a folder: calibnorm detect make-mini FOLDER --train 600 --val 150"
+            )
         if self.folder.exists():
             raise UsageError(f"{self.folder}: is there already; choose a new folder")
         for name in ("train", "val"):

@@ -151,7 +151,9 @@ def instances(
         axes.add_patch(Rectangle(*box, fill=False, edgecolor=colors[kind], linewidth=1.5, linestyle=style))
         score = f" {float(found['scores'][number]):.2f}" if "scores" in found else " (crowd)" if crowd else ""
         look: Any = {"facecolor": colors[kind], "pad": 1, "edgecolor": "none"}
-        axes.text(x1, y1, f"{names[kind]}{score}", fontsize="x-small", color="white", va="bottom", bbox=look, clip_on=True)
+        axes.text(
+            x1, y1, f"{names[kind]}{score}", fontsize="x-small", color="white", va="bottom", bbox=look, clip_on=True
+        )
     return kinds
 
 

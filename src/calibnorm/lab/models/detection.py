@@ -172,21 +172,25 @@ def load_backbone(body: nn.Module, backbone: str, weights: str) -> None:
         UsageError: The file is not there, or holds another network's.
     """
     path = weights_file(backbone, weights)
-    own = {name: value for name, value in body.state_dict().items() if not name.startswith("fc.")}
-    wanted = {name for name in own if not name.endswith("num_batches_tracked")}
+    own = {name: value for name, value in body.state_dict().items() if counts(name)}
     tensors = read_tensors(path, "backbone_weights")
     named = [{n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)} for prefix in PREFIXES]
-    given = max(named, key=lambda tensors: len(wanted & tensors.keys()))
+    given = max(named, key=lambda tensors: len(own.keys() & tensors.keys()))
     asked = Setting("backbone_weights", weights)
-    if missing := sorted(wanted - given.keys()):
+    if missing := sorted(own.keys() - given.keys()):
         more = f" and {len(missing) - 1} more" if missing[1:] else ""
         raise UsageError(asked, f"{path.name} has no {missing[0]}{more}; these are not a {backbone}'s with BatchNorm")
-    if unknown := sorted(name for name in given if name.startswith("layer") and name not in own):
+    if unknown := sorted(name for name in given if name.startswith("layer") and counts(name) and name not in own):
         raise UsageError(asked, f"{path.name} has an unknown {unknown[0]}; these are not a {backbone}'s with BatchNorm")
-    if other := [name for name in sorted(wanted) if given[name].shape != own[name].shape]:
+    if other := [name for name in sorted(own) if given[name].shape != own[name].shape]:
         raise UsageError(asked, f"{path.name} has another shape of {other[0]}; these are not a {backbone}'s")
     if not next(body.parameters()).is_meta:
-        body.load_state_dict({name: given[name] for name in own if name in given}, strict=False)
+        body.load_state_dict({name: given[name] for name in own}, strict=False)
+
+
+def counts(name: str) -> bool:
+    """Return whether a ResNet's tensor is used: its last layer is not, nor how many batches were seen."""
+    return not name.startswith("fc.") and not name.endswith("num_batches_tracked")
 
 
 class SemanticBranch(nn.Module):

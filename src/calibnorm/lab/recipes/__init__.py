@@ -1,6 +1,7 @@
 """Recipes: what a run trains, on what, and how. A recipe is a Python function that returns a typed `Recipe`.
 
-Read in this order: recipe, classification, iebn, rbn, small, stylization, detection, named; `types` is for files and commands.
+Read in this order: recipe, classification, iebn, rbn, small, stylization, detection, named. `types` is for files and
+commands.
 """
 
 from calibnorm.lab.recipes.classification import Classification

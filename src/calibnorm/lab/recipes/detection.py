@@ -85,7 +85,9 @@ class Boxes(Recipe):
         both = self.warmup_steps and self.warmup_epochs
         self.require("warmup_steps", not both, "is one warm-up, and ", Setting("warmup_epochs"), " another; choose one")
         alone = self.frozen_batchnorm and self.backbone_weights is None
-        self.require("frozen_batchnorm", not alone, "freezes what nobody has trained; name ", Setting("backbone_weights"))
+        self.require(
+            "frozen_batchnorm", not alone, "freezes what nobody has trained; name ", Setting("backbone_weights")
+        )
         alone = self.trained_stages < 5 and self.backbone_weights is None
         self.require("trained_stages", not alone, "leaves random weights; name ", Setting("backbone_weights"))
 
@@ -117,7 +119,9 @@ class Boxes(Recipe):
     def optimizer_in_words(self) -> list[str]:
         """Return what is to say of the optimizer."""
         warm = [f"{self.warmup_steps} steps of warm-up"] if self.warmup_steps else []
-        scaled = [f"that is {self.peak_rate:g}, for batches of {self.rate_for}"] if self.rate_for != self.batch_size else []
+        scaled = (
+            [f"that is {self.peak_rate:g}, for batches of {self.rate_for}"] if self.rate_for != self.batch_size else []
+        )
         return [*scaled, *warm, f"momentum {self.momentum:g}"]
 
     def unusual_in_words(self) -> list[str]:

@@ -19,7 +19,7 @@ def precisions(found: Sequence[dict[str, Any]], kinds: Sequence[Kind]) -> dict[s
     """Return the columns in percent by names such as "test_box_ap50"; NaN where no object has that size.
 
     Args:
-        found: Of every picture: "scores", "labels", "boxes" and for masks their codes "codes"; the truth's "true_boxes",
+        found: Of every picture: "scores", "labels", "boxes" and for masks "codes"; of the truth "true_boxes",
             "true_labels", "true_codes", "crowd" and "area"; and "size" (height, width).
         kinds: What is measured.
     """
@@ -45,4 +45,3 @@ def precisions(found: Sequence[dict[str, Any]], kinds: Sequence[Kind]) -> dict[s
             value = float(values[f"{names[kind]}{name}"])
             figures[f"test_{kind}_{column}"] = 100 * value if value >= 0 else math.nan
     return figures
-

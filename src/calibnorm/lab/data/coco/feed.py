@@ -139,9 +139,7 @@ class ObjectFeed(ReadFeed[ObjectBatch]):
         workers: Processes that read; 0 reads in this process.
     """
 
-    def __init__(
-        self, scenes: Scenes, order: Order, contents: Contents, device: torch.device, workers: int
-    ) -> None:
+    def __init__(self, scenes: Scenes, order: Order, contents: Contents, device: torch.device, workers: int) -> None:
         super().__init__()
         self.contents, self.scenes = contents, scenes
         self._load(scenes, order, device, workers, collate)

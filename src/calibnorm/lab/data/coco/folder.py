@@ -1,9 +1,9 @@
 """A folder in COCO's layout: found, read, and looked at whole before anything is trained on it.
 
-    FOLDER/annotations/instances_train2017.json   instances_val2017.json
-    FOLDER/annotations/panoptic_train2017.json    panoptic_val2017.json      for panoptic segmentation, and beside them
-    FOLDER/annotations/panoptic_train2017/*.png   panoptic_val2017/*.png     the maps
-    FOLDER/train2017/*.jpg                        val2017/*.jpg
+FOLDER/annotations/instances_train2017.json   instances_val2017.json
+FOLDER/annotations/panoptic_train2017.json    panoptic_val2017.json      for panoptic segmentation, and beside them
+FOLDER/annotations/panoptic_train2017/*.png   panoptic_val2017/*.png     the maps
+FOLDER/train2017/*.jpg                        val2017/*.jpg
 """
 
 from __future__ import annotations
@@ -360,7 +360,9 @@ def _panoptic(
         for segment in each["segments_info"]:
             _require(path, f"picture {each['image_id']}, segment", segment, {"id": int, "category_id": int})
             if segment["category_id"] not in order:
-                raise UsageError(f"{path}: segment {segment['id']}: its category {segment['category_id']} is not listed")
+                raise UsageError(
+                    f"{path}: segment {segment['id']}: its category {segment['category_id']} is not listed"
+                )
             crowd = segment.get("iscrowd", 0)
             segments[segment["id"]] = segment | {"class": order[segment["category_id"]], "iscrowd": crowd}
         maps[each["image_id"]] = folder / each["file_name"], segments

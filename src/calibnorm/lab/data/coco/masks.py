@@ -30,7 +30,9 @@ def fault(segmentation: Any, height: int, width: int) -> str:
     if list(segmentation["size"]) != [height, width]:
         return f"is a code of {list(segmentation['size'])} pixels in a picture of {[height, width]}"
     counts = segmentation["counts"]
-    if isinstance(counts, list) and (not _numbers(counts) or min(counts, default=0) < 0 or sum(counts) != height * width):
+    if isinstance(counts, list) and (
+        not _numbers(counts) or min(counts, default=0) < 0 or sum(counts) != height * width
+    ):
         return f"is a run-length code that does not count {height * width} pixels"
     return "" if isinstance(counts, (list, str, bytes)) else "is no run-length code"
 

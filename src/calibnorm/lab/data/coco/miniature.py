@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,7 @@ def make(folder: Path, train: int, val: int, seed: int) -> None:
         seed: What all of them come from.
     """
     of_digits = digits.read(Path())
-    for number, (name, count, items) in enumerate(
-        (("train2017", train, of_digits[0]), ("val2017", val, of_digits[1]))
-    ):
+    for number, (name, count, items) in enumerate((("train2017", train, of_digits[0]), ("val2017", val, of_digits[1]))):
         (folder / name).mkdir(parents=True)
         maps = folder / "annotations" / f"panoptic_{name}"
         maps.mkdir(parents=True)
@@ -207,11 +206,11 @@ def _write(folder: Path, name: str, maps: Path, scenes: list[tuple[int, Scene]])
 
 
 def _segmentation(mask: Tensor, crowd: bool) -> Any:
-    """Return a crowd as a run-length code, and a thing as polygons: every run of a row is a rectangle, which is exact."""
+    """Return a crowd as a run-length code, and a thing as polygons: a rectangle for each run of a row, which is exact."""
     if crowd:
         flat = mask.T.flatten().int()
         ends = [0, *(flat.diff().nonzero().flatten() + 1).tolist(), len(flat)]
-        counts = [after - before for before, after in zip(ends, ends[1:], strict=False)]
+        counts = [after - before for before, after in pairwise(ends)]
         return {"size": list(mask.shape), "counts": [0] * int(flat[0]) + counts}
     polygons = []
     for y, row in enumerate(F.pad(mask.int(), (1, 1)).diff(dim=1)):
