@@ -130,7 +130,7 @@ def read_maps(folder: Path, scenes: Sequence[Scene], categories: Categories) -> 
         if tuple(ids.shape) != (scene.height, scene.width):
             raise UsageError(f"{file}: has {ids.shape[0]} x {ids.shape[1]} pixels, not {scene.height} x {scene.width}")
         kinds = {segment["id"]: segment["category_id"] for segment in each["segments_info"]}
-        there, numbers = ids.unique(return_inverse=True)
+        there, numbers = ids.unique(return_inverse=True)  # type: ignore[no-untyped-call]
         own = [of for of in there.tolist() if of]
         if unknown := [of for of in own if kinds.get(of) not in order]:
             raise UsageError(f"{file}: segment {unknown[0]} has no category of the validation in {path.name}")

@@ -158,7 +158,7 @@ def weights_file(backbone: str, weights: str) -> Path:
         return path
     from torchvision.models import get_model_weights
 
-    url: str = get_model_weights(backbone).IMAGENET1K_V1.url  # type: ignore[attr-defined]
+    url: str = get_model_weights(backbone).IMAGENET1K_V1.url
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if not path.is_file():
         raise UsageError(asked, f"{path} is missing, and nothing is downloaded: put {url} there, or choose another")

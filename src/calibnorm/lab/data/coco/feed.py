@@ -84,7 +84,7 @@ class Scenes(Dataset[tuple[Tensor, Target] | Damaged]):
         assert scene.panoptic is not None
         path, segments = scene.panoptic
         ids = ids_of(_pixels(path, scene))
-        there, numbers = ids.unique(return_inverse=True)
+        there, numbers = ids.unique(return_inverse=True)  # type: ignore[no-untyped-call]
         if unknown := [of for of in there.tolist() if of and of not in segments]:
             raise UsageError(f"{path}: has pixels of a segment {unknown[0]} that its annotations do not know")
         if lacking := sorted(set(segments) - set(there.tolist())):

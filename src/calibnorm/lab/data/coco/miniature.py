@@ -182,15 +182,15 @@ def _write(folder: Path, name: str, maps: Path, scenes: list[tuple[int, Scene]])
         file = f"{number:012}"
         Image.fromarray(picture).save(folder / name / f"{file}.png")
         images.append({"id": number, "file_name": f"{file}.png", "height": SIZE, "width": SIZE})
-        ids, segments = torch.zeros(SIZE, SIZE, dtype=torch.int64), []
+        ids, segments = torch.zeros(SIZE, SIZE, dtype=torch.int64), list[dict[str, Any]]()
         for thing, (digit, crowd) in enumerate(scene.things):
             mask, last = scene.owner == thing, last + 1
-            common = {"id": last, "category_id": THINGS[DIGITS[digit]], "iscrowd": int(crowd)}
-            common |= {"area": int(mask.sum()), "bbox": box_of(mask)}
+            common: dict[str, Any] = {"id": last, "category_id": THINGS[DIGITS[digit]]}
+            common |= {"iscrowd": int(crowd), "area": int(mask.sum()), "bbox": box_of(mask)}
             annotations.append(common | {"image_id": number, "segmentation": _segmentation(mask, crowd)})
             ids[mask] = last
             segments.append(common)
-        for index in scene.stuff[scene.owner < 0].unique().tolist():
+        for index in sorted(set(scene.stuff[scene.owner < 0].tolist())):
             mask, last = (scene.stuff == index) & (scene.owner < 0), last + 1
             common = {"id": last, "category_id": STUFF[TEXTURES[index]], "iscrowd": 0}
             segments.append(common | {"area": int(mask.sum()), "bbox": box_of(mask)})
@@ -206,7 +206,7 @@ def _write(folder: Path, name: str, maps: Path, scenes: list[tuple[int, Scene]])
 
 
 def _segmentation(mask: Tensor, crowd: bool) -> Any:
-    """Return a crowd as a run-length code, and a thing as polygons: a rectangle for each run of a row, which is exact."""
+    """Return a crowd as a run-length code, a thing as polygons: a rectangle for each run of a row, which is exact."""
     if crowd:
         flat = mask.T.flatten().int()
         ends = [0, *(flat.diff().nonzero().flatten() + 1).tolist(), len(flat)]

@@ -28,4 +28,5 @@ def colored(ids: Tensor) -> Image.Image:
 def ids_of(pixels: Tensor) -> Tensor:
     """Return the segment ids (H, W) in int64 of a picture (3, H, W) in uint8."""
     red, green, blue = pixels.long()
-    return red + 256 * green + 256**2 * blue
+    ids: Tensor = red + 256 * green + 256**2 * blue
+    return ids

@@ -230,7 +230,7 @@ def detector(model: str, norm: str, headline: int, figures: list[tuple[str, floa
 X1 = (
     'The paper says "x1 lr schedule" and no more: here that is 12 epochs of batches of 16, learning rate 0.02, a tenth '
     "after epochs 8 and 11, and a warm-up of 500 steps.",
-    'It replaces "all BN layers" and does not say where there are some: here backbone, pyramid and heads have some. Its '
+    'It replaces "all BN layers" and does not say where there are some: here in backbone, pyramid and heads. Its '
     "backbones are pretrained, which it does not say either; with RBN, ours begin with the function of BN's.",
 )
 TWO_GPUS = (

@@ -117,20 +117,19 @@ class TableReport(Report):
                 loss = paper.value - self.printed[str(self.table.undisturbed), column].value
                 losses.append([row, column, texts.signed(line.own.minus(undisturbed[column]).mean), texts.signed(loss)])
         parts = [
-            *self.figures(),
             ("Parameters, millions", ["", "norm", "our network", "ours", "paper"], millions),
             ("Top-5 error", ["", "norm", "ours (%)", "paper (%)"], top5),
             (f"Accuracy minus that of {self.table.undisturbed}", ["", "norm", "ours", "paper"], losses),
         ]
-        return [(title, document.Table(header, rows, left=2)) for title, header, rows in parts]
+        return self.figures() + [(title, document.Table(header, rows, left=2)) for title, header, rows in parts]
 
     def figures(self) -> list[tuple[str, document.Table]]:
         """Return what the paper prints of detectors, below ours: a table of boxes, of masks, or of both with PQ."""
         names = [name for name, _ in self.of_paper(self.lines[0]).figures]
-        found = []
+        found: list[tuple[str, document.Table]] = []
         kinds = {"": "All figures"} if "test_pq" in names else {"box": "Boxes", "mask": "Masks"}
         for kind, title in kinds.items():
-            own, rows = [name for name in names if kind in name], []
+            own, rows = [name for name in names if kind in name], list[list[str]]()
             for line in self.lines:
                 results = {s: o.result.figures for s, o in line.outcomes.items() if o.result}
                 samples = [Sample({s: figures[name] for s, figures in results.items()}) for name in own]
@@ -139,8 +138,8 @@ class TableReport(Report):
                 rows.append([line.cell.row, line.cell.column, "ours", *ours])
                 rows.append(["", "", "paper", *(f"{printed[name]:.1f}" for name in own)])
             heads = [name.removeprefix("test_").replace("_", " ").upper() for name in own]
-            found.append((title, document.Table(["", "norm", "", *heads], rows, left=3)))
-        return [(title, table) for title, table in found if table.rows and len(table.columns) > 3]
+            found += [(title, document.Table(["", "norm", "", *heads], rows, left=3))] if own else []
+        return found
 
     def verdict(self) -> str:
         """Return in a sentence how often our differences have the paper's sign."""
