@@ -15,7 +15,7 @@ from lab.detect.small import CPU, words
 def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten pictures to train on and eight to validate on, with a crowd and a picture without things in both."""
     folder = tmp_path_factory.mktemp("mini") / "mini"
-    miniature.make(folder, 10, 8, 27)
+    miniature.make(folder, 10, 8, 41)
     return folder
 
 

@@ -21,7 +21,15 @@ def small(task: str, data: Path, **others: Any) -> Boxes:
     chosen = recipes.recipe(f"{task}-mini")
     assert isinstance(chosen, Boxes)
     sizes: dict[str, Any] = {"image_size": (64,), "longest_side": 64, "channels": 8, "head_features": 16, "rois": 8}
-    sizes |= {"proposals": 20, "epochs": 2, "batch_size": 4, "rate_for": 4, "warmup_steps": 1, "data": str(data)}
+    sizes |= {
+        "proposals": 20,
+        "epochs": 2,
+        "batch_size": 4,
+        "rate_for": 4,
+        "warmup_steps": 1,
+        "test_every": 1,
+        "data": str(data),
+    }
     return replace(chosen, **sizes | ({"semantic_channels": 8} if task == "panoptic" else {}) | others)
 
 

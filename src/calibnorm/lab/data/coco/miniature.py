@@ -30,13 +30,13 @@ THINGS = {name: number + 1 + (number >= 6) for number, name in enumerate(DIGITS)
 STUFF = {name: 92 + 2 * number for number, name in enumerate(TEXTURES)}
 SIZE = 96
 """Pixels a side of a picture."""
-SMALLEST, LARGEST = 20, 44
+SMALLEST, LARGEST = 26, 46
 """Pixels a side of a digit."""
 TURN = 0.25
 """Radians that a digit is turned at most."""
 DIM, BRIGHT = 0.6, 0.7
 """The most that a texture's pixel has of a colour, and the least that a digit's has: digits are bright, as chalk is."""
-MOST = 5
+MOST = 4
 """Digits of a picture, but for a crowd's."""
 SOLID = 0.35
 """From this brightness on, a pixel of an enlarged digit is the digit's."""
@@ -160,7 +160,7 @@ def _crowd(scene: Scene, items: Split, draw: torch.Generator) -> None:
     for _ in range(CROWD):
         image = items.images[rows[_integer(draw, 0, len(rows) - 1)], 0] / items.images.max()
         center = middle + CROWD_SIDE / SIZE * (1.6 * torch.rand(2, generator=draw) - 0.8)
-        bright = _digit(image, SMALLEST * 0.7, center, draw)
+        bright = _digit(image, SMALLEST / 2, center, draw)
         mask = bright > SOLID
         _paint(scene, bright, mask, draw)
         scene.owner[mask] = 0
