@@ -185,7 +185,7 @@ def _x1(recipe: Any_) -> Any_:
 def _mini(recipe: Any_) -> Any_:
     small = replace(recipe, norm="rbn", backbone="resnet18", image_size=(96,), longest_side=96, anchor=12, channels=64)
     heads = replace(small, head_convs=1, head_features=256, rois=32, proposals=100)
-    return replace(heads, batch_size=8, rate_for=8, schedule="cosine", warmup_steps=75, clip_norm=10.0, test_every=2)
+    return replace(heads, epochs=6, batch_size=8, rate_for=8, schedule="cosine", warmup_steps=75, clip_norm=10.0)
 
 
 def box_x1() -> Boxes:

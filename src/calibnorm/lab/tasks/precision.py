@@ -7,12 +7,17 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
+
 from calibnorm.lab.data.coco.masks import decoded
 
 Kind = Literal["box", "mask"]
 COLUMNS = {"ap": "map", "ap50": "map_50", "ap75": "map_75", "aps": "map_small", "apm": "map_medium", "apl": "map_large"}
 """The papers' columns, and what torchmetrics calls them."""
 TYPES = {"box": "bbox", "mask": "segm"}
+
+IOUS, RECALLS = np.linspace(0.5, 0.95, 10).tolist(), np.linspace(0.0, 1.0, 101).tolist()
+"""COCO's thresholds. Those of torchmetrics are rounded to float32: a mask whose IoU is 0.8 would not reach its 0.8."""
 
 
 def precisions(found: Sequence[dict[str, Any]], kinds: Sequence[Kind]) -> dict[str, float]:
@@ -26,7 +31,7 @@ def precisions(found: Sequence[dict[str, Any]], kinds: Sequence[Kind]) -> dict[s
     from torchmetrics.detection import MeanAveragePrecision
 
     types: Any = tuple(TYPES[kind] for kind in kinds)
-    metric = MeanAveragePrecision(iou_type=types, backend="faster_coco_eval")
+    metric = MeanAveragePrecision("xyxy", types, IOUS, RECALLS, backend="faster_coco_eval")
     metric.warn_on_many_detections = False
     for each in found:
         ours = {name: each[name] for name in ("boxes", "scores", "labels")}
