@@ -223,6 +223,16 @@ def test_show_draws_the_validation_beside_the_truth_and_other_pictures_alone(
     assert "left out: " in capsys.readouterr().err
 
 
+def test_a_run_is_inspected_and_its_gates_are_held(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(runs["panoptic"])]) == 0
+    assert "rbn: the gate is 0.7" in capsys.readouterr().out
+    report = (runs["panoptic"] / "report.md").read_text()
+    assert "semantic.levels.0.0.1" in (runs["panoptic"] / "report.html").read_text(), "the branch's layers are there"
+    assert "calibnorm train panoptic-mini" in report
+    assert main(["inspect", "gates", str(runs["box"])]) == 0
+    assert "as trained" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

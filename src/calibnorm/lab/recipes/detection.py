@@ -114,7 +114,7 @@ class Boxes(Recipe):
         """Return which pictures a run is trained on, and how large they are."""
         first = f"the first {self.train_images} pictures of " if self.train_images else ""
         sides = " or ".join(map(str, self.image_size))
-        return f"{first}{self.data} at a shorter side of {sides} pixels, backbone {self.backbone}"
+        return f"{first}{self.data} at a shorter side of {sides} pixels"
 
     def optimizer_in_words(self) -> list[str]:
         """Return what is to say of the optimizer."""
@@ -122,7 +122,7 @@ class Boxes(Recipe):
         scaled = (
             [f"that is {self.peak_rate:g}, for batches of {self.rate_for}"] if self.rate_for != self.batch_size else []
         )
-        return [*scaled, *warm, f"momentum {self.momentum:g}"]
+        return [*scaled, *warm, f"momentum {self.momentum:g}", f"backbone {self.backbone}"]
 
     def unusual_in_words(self) -> list[str]:
         """Return the settings that most runs leave at their defaults."""

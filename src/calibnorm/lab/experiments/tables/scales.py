@@ -82,7 +82,10 @@ SCALES: dict[Scale, Small] = {"tiny": TINY, "small": SMALL}
 PAPER_SEEDS = 3
 BACKBONES = {"resnet50": "resnet18", "resnet101": "resnet34"}
 """What stands for a detector's backbone below paper scale, on the miniature."""
-OF_DETECTORS: dict[Scale, dict[str, Any]] = {"tiny": {"epochs": 1, "train_images": 48, "warmup_steps": 2}, "small": {}}
+OF_DETECTORS: dict[Scale, dict[str, Any]] = {
+    "tiny": {"epochs": 3, "train_images": 300, "warmup_steps": 20, "test_every": 3},
+    "small": {},
+}
 """What their runs have in the place of the miniature's own recipes."""
 
 
