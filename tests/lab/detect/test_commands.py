@@ -58,9 +58,8 @@ def test_a_run_has_its_losses_and_columns_apart_and_says_what_it_reads(runs: dic
 
 
 @pytest.mark.untraced
-@pytest.mark.parametrize("task", ["box", "panoptic"])
-def test_killed_it_goes_on_bit_for_bit(task: str, mini: Path, tmp_path: Path) -> None:
-    recipe = small(task, mini, norm="rbn", image_size=(48, 64), ema=0.5)
+def test_interrupted_in_an_epoch_it_goes_on_bit_for_bit(mini: Path, tmp_path: Path) -> None:
+    recipe = small("panoptic", mini, norm="rbn", image_size=(48, 64), ema=0.5)
     with pytest.raises(KeyboardInterrupt):
         tiny.run(recipe, tmp_path / "ended", workers=0, checkpoint_minutes=0.0, watcher=tiny.Interrupting(4))
     assert tiny.state(tmp_path / "ended")["progress"]["step"] == 3

@@ -141,7 +141,7 @@ def test_detectors_have_all_their_figures_beside_the_papers() -> None:
     assert "| | | paper | 37.2 | 58.4 | 39.9 | 20.5 | 41.0 | 50.6 |" in text
     assert "resnet18 stands for the paper's resnet50; resnet34 stands for the paper's resnet101" in text
     assert "at a shorter side of" in text
-    assert "finished at 1 % or less" in text
+    assert "finished at 2 % or less" in text
 
 
 def test_noise_mixing_and_stages_reach_the_recipes() -> None:

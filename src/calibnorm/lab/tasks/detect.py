@@ -32,10 +32,10 @@ LOSSES |= {"loss_box_reg": "boxes", "loss_mask": "masks", "loss_semantic": "sema
 QUALITIES = ("pq", "sq", "rq")
 SOLID = 0.5
 """From this probability on, a pixel is a mask's."""
-NEXT_TO_NOTHING = 1.0
+NEXT_TO_NOTHING = 2.0
 """Percent of AP or PQ that what takes no notice of the picture does not exceed."""
 
-_percent = partial(Measure, chance=NEXT_TO_NOTHING, chance_means="1 %", unit="%", higher_is_better=True, digits=2)
+_percent = partial(Measure, chance=NEXT_TO_NOTHING, chance_means="2 %", unit="%", higher_is_better=True, digits=2)
 
 
 def _losses(*names: str) -> tuple[Measure, ...]:
