@@ -222,6 +222,29 @@ def test_show_draws_the_validation_beside_the_truth_and_other_pictures_alone(
     assert "left out: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"norm": "rbn", "precision": "bfloat16"},
+        {"norm": "se"},
+        {"norm": "iebn", "channels_last": True, "neck_norms": False, "noise": (0.8, 0.5)},
+    ],
+    ids=["half", "se", "without neck norms"],
+)
+def test_other_norms_and_arithmetics_train(others: dict[str, Any], mini: Path, tmp_path: Path) -> None:
+    result = tiny.run(small("panoptic", mini, epochs=1, warmup_steps=0, **others), tmp_path / "run", workers=0)
+    assert 0 < result.train_loss < 20
+
+
+def test_boxes_are_not_rounded_in_half_precision(mini: Path) -> None:
+    network = tiny.network(small("box", mini, image_size=(96,), longest_side=96))
+    boxes = torch.tensor([[10.123, 20.456, 60.789, 90.012]])
+    assert boxes.bfloat16().float().ne(boxes).all()
+    picture = torch.zeros(3, 96, 96, dtype=torch.uint8)
+    _, targets = network.transform([picture], [{"boxes": boxes.view(torch.int32)}])  # type: ignore[operator]
+    torch.testing.assert_close(targets[0]["boxes"], boxes)
+
+
 def test_a_run_is_inspected_and_its_gates_are_held(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(runs["panoptic"])]) == 0
     assert "rbn: the gate is 0.7" in capsys.readouterr().out

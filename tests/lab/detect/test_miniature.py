@@ -14,6 +14,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from calibnorm.lab.data.coco import miniature
+from calibnorm.lab.data.coco.folder import make_mini
 from calibnorm.lab.data.coco.panoptic import colored, ids_of
 from lab.calling import main
 
@@ -117,6 +118,14 @@ def test_the_command_makes_one_and_refuses_a_folder_that_is_there(
     (tmp_path / "file").write_text("")
     assert main(["detect", "make-mini", str(tmp_path / "file" / "mini"), "--train", "1"]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_another_process_may_have_made_it_meanwhile(tmp_path: Path) -> None:
+    folder = tmp_path / "mini"
+    folder.mkdir()
+    (folder / "theirs").write_text("")
+    make_mini(folder, 1, 1, 0)
+    assert [path.name for path in tmp_path.rglob("*")] == ["mini", "theirs"]
 
 
 @pytest.mark.parametrize(

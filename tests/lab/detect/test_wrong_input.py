@@ -186,6 +186,7 @@ def test_a_map_that_its_annotations_do_not_fit_ends_the_run_with_its_name(
         ("box", ["--model", "yolo"], "--model yolo: is not known here; it is faster_rcnn, with a --backbone"),
         ("mask", ["--stages", "stage1"], "--stages stage1: all norms of a detector are replaced; choose all"),
         ("box", ["--compile"], "--compile: torchvision's detectors cannot be compiled; leave it out"),
+        ("box", ["--norm", "se", "--noise", "0.5,0.2"], "--noise 0.5,0.2: reaches no norm of pyramid and heads"),
         ("box", ["--norm", "xbn"], "--norm xbn: is not known"),
         ("box", ["--backbone-weights", "no.pt"], "--backbone-weights no.pt: is no file; name one, torchvision or none"),
         ("box", ["--frozen-batchnorm"], "freezes what nobody has trained; name --backbone-weights"),

@@ -95,7 +95,7 @@ def drawn(detector: Detector, picture: Tensor, truth: Target | None, least_score
     from matplotlib.patches import Patch
 
     categories, task = detector.test.categories, detector.task
-    (result,) = detector.network([picture.float() / 255])
+    (result,) = detector.network([picture])
     kept = result["scores"] >= least_score
     things: list[Mapping[str, Any]] = [{name: value[kept] for name, value in result.items() if name != "semantic"}]
     maps: list[Map | None] = [None]

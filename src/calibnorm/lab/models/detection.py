@@ -32,6 +32,8 @@ LEVELS = 5
 """Of the pyramid: four of the backbone's stages, and the last one at half its size."""
 PREFIXES = ("", "backbone.body.", "body.", "backbone.", "module.")
 """What stands before the names of a ResNet's tensors in files: its own, those of a detector, or others' backbones."""
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+"""Of a pixel of ImageNet, whose weights backbones begin with."""
 VOID = 255
 
 
@@ -110,6 +112,20 @@ def detector(
     if weights is not None:
         load_backbone(body, backbone, weights)
     neck = nn.BatchNorm2d if neck_norms else None
+    noises, chosen = {} if noise is None else {"noise": noise, "noise_in": noise_in}, parse_norm(norm)
+
+    def placed(module: nn.Module) -> nn.Module:
+        of = Network(lambda classes, in_channels: module, 4)
+        try:
+            return placing.place(module, of, chosen, None, noises, trained=weights is not None)
+        except (TypeError, ValueError) as error:
+            raise UsageError(Setting("norm", norm), f"a detector on {backbone} cannot have it: {error}") from error
+
+    if chosen.method == "se":  # behind the last norm of every residual branch, which the backbone alone has
+        if noises:
+            given = "{:g},{:g}".format(*noise or ())
+            raise UsageError(Setting("noise", given), "reaches no norm of pyramid and heads in a detector with se")
+        body = placed(body)
     for name, parameter in body.named_parameters():
         parameter.requires_grad_(trained_stages == 5 or name.startswith(STAGES[5 - trained_stages :]))
     channels, widths = sizes.channels, [body.inplanes >> shift for shift in (3, 2, 1, 0)]
@@ -137,12 +153,25 @@ def detector(
         options["semantic"] = SemanticBranch(channels, sizes.semantic_channels, stuff + 1, neck)
     made = {"box": FasterRCNN, "mask": MaskRCNN, "panoptic": panoptic_fpn}[kind]
     network: nn.Module = made(pyramid, **options)
-    noises = {} if noise is None else {"noise": noise, "noise_in": noise_in}
-    try:
-        of = Network(lambda classes, in_channels: network, 4)
-        return placing.place(network, of, parse_norm(norm), None, noises, trained=weights is not None)
-    except (TypeError, ValueError) as error:
-        raise UsageError(Setting("norm", norm), f"a detector on {backbone} cannot have it: {error}") from error
+    network.transform = from_bytes(sizes)
+    return network if chosen.method == "se" else placed(network)
+
+
+def from_bytes(sizes: Sizes) -> nn.Module:
+    """Return what resizes and standardizes pictures of bytes, and takes boxes as the bits of their floats.
+
+    Lightning makes every float that goes into a network one of the run's precision, and in bfloat16 a box of 1000
+    pixels would be off by four. Boxes in float32 are taken, too.
+    """
+    from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+    class FromBytes(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision has no types
+        def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
+            if targets is not None:
+                targets = [target | {"boxes": target["boxes"].view(torch.float32)} for target in targets]
+            return super().forward([image.float() / 255 for image in images], targets)
+
+    return FromBytes(sizes.image_size, sizes.longest_side, MEAN, STD)
 
 
 def weights_file(backbone: str, weights: str) -> Path:

@@ -127,7 +127,8 @@ class Detect(Task[ObjectBatch]):
 
     def loss(self, network: Network, batch: ObjectBatch) -> tuple[Tensor, Tensor]:
         pictures, targets = batch
-        losses = network(pictures, targets)
+        held = [target | {"boxes": target["boxes"].view(torch.int32)} for target in targets]  # not in half precision
+        losses = network(pictures, held)
         total = self.weighted(losses)
         each = {LOSSES[name]: value.detach().double() for name, value in losses.items()}
         one = torch.ones_like(total, dtype=torch.float64)

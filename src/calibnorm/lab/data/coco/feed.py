@@ -30,7 +30,7 @@ learned, without crowds. "semantic" (H, W) is the kind of stuff, the number of k
 by, a picture of the test has all of it instead, and "crowd", "area", "id"; and "segments" (H, W) with "classes" and
 "crowds" of them, and "counts" of the classes of things and of stuff."""
 ObjectBatch = tuple[list[Tensor], list[Target]]
-"""Pictures (3, H, W) in float32 from 0 to 1, of any sizes, and what is in them."""
+"""Pictures (3, H, W) in uint8, of any sizes, and what is in them."""
 
 
 class Scenes(Dataset[tuple[Tensor, Target] | Damaged]):
@@ -157,7 +157,7 @@ class ObjectFeed(ReadFeed[ObjectBatch]):
             return value.to(self._device, non_blocking=True) if isinstance(value, Tensor) else value
 
         return (
-            [there(picture).float() / 255 for picture in pictures],
+            [there(picture) for picture in pictures],
             [{name: there(value) for name, value in target.items()} for target in targets],
         )
 
