@@ -185,7 +185,7 @@ def _x1(recipe: Any_) -> Any_:
 def _mini(recipe: Any_) -> Any_:
     small = replace(recipe, norm="rbn", backbone="resnet18", image_size=(96,), longest_side=96, anchor=12, channels=64)
     heads = replace(small, head_convs=1, head_features=256, rois=32, proposals=100)
-    return replace(heads, epochs=6, batch_size=8, rate_for=8, schedule="cosine", warmup_steps=75, clip_norm=10.0)
+    return replace(heads, batch_size=8, rate_for=8, schedule="cosine", warmup_steps=75, clip_norm=10.0)
 
 
 def box_x1() -> Boxes:
@@ -205,14 +205,14 @@ def panoptic_x1() -> Panoptic:
 
 def box_mini() -> Boxes:
     """Faster R-CNN on the miniature, digits on textures: minutes on one CPU core."""
-    return _mini(Boxes())
+    return replace(_mini(Boxes()), epochs=10)
 
 
 def mask_mini() -> Masks:
     """Mask R-CNN on the miniature, digits on textures: minutes on one CPU core."""
-    return _mini(Masks())
+    return replace(_mini(Masks()), epochs=8)
 
 
 def panoptic_mini() -> Panoptic:
     """Panoptic FPN on the miniature, digits on textures: minutes on one CPU core."""
-    return replace(_mini(Panoptic()), semantic_channels=64, least_stuff=64)
+    return replace(_mini(Panoptic()), epochs=6, semantic_channels=64, least_stuff=64)
