@@ -420,7 +420,8 @@ def test_gaps_and_crowds_are_read_as_they_are(mini: Path, tmp_path: Path) -> Non
         learned = [each for each in objects if name == "val2017" or not each["iscrowd"]]
         assert sum(len(target["boxes"]) for _, targets in feed for target in targets) == len(learned)
     outside: dict[str, Any] = {"bbox": [-5, 90, 20, 20]}
-    edge = changed(mini, tmp_path / "edge", "instances_val2017", lambda c: c["annotations"][0].update(outside))
-    scenes = folders.read(edge, "val2017", "box").scenes
-    (box,) = (each["box"] for scene in scenes for each in scene.objects if each["id"] == 1)
-    assert box == (0, 90, 15, 96), "what lies outside of the picture is cut off"
+    for name, expected in (("train2017", (0, 90, 15, 96)), ("val2017", (-5, 90, 15, 110))):
+        edge = changed(mini, tmp_path / name, f"instances_{name}", lambda c: c["annotations"][0].update(outside))
+        scenes = folders.read(edge, name, "box").scenes
+        (box,) = (each["box"] for scene in scenes for each in scene.objects if each["id"] == 1)
+        assert box == expected, "what is learned from is cut off at the edge, and what is measured by is not"

@@ -194,7 +194,7 @@ def object_feeds(
             its name, a picture that cannot be read.
     """
     folder = folders.find(data, data_root)
-    train, val = folders.read(folder, "train2017", learned, train_images), folders.read(folder, "val2017", learned)
+    train, val = folders.read(folder, folders.TRAIN, learned, train_images), folders.read(folder, folders.VAL, learned)
     folders.check_same(folder, train, val)
     check_shares("batch_size", batch_size, len(train.scenes), world)
     contents = folders.contents(data, train, val)

@@ -25,6 +25,7 @@ from calibnorm.lab.data.contents import Contents, Part, digest
 
 Learned = Literal["box", "mask", "panoptic"]
 """What is learned: boxes; masks, too; or which thing or stuff every pixel is of."""
+TRAIN, VAL = "train2017", "val2017"
 MINI = "mini"
 MINI_TRAIN, MINI_VAL, MINI_SEED = 600, 150, 0
 """The miniature that is made where a command finds none."""
@@ -43,7 +44,7 @@ class Scene:
         path: Its file.
         height: Pixels.
         width: Pixels.
-        objects: COCO's annotations, with "box" (x1, y1, x2, y2) inside the picture, and "label", the thing's from 1.
+        objects: COCO's annotations, with "box" (x1, y1, x2, y2), and "label", the thing's from 1.
         panoptic: The map's file and its segments by id, each with "class"; None where none was asked for.
     """
 
@@ -213,7 +214,7 @@ def read(folder: Path, name: str, learned: Learned, first: int | None = None) ->
     objects: dict[int, list[dict[str, Any]]] = {of: [] for of in images}
     known: set[int] = set()
     for each in content["annotations"]:
-        found = _object(path, each, images, labels, learned)
+        found = _object(path, each, images, labels, learned, clipped=name == TRAIN)
         if each["id"] in known:
             raise UsageError(f"{path}: annotation {each['id']} is there twice")
         known.add(each["id"])
@@ -311,9 +312,17 @@ def _categories(path: Path, listed: Sequence[dict[str, Any]]) -> dict[int, str]:
 
 
 def _object(
-    path: Path, each: dict[str, Any], images: Mapping[int, dict[str, Any]], labels: Mapping[int, int], learned: Learned
+    path: Path,
+    each: dict[str, Any],
+    images: Mapping[int, dict[str, Any]],
+    labels: Mapping[int, int],
+    learned: Learned,
+    clipped: bool,
 ) -> dict[str, Any] | str:
-    """Return an annotation with its box and its label; or why it is not used."""
+    """Return an annotation with its box and its label; or why it is not used.
+
+    What is learned from is cut off at the edge of its picture. What is measured by stays as it is, as COCO has it.
+    """
     what = "annotation"
     _require(path, what, each, {"id": int, "image_id": int, "category_id": int, "bbox": list})
     own = f"{path}: {what} {each['id']}"
@@ -327,11 +336,13 @@ def _object(
     if (crowd := each.get("iscrowd", 0)) not in (0, 1):
         raise UsageError(f"{own}: iscrowd {crowd!r} must be 0 or 1")
     x, y, width, height = box
-    if width < SMALLEST or height < SMALLEST:
-        return DEGENERATE
-    corners = max(x, 0), max(y, 0), min(x + width, picture["width"]), min(y + height, picture["height"])
-    if corners[2] - corners[0] < SMALLEST or corners[3] - corners[1] < SMALLEST:
-        return OUTSIDE
+    corners = x, y, x + width, y + height
+    if clipped:
+        if width < SMALLEST or height < SMALLEST:
+            return DEGENERATE
+        corners = max(x, 0), max(y, 0), min(x + width, picture["width"]), min(y + height, picture["height"])
+        if corners[2] - corners[0] < SMALLEST or corners[3] - corners[1] < SMALLEST:
+            return OUTSIDE
     if learned != "box" and (why := masks.fault(each.get("segmentation"), picture["height"], picture["width"])):
         raise UsageError(f"{own}: its segmentation {why}")
     area = each.get("area", width * height)
