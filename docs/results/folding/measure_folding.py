@@ -75,6 +75,7 @@ def rows_of(name: str, of: Trained) -> tuple[list[dict[str, Any]], str]:
         found["ms"] = round(times[variant].quantiles[1], 2)
         found["time_saved"] = round(100 * (1 - times[variant].quantiles[1] / slow), 1)
         found["lost"] = round(rows[CALIBRATED]["accuracy"] - found["accuracy"], 2)
+        found["cpu"] = describe_environment()["cpu"]
     return list(rows.values()), text
 
 
@@ -123,7 +124,7 @@ def document(rows: list[dict[str, Any]]) -> Document:
         f"is how far the outputs may move, in their own standard deviation. {IMAGES} training images were given to "
         "cn.fold: one half chose, and changes of outputs and of answers are those on the other half. Accuracy is that "
         "of all test images. ms is the latency of one image, eager, on one thread; time saved is its share of the "
-        "calibrated network's."
+        "calibrated network's, on the machine that the line names."
     )
     label = "accuracy lost, points"
     columns: dict[str, dict[str, dict[str, list[Point]]]] = {}
@@ -153,7 +154,7 @@ def known() -> list[dict[str, Any]]:
 
 def value_of(key: str, text: str) -> Any:
     """Return a cell as a number, where it is one; None where it is empty."""
-    return text if key in ("network", "variant") else float(text) if text else None
+    return text if key in ("network", "variant", "cpu") else float(text) if text else None
 
 
 def main() -> None:
