@@ -65,7 +65,8 @@ def test_timms_reparameterization_says_what_to_call_first(norm, name):
     with torch.no_grad():
         expected = model(x)
         plain = timm.utils.reparameterize_model(cn.revert(model))  # and it does work then
-        torch.testing.assert_close(plain(x), expected, rtol=1e-3, atol=1e-4)
+        size = expected.abs().max()  # up to 1e12 in a network that has learned nothing
+        torch.testing.assert_close(plain(x) / size, expected / size, rtol=1e-3, atol=1e-4)
 
 
 def fuse_by_duck(model):

@@ -28,7 +28,8 @@ def forget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     """In an empty folder, return what makes this process one that has loaded nothing; it is one again afterwards."""
     assert Task.kinds[named.RECIPES["digits-tiny"].__class__] is classify.Classify  # it is imported when it is needed
     registries = [METHODS, nn.LAYERS, named.MAKERS, named.RECIPES, recipe_classes(), Task.kinds]
-    before = [(registry, dict(registry)) for registry in [*registries, loading._LOADED]]
+    before = [(registry, dict(registry)) for registry in registries]
+    others = dict(loading._LOADED)
     path = list(sys.path)
 
     def back() -> None:
@@ -36,13 +37,16 @@ def forget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
             for name in registry.keys() - content.keys():
                 del registry[name]
             registry.update(content)
+        loading._LOADED.clear()
         sys.path[:] = path
         for name in [n for n, m in sys.modules.items() if str(getattr(m, "__file__", "")).startswith(str(tmp_path))]:
             del sys.modules[name]
 
     monkeypatch.chdir(tmp_path)
+    loading._LOADED.clear()  # of what another file's tests loaded
     yield back
     back()
+    loading._LOADED.update(others)
 
 
 def recipe_classes() -> dict[str, object]:

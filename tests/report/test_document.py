@@ -106,6 +106,9 @@ def test_a_narrow_screen_breaks_names_and_lists_and_no_numbers() -> None:
         "Wide", [Section("", [Table([f"column {n}" for n in range(20)], [[f"{n}.25" for n in range(20)]])])]
     )
     assert "| column 0 | column 1 |" in shown(60, wide)
+    named = Document("Times", [Section("", [Table(["input", "mean of the input"], [["64x56x56", "60.1"]], left=1)])])
+    assert "64x56x56" in shown(20, named)
+    assert "mean of the input" not in shown(20, named)
 
 
 def test_without_rich_and_matplotlib_it_is_plain_text(

@@ -10,7 +10,6 @@ images. Results go to results.csv and report.md beside this file; lines of other
 from __future__ import annotations
 
 import copy
-import csv
 import sys
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -32,7 +31,7 @@ from calibnorm.lab.training.trained import Trained, trained  # noqa: E402
 from calibnorm.report import markdown  # noqa: E402
 from calibnorm.report.document import Document, Facts, Paragraph, Section, Table  # noqa: E402
 from calibnorm.report.environment import describe_environment, named  # noqa: E402
-from calibnorm.report.files import write_csv  # noqa: E402
+from calibnorm.report.files import read_csv, write_csv  # noqa: E402
 
 REPEATS, CALIBRATION = 100, 64
 
@@ -98,9 +97,8 @@ def main() -> None:
     run, *asked = sys.argv[1:]
     kept: dict[str, dict[str, Any]] = {}
     table = HERE / "results.csv"
-    if asked and table.exists():
-        with table.open(newline="") as file:
-            kept = {row["tool"]: row for row in csv.DictReader(file)}
+    if asked:
+        kept = {row["tool"]: row for row in read_csv(table)}
     with trained(Path(run), Path("data")) as of:
         images = first_images(of)[:CALIBRATION]
         folded = cn.fold(copy.deepcopy(of.network), images, tolerance=None, into_convolutions=True, report=print)

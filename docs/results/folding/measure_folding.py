@@ -5,13 +5,13 @@ python docs/results/folding/measure_folding.py NAME=RUN [NAME=RUN ...]      fini
 Each run's network is folded on training images, and tested on all test images of its task. Latency is that of one
 image in eager torch on one thread, in time of the processor, all variants of a network taken in turns; plain is the
 network with BatchNorm in the layers' places (cn.revert), itself folded into the convolutions. Results go to
-results.csv, report.md and curve.png beside this file, and the texts of cn.fold for the tolerance SHOWN to reports.txt.
+results.csv, report.md and curve.png beside this file, and the texts of cn.fold for the tolerance SHOWN to a text file
+for each network. A NAME is "network, norm" or "network, norm, condition". Without runs the report is written anew.
 """
 
 from __future__ import annotations
 
 import copy
-import csv
 import sys
 import time
 from functools import partial
@@ -24,13 +24,14 @@ from torch import Tensor, nn
 import calibnorm as cn
 from calibnorm.bench.clock import Clock, Run, Times, measure
 from calibnorm.bench.inference import runner
+from calibnorm.lab.naming import slug
 from calibnorm.lab.training.trained import Trained, trained
 from calibnorm.networks import finding
 from calibnorm.nn import CalibratedNorm
 from calibnorm.report import markdown, pictures, screen
 from calibnorm.report.document import Command, Document, Facts, Paragraph, Picture, Section, Table
 from calibnorm.report.environment import describe_environment, named
-from calibnorm.report.files import write_csv
+from calibnorm.report.files import read_csv, write_csv
 from calibnorm.report.pictures.bands import Point
 
 HERE = Path(__file__).parent
@@ -74,6 +75,7 @@ def rows_of(name: str, of: Trained) -> tuple[list[dict[str, Any]], str]:
         found["ms"] = round(times[variant].quantiles[1], 2)
         found["time_saved"] = round(100 * (1 - times[variant].quantiles[1] / slow), 1)
         found["lost"] = round(rows[CALIBRATED]["accuracy"] - found["accuracy"], 2)
+        found["cpu"] = describe_environment()["cpu"]
     return list(rows.values()), text
 
 
@@ -118,20 +120,22 @@ def percent(share: float | None) -> float | None:
 def document(rows: list[dict[str, Any]]) -> Document:
     """Return the report."""
     how = (
-        "Shares and accuracies are in percent, lost in points. The tolerance is how far the outputs may move, in their "
-        f"own standard deviation; {IMAGES} training images were given to cn.fold, of which one half chooses and the "
-        "Accuracy is that of all test images. ms is the latency of one image, time saved is of that of the calibrated "
-        "time saved is of that of the calibrated network."
+        "Shares and accuracies are in percent; lost is accuracy below the calibrated network, in points. The tolerance "
+        f"is how far the outputs may move, in their own standard deviation. {IMAGES} training images were given to "
+        "cn.fold: one half chose, and changes of outputs and of answers are those on the other half. Accuracy is that "
+        "of all test images. ms is the latency of one image, eager, on one thread; time saved is its share of the "
+        "calibrated network's, on the machine that the line names."
     )
     label = "accuracy lost, points"
-    curve: dict[str, list[Point]] = {}
+    columns: dict[str, dict[str, dict[str, list[Point]]]] = {}
     for found in sorted(rows, key=lambda found: found["time_saved"]):
         if found["variant"] != PLAIN:
-            lost = found["lost"]
-            curve.setdefault(found["network"], []).append(Point(found["time_saved"], lost, lost, lost))
-    draw = partial(pictures.bands, {label: {label: curve}}, "time saved, %", logarithmic=False)
+            network, norm, *condition = found["network"].split(", ", 2)
+            curves = columns.setdefault(", ".join([network, *condition]), {label: {}})[label]
+            curves.setdefault(norm, []).append(Point(found["time_saved"], *[found["lost"]] * 3))
+    draw = partial(pictures.bands, dict(sorted(columns.items())), "time saved, %", logarithmic=False)
     shows = "Accuracy lost against time saved, a mark for each tolerance"
-    named_runs = " ".join(f'"{name}=RUN"' for name in curve)
+    named_runs = " ".join(f'"{name}=RUN"' for name in dict.fromkeys(found["network"] for found in rows))
     command = f"python docs/results/folding/measure_folding.py {named_runs}"
     return Document(
         "Folding trained networks",
@@ -145,15 +149,12 @@ def document(rows: list[dict[str, Any]]) -> Document:
 
 def known() -> list[dict[str, Any]]:
     """Return the lines of results.csv, with numbers as numbers."""
-    if not TABLE.exists():
-        return []
-    with TABLE.open(newline="") as file:
-        return [{key: value_of(key, text) for key, text in line.items()} for line in csv.DictReader(file)]
+    return [{key: value_of(key, text) for key, text in line.items()} for line in read_csv(TABLE)]
 
 
 def value_of(key: str, text: str) -> Any:
     """Return a cell as a number, where it is one; None where it is empty."""
-    return text if key in ("network", "variant") else float(text) if text else None
+    return text if key in ("network", "variant", "cpu") else float(text) if text else None
 
 
 def main() -> None:
@@ -162,7 +163,9 @@ def main() -> None:
     for name, _, folder in (argument.partition("=") for argument in sys.argv[1:]):
         with trained(Path(folder), Path("data")) as of:
             found, text = rows_of(name, of)
-        (HERE / f"{name}.txt").write_text(f"cn.fold, {name}, tolerance {SHOWN:g}\n\n{text}\n")
+        (HERE / f"{slug(name.replace(', ', ' '), '-')}.txt").write_text(
+            f"cn.fold, {name}, tolerance {SHOWN:g}\n\n{text}\n"
+        )
         write_csv(TABLE, [*(row for row in known() if row["network"] != name), *found])
         screen.show(Document(name, [Section("", [Table.of(found, left=2)])]))
     markdown.write(document(known()), HERE / "report.md")

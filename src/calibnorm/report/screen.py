@@ -67,9 +67,10 @@ def show_table(table: Table, console: Console) -> None:
         title=table.title or None, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
     )
     for number, name in enumerate(table.names):
-        short = max(len(row[number]) for row in table.rows) <= NUMBER
+        wide = max(len(row[number]) for row in table.rows)
         justify: Literal["left", "right"] = "left" if number < table.left else "right"
-        drawn.add_column(Text(name), justify=justify, no_wrap=short and number >= table.left, overflow="fold")
+        whole = wide if number >= table.left and wide <= NUMBER else None  # numbers keep their lines; names may not
+        drawn.add_column(Text(name), justify=justify, min_width=whole, overflow="fold")
     for row in table.rows:
         drawn.add_row(*map(Text, row))
     unbounded = console.options.update(width=100_000)

@@ -61,13 +61,11 @@ class Dots:
         at: Their places.
         style: Colour, mark and filling.
         size: Width in points of a screen.
-        opacity: From 0 to 1.
     """
 
     at: Sequence[Dot]
     style: Style
     size: float = 4.5
-    opacity: float = 1.0
 
 
 @dataclass(frozen=True)

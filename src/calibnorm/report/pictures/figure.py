@@ -74,10 +74,10 @@ def ends(axis: Axis) -> tuple[float, float]:
 def draw_mark(axes: Axes, mark: Mark) -> None:
     """Draw one mark."""
     match mark:
-        case Dots(at, style, size, opacity):
+        case Dots(at, style, size):
             x, y = [dot.x for dot in at], [dot.y for dot in at]
             look: Any = {"marker": style.marker, "color": style.color, "fillstyle": style.fillstyle, "clip_on": False}
-            axes.plot(x, y, linestyle="none", markersize=size, alpha=opacity, markeredgewidth=edge(style), **look)
+            axes.plot(x, y, linestyle="none", markersize=size, markeredgewidth=edge(style), **look)
         case Line(x, y, style, width):
             axes.plot(x, y, color=style.color, linestyle=style.linestyle, linewidth=width)
         case Band(x, low, high, color):

@@ -81,7 +81,7 @@ def finals_panel(of: Mapping[str, Seeds], looks: Mapping[str, Style], label: str
     for y, (name, final) in enumerate(of.items()):
         runs = [Dot(value, y, f"{name}, seed {seed}: {value:.4g}") for seed, value in final.values.items()]
         if final.values:
-            marks.append(Dots(runs, replace(looks[name], fillstyle="full"), 5, 0.75))
+            marks.append(Dots(runs, replace(looks[name], fillstyle="full"), 4))
             marks += interval(final.known_interval, (low, high), y + 0.27, looks[name])
             marks.append(Dots([final.mean(name)._replace(y=y + 0.27)], replace(looks[name], marker="|"), 9))
         if final.failed:
@@ -146,7 +146,7 @@ def differences(of: Mapping[str, Seeds], x_label: str) -> Drawing:
     for y, (name, difference) in enumerate(of.items()):
         marks += interval(difference.known_interval, (low, high), y, OURS)
         runs = [Dot(value, y, f"{name}, seed {seed}: {value:+.4g}") for seed, value in difference.values.items()]
-        marks.append(Dots(runs, OURS, 3.5, 0.45))
+        marks.append(Dots(runs, replace(OURS, fillstyle="none"), 4))
         marks.append(Dots([difference.mean(name)._replace(y=y)], OURS, 6.5))
         if difference.printed is not None:
             marks.append(Dots([Dot(difference.printed, y, f"{name}, paper: {difference.printed:+.4g}")], PAPERS, 6))

@@ -39,7 +39,7 @@ def ratios(panels: Mapping[str, Mapping[str, Groups]], y_label: str, title: str 
                 at = position + 0.8 * ((names.index(name) + 0.5) / len(names) - 0.5)
                 mean = geometric_mean(found)
                 says = f"{name}, {' '.join(group.split())}: {mean:.2f} (mean of {len(found)})"
-                marks.append(Dots([Dot(at, value) for value in found], looks[name], 3, 0.35))
+                marks.append(Dots([Dot(at, value) for value in found], replace(looks[name], fillstyle="full"), 2))
                 marks.append(Dots([Dot(at, mean, says)], looks[name], 7))
         return Panel(axes.names(groups), Axis(bottom, top, ticks, f"{label}: {y_label}", logarithmic=True), marks)
 

@@ -156,9 +156,9 @@ class Drawn:
         x, y = self.place(dot.x, dot.y)
         seen = shape(of.style, x, y, 0.75 * of.size)
         if not dot.says:
-            return f'<g opacity="{of.opacity:g}">{seen}</g>'
+            return seen
         target = f'<circle class="target" cx="{x:.1f}" cy="{y:.1f}" r="{max(7, of.size):g}"/>'
-        return self.point(dot.says, f'{target}<g opacity="{of.opacity:g}">{seen}</g>')
+        return self.point(dot.says, target + seen)
 
     def shades(self, of: Shades) -> str:
         """Return a small picture, which can be focused as a point can."""
