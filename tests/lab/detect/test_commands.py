@@ -312,6 +312,12 @@ def test_a_folder_is_trained_as_x1_says(mini: Path, tmp_path: Path, capsys: pyte
     assert "that is 0.04, for batches of 16" in doubled.in_words()
 
 
+def test_another_backbone_is_named(mini: Path) -> None:
+    other: Any = "vgg16"
+    with pytest.raises(UsageError, match="backbone=vgg16: is not known; choose from resnet18, "):
+        tasks.of(replace(small("box", mini), backbone=other)).check()
+
+
 def layers(network: nn.Module, kind: type[nn.Module]) -> list[str]:
     return [name for name, module in network.named_modules() if type(module) is kind]
 

@@ -17,7 +17,7 @@ from calibnorm.lab import models
 from calibnorm.lab.data.coco.feed import ObjectBatch, ObjectFeed, object_feeds
 from calibnorm.lab.data.coco.folder import Categories, Learned
 from calibnorm.lab.data.coco.masks import encoded
-from calibnorm.lab.models.detection import Sizes, detector, weights_file
+from calibnorm.lab.models.detection import BACKBONES, Sizes, detector, weights_file
 from calibnorm.lab.recipes import Boxes, Masks, Panoptic
 from calibnorm.lab.tasks.groups import parameter_groups
 from calibnorm.lab.tasks.merging import Map, merge
@@ -71,6 +71,7 @@ class Detect(Task[ObjectBatch]):
         recipe.require("model", recipe.model == own, f"is not known here; it is {own}, with a ", Setting("backbone"))
         recipe.require("stages", recipe.stages == "all", "all norms of a detector are replaced; choose all")
         recipe.require("compile", not recipe.compile, "torchvision's detectors cannot be compiled; leave it out")
+        recipe.require("backbone", recipe.backbone in BACKBONES, f"is not known; choose from {', '.join(BACKBONES)}")
         models.parse_norm(recipe.norm)
         if recipe.backbone_weights is not None:
             weights_file(recipe.backbone, recipe.backbone_weights)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -15,7 +14,6 @@ Kind = Literal["box", "mask"]
 COLUMNS = {"ap": "map", "ap50": "map_50", "ap75": "map_75", "aps": "map_small", "apm": "map_medium", "apl": "map_large"}
 """The papers' columns, and what torchmetrics calls them."""
 TYPES = {"box": "bbox", "mask": "segm"}
-
 IOUS, RECALLS = np.linspace(0.5, 0.95, 10).tolist(), np.linspace(0.0, 1.0, 101).tolist()
 """COCO's thresholds. Those of torchmetrics are rounded to float32: a mask whose IoU is 0.8 would not reach its 0.8."""
 
@@ -40,9 +38,7 @@ def precisions(found: Sequence[dict[str, Any]], kinds: Sequence[Kind]) -> dict[s
         if "mask" in kinds:
             ours["masks"], true["masks"] = (decoded(each[name], *each["size"]) for name in ("codes", "true_codes"))
         metric.update([ours], [true])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        values = metric.compute()
+    values = metric.compute()
     names = {kind: f"{TYPES[kind]}_" if len(kinds) > 1 else "" for kind in kinds}
     figures = {}
     for kind in kinds:
