@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.functional import batch_norm
 
 from calibnorm import _checks
 from calibnorm._checks import Noise
@@ -215,4 +214,5 @@ def _batch_norm_eval(
         n_a, n_b = noise
         gamma = mean.new_ones(mean.shape) if weight is None else weight
         weight, bias = gamma * n_a, gamma * n_b if bias is None else gamma * n_b + bias
-    return batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+    # torch.nn.functional's refuses eps 0 in torch 2.11, which frozen BatchNorms have.
+    return torch.batch_norm(x, weight, bias, mean, var, False, 0.0, eps, torch.backends.cudnn.enabled)
