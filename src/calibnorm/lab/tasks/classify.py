@@ -95,9 +95,11 @@ class Classify(Task[ImageBatch], recipes=Classification):
     def network(self, feeds: Feeds[ImageBatch]) -> nn.Module:
         recipe, train = self.recipe, feeds.train
         assert isinstance(train, ImageFeed)
-        names = ("norm", "noise", "noise_in", "stages", "weights")
-        norms: dict[str, Any] = {name: getattr(recipe, name) for name in names}
-        return models.build(recipe.model, num_classes=train.classes, in_channels=train.channels, **norms)
+        return blank(recipe, train.classes, train.channels, weights=recipe.weights)
+
+    def blank(self, feeds: Feeds[ImageBatch]) -> nn.Module:
+        assert isinstance(feeds.train, ImageFeed)
+        return blank(self.recipe, feeds.train.classes, feeds.train.channels)
 
     def try_out(self, network: nn.Module, feeds: Feeds[ImageBatch]) -> None:
         recipe, train = self.recipe, feeds.train
@@ -146,6 +148,16 @@ class Classify(Task[ImageBatch], recipes=Classification):
 
     def meter(self, device: torch.device) -> Accuracy:
         return Accuracy(device)
+
+
+def blank(recipe: Classification, classes: int, channels: int, weights: str | None = None) -> nn.Module:
+    """Return the network of a recipe, for weights that come afterwards where none are named."""
+    names = ("norm", "noise", "noise_in", "stages")
+    norms: dict[str, Any] = {name: getattr(recipe, name) for name in names}
+    trained = recipe.weights is not None
+    return models.build(
+        recipe.model, num_classes=classes, in_channels=channels, weights=weights, trained=trained, **norms
+    )
 
 
 class Accuracy:

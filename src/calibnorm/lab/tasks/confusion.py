@@ -33,15 +33,14 @@ def counted(network: Network, batches: Iterable[ImageBatch], classes: int) -> Te
 def by_class(counts: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
     """Return a line for every class: its accuracy, and how many of those that are taken for it are of it.
 
-    >>> by_class(torch.tensor([[3, 1], [0, 2]]), ["cat", "dog"])[1]
-    {'class': 'dog', 'images': 2, 'right': 2, 'accuracy': 100.0, 'precision': 66.66666666666667, 'most confused with': ''}
+    >>> by_class(torch.tensor([[3, 1], [0, 1]]), ["cat", "dog"])[1]
+    {'class': 'dog', 'images': 1, 'right': 1, 'accuracy': 100.0, 'precision': 50.0, 'most confused with': ''}
     """
     lines = []
     for number, name in enumerate(names):
-        images, right, answers = (
-            int(n) for n in (counts[number].sum(), counts[number, number], counts[:, number].sum())
-        )
-        wrong = counts[number].clone()
+        row, column = counts[number], counts[:, number]
+        images, right, answers = int(row.sum()), int(row[number]), int(column.sum())
+        wrong = row.clone()
         wrong[number] = 0
         lines.append(
             {
@@ -71,9 +70,8 @@ def pairs(counts: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
 
 def matrix(counts: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
     """Return a line for every class, with a column for each that its images are taken for."""
-    return [
-        {"class": name, **dict(zip(names, row, strict=True))} for name, row in zip(names, counts.tolist(), strict=True)
-    ]
+    rows = zip(names, counts.tolist(), strict=True)
+    return [{"class of the image": name, **dict(zip(names, row, strict=True))} for name, row in rows]
 
 
 def sections(counts: Tensor, names: Sequence[str]) -> list[Section]:
@@ -85,8 +83,8 @@ def sections(counts: Tensor, names: Sequence[str]) -> list[Section]:
         "class's images that are taken for it, precision the share of the images taken for it that are of it (%). "
         "`classes.csv` and `confusion.csv` have all numbers."
     )
-    said = [Paragraph(text), Table.of(shown)]
-    found = [Section("Accuracy by class", said, folded=len(names) > UNFOLDED)]
+    many = len(names) > UNFOLDED
+    found = [Section("Accuracy by class", [Paragraph(text), Table.of(shown)], folded=many, on="page" if many else None)]
     if confused:
         blocks: list[Any] = [Table.of(confused, left=2)]
         if len(names) <= DRAWN:

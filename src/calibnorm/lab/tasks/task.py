@@ -121,6 +121,10 @@ class Task(ABC, Generic[Batch]):
             UsageError: Its name, its norm or its stage is not known, or it does not fit.
         """
 
+    def blank(self, feeds: Feeds[Batch]) -> nn.Module:
+        """Return the network for weights that are put in afterwards: without those that its recipe names, if any."""
+        return self.network(feeds)
+
     def try_out(self, network: nn.Module, feeds: Feeds[Batch]) -> None:
         """Send a few images through a copy of the network; raise UsageError where training would not be content."""
 
