@@ -103,11 +103,8 @@ def predicted(
                 if isinstance(picture, UsageError):
                     yield path, picture
                 else:
-                    values, places = next(best)
-                    yield (
-                        path,
-                        [(classes[at], share) for at, share in zip(places.tolist(), values.tolist(), strict=True)],
-                    )
+                    values, places = (each.tolist() for each in next(best))
+                    yield path, [(classes[at], share) for at, share in zip(places, values, strict=True)]
 
 
 def seen(path: Path, pixels: Pixels) -> Tensor | UsageError:
