@@ -9,6 +9,7 @@
 #   make sanitize  the CPU kernels under AddressSanitizer
 #   make wheel     sdist and wheel for this Linux into dist, checked; docs/wheels.md has the other systems
 #   make nightly   the tests that take minutes
+#   make ecosystem the tests with other people's tools, in an environment of their own
 #   make clean     removes caches and build output, keeps .venv and runs
 #
 # Another interpreter: make setup PYTHON=python3.12      Test processes: make test JOBS=4
@@ -20,15 +21,16 @@ JOBS   ?= 2
 BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.calibnorm-installed
 PACKING   ?= .venv-wheel
+TOOLS     ?= .venv-tools
 
 # mkdocs-material would speak of its successor at every build.
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: help setup demo test lint docs bench sanitize wheel nightly clean
+.PHONY: help setup demo test lint docs bench sanitize wheel nightly ecosystem clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '3,14p' Makefile | sed 's/^# *//'
+	@sed -n '3,15p' Makefile | sed 's/^# *//'
 
 setup: $(INSTALLED)
 
@@ -93,7 +95,19 @@ wheel: $(INSTALLED) $(PACKING)/.installed
 	$(PACKING)/bin/python -m twine check --strict dist/*
 	$(PACKING)/bin/python tests/install/check.py dist "$(BIN)/python"
 
-nightly: $(INSTALLED)
+# What tests/ecosystem/tools tries beside what is installed already: the path in main.pth shows the other environment's packages.
+$(TOOLS)/.installed: constraints.txt $(INSTALLED)
+	"$(BIN)/python" -m venv "$(TOOLS)"
+	"$(BIN)/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+	  "$$($(TOOLS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/main.pth"
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  accelerate albumentations ptflops segmentation-models-pytorch thop torch-pruning torchsummary transformers
+	@touch $@
+
+ecosystem: $(TOOLS)/.installed
+	OMP_NUM_THREADS=1 PYTHONPATH=src $(TOOLS)/bin/python -m pytest -m nightly tests/ecosystem/tools
+
+nightly: $(INSTALLED) ecosystem
 	$(BIN)/python -m pytest -m nightly
 
 clean:

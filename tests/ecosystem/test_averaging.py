@@ -20,6 +20,7 @@ from ecosystem.nets import (
     layers,
     loss,
     network,
+    statistics,
     stirred,
 )
 
@@ -79,6 +80,45 @@ def test_averaged_model(norm, use_buffers):
         torch.testing.assert_close(got[name], expected, msg=name)
         checked += not is_buffer or use_buffers
     assert checked == len(names) - (0 if use_buffers else 6)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_fvcores_precise_bn(norm):
+    from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
+
+    model = network(norm).train()
+    batches = [images(seed=i) for i in range(3)]
+    assert get_bn_modules(model) == [layer.bn for _, layer in layers(model)]
+    seen = []
+    hook = model.bn1.register_forward_pre_hook(lambda m, args: seen.append(calibrated(m, args[0])))
+    before = gates(model)
+    update_bn_stats(model, batches, num_iters=3)
+    hook.remove()
+    moments = [(x.mean((0, 2, 3)), x.var((0, 2, 3), correction=1)) for x in seen]
+    mean = torch.stack([m for m, _ in moments]).mean(0)
+    torch.testing.assert_close(model.bn1.bn.running_mean, mean)
+    torch.testing.assert_close(
+        model.bn1.bn.running_var, torch.stack([v + m.square() for m, v in moments]).mean(0) - mean.square()
+    )
+    assert_same(gates(model), before)
+    assert {layer.bn.momentum for _, layer in layers(model)} == {0.1}
+
+
+def test_a_yolo_trainers_average(norm):
+    # Ultralytics' ModelEMA: a deep copy in eval mode, whose every float of the state dict moves in place.
+    model = network(norm).train()
+    average = copy.deepcopy(model).eval()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loss(model(images())).backward()
+    optimizer.step()
+    for name, value in average.state_dict().items():
+        if value.dtype.is_floating_point:
+            value.mul_(0.75).add_(0.25 * model.state_dict()[name].detach())
+    for name in (*gates(model), *(n for n in statistics(model) if "num" not in n)):
+        expected = 0.75 * before[name] + 0.25 * model.state_dict()[name]
+        torch.testing.assert_close(average.state_dict()[name], expected, msg=name)
+    assert not torch.allclose(average(images()), model.eval()(images()))
 
 
 def test_timm_model_ema(norm):
