@@ -82,26 +82,6 @@ def test_averaged_model(norm, use_buffers):
     assert checked == len(names) - (0 if use_buffers else 6)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
-def test_fvcores_precise_bn(norm):
-    from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
-
-    model = network(norm).train()
-    batches = [images(seed=i) for i in range(3)]
-    assert get_bn_modules(model) == [layer.bn for _, layer in layers(model)]
-    seen = []
-    hook = model.bn1.register_forward_pre_hook(lambda m, args: seen.append(calibrated(m, args[0])))
-    before = gates(model)
-    update_bn_stats(model, batches, num_iters=3)
-    hook.remove()
-    twin = nn.BatchNorm2d(8)
-    update_bn_stats(twin, seen, num_iters=3)
-    torch.testing.assert_close(model.bn1.bn.running_mean, twin.running_mean)
-    torch.testing.assert_close(model.bn1.bn.running_var, twin.running_var)
-    assert_same(gates(model), before)
-    assert {layer.bn.momentum for _, layer in layers(model)} == {0.1}
-
-
 def test_a_yolo_trainers_average(norm):
     # Ultralytics' ModelEMA: a deep copy in eval mode, whose every float of the state dict moves in place.
     model = network(norm).train()
