@@ -113,7 +113,8 @@ soak: $(INSTALLED)
 	@mkdir -p docs/results/soak
 	@$(BIN)/python -c 'import datetime, platform, hypothesis, torch; print(datetime.date.today(), "torch", torch.__version__, \
 	  "hypothesis", hypothesis.__version__, platform.machine())' > docs/results/soak/log.txt
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --no-header tests/properties --hypothesis-profile=soak \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --no-header tests/properties/test_layers.py \
+	  tests/properties/test_conversion.py --hypothesis-profile=soak \
 	  --hypothesis-show-statistics --hypothesis-seed=$$(date +%Y%m%d) >> docs/results/soak/log.txt; \
 	  code=$$?; tail -n 3 docs/results/soak/log.txt; exit $$code
 
