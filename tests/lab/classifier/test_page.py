@@ -46,7 +46,9 @@ def test_many_classes_are_folded_and_not_drawn(tmp_path: Path) -> None:
     of_classes, confused = confusion.sections(counts, names)
     assert of_classes.folded
     assert len(confused.blocks) == 1
-    write(Document("", [of_classes, confused], confusion.tables(counts, names)), tmp_path)
+    few = confusion.sections(COUNTS, NAMES)[1]
+    write(Document("", [of_classes, confused, few], confusion.tables(counts, names)), tmp_path)
+    assert (tmp_path / "confusion.png").stat().st_size > 1000
     assert len(read_csv(tmp_path / "confusion.csv")) == len(read_csv(tmp_path / "classes.csv")) == 41
 
 
