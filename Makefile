@@ -10,7 +10,7 @@
 #   make wheel     sdist and wheel for this Linux into dist, checked; docs/wheels.md has the other systems
 #   make nightly   the tests that take minutes
 #   make ecosystem the tests with other people's tools, in an environment of their own
-#   make soak      10,000 drawn cases of layers and of conversions each; the log goes to docs/results/soak
+#   make soak      10,000 drawn cases of layers and 1,000 of networks; the log goes to docs/results/soak
 #   make clean     removes caches and build output, keeps .venv and runs
 #
 # Another interpreter: make setup PYTHON=python3.12      Test processes: make test JOBS=4

@@ -1,4 +1,4 @@
-"""How many cases are drawn: a few, always the same, in `make test`; 10,000, others each time, in `make soak`."""
+"""How many cases are drawn: a few, always the same, in `make test`; 10,000, others every day, in `make soak`."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import event, given, note
+from hypothesis import event, given, note, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -18,6 +18,8 @@ from drawn import randn
 from properties.drawing import methods
 
 CHANNELS = 4
+CASES = max(60, settings.default.max_examples // 10)
+"""A network takes ten times as long as a layer."""
 
 
 @st.composite
@@ -44,6 +46,7 @@ def networks(draw: st.DrawFn) -> tuple[nn.Module, int]:
 
 
 @pytest.mark.filterwarnings("ignore:the network has been trained")
+@settings(max_examples=CASES)
 @given(networks(), methods(CHANNELS, 4), st.booleans())
 def test_a_network_is_kept_rebuilt_and_brought_back(
     drawn: tuple[nn.Module, int], method: tuple[str, dict[str, Any]], preserve: bool
