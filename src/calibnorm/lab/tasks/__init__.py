@@ -7,9 +7,9 @@ from typing import Any
 
 from calibnorm.errors import UsageError
 from calibnorm.lab.recipes import Recipe
-from calibnorm.lab.tasks.task import Feeds, Meter, Network, Place, Task, Together
+from calibnorm.lab.tasks.task import Feeds, Meter, Network, Place, Tables, Task, Together
 
-__all__ = ["Feeds", "Meter", "Network", "Place", "Task", "Together", "of"]
+__all__ = ["Feeds", "Meter", "Network", "Place", "Tables", "Task", "Together", "of"]
 
 MODULES = {"classification": "calibnorm.lab.tasks.classify", "stylization": "calibnorm.lab.tasks.stylize"}
 """Where this package's tasks are: imported when a recipe asks for one, since a command's help needs none."""
