@@ -9,6 +9,8 @@
 #   make sanitize  the CPU kernels under AddressSanitizer
 #   make wheel     sdist and wheel for this Linux into dist, checked; docs/wheels.md has the other systems
 #   make nightly   the tests that take minutes
+#   make ecosystem the tests with other people's tools, in an environment of their own
+#   make soak      10,000 drawn cases of layers and 1,000 of networks; the log goes to docs/results/soak
 #   make clean     removes caches and build output, keeps .venv and runs
 #
 # Another interpreter: make setup PYTHON=python3.12      Test processes: make test JOBS=4
@@ -20,15 +22,16 @@ JOBS   ?= 2
 BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.calibnorm-installed
 PACKING   ?= .venv-wheel
+TOOLS     ?= .venv-tools
 
 # mkdocs-material would speak of its successor at every build.
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: help setup demo test lint docs bench sanitize wheel nightly clean
+.PHONY: help setup demo test lint docs bench sanitize wheel nightly ecosystem soak clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '3,14p' Makefile | sed 's/^# *//'
+	@sed -n '3,16p' Makefile | sed 's/^# *//'
 
 setup: $(INSTALLED)
 
@@ -93,7 +96,29 @@ wheel: $(INSTALLED) $(PACKING)/.installed
 	$(PACKING)/bin/python -m twine check --strict dist/*
 	$(PACKING)/bin/python tests/install/check.py dist "$(BIN)/python"
 
-nightly: $(INSTALLED)
+# What tests/ecosystem/tools tries beside what is installed already: the path in main.pth shows the other environment's packages.
+$(TOOLS)/.installed: constraints.txt $(INSTALLED)
+	"$(BIN)/python" -m venv "$(TOOLS)"
+	"$(BIN)/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+	  "$$($(TOOLS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/main.pth"
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  accelerate albumentations ptflops segmentation-models-pytorch thop torch-pruning torchsummary transformers
+	@touch $@
+
+ecosystem: $(TOOLS)/.installed
+	OMP_NUM_THREADS=1 PYTHONPATH=src $(TOOLS)/bin/python -m pytest -m nightly tests/ecosystem/tools
+
+# Other cases each day; a failure prints what repeats it.
+soak: $(INSTALLED)
+	@mkdir -p docs/results/soak
+	@$(BIN)/python -c 'import datetime, platform, hypothesis, torch; print(datetime.date.today(), "torch", torch.__version__, \
+	  "hypothesis", hypothesis.__version__, platform.machine())' > docs/results/soak/log.txt
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --no-header tests/properties/test_layers.py \
+	  tests/properties/test_conversion.py --hypothesis-profile=soak \
+	  --hypothesis-show-statistics --hypothesis-seed=$$(date +%Y%m%d) >> docs/results/soak/log.txt; \
+	  code=$$?; tail -n 3 docs/results/soak/log.txt; exit $$code
+
+nightly: $(INSTALLED) ecosystem
 	$(BIN)/python -m pytest -m nightly
 
 clean:

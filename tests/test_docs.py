@@ -80,6 +80,7 @@ ELSEWHERE = {
     "README.md": "test_the_readme_runs",
     "docs/batch-noise.md": "test_the_page_of_the_meter_runs",
     "docs/models.md": "tests/lab/models/test_libraries.py",
+    "docs/own-pictures.md": "tests/lab/classifier/test_session.py",
     "docs/register_a_method.md": "tests/nn/test_registering.py, and tests/lab/test_loading.py",
     "docs/tasks.md": "test_the_task_of_the_page_trains_and_is_compared",
 }

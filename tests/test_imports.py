@@ -105,13 +105,14 @@ def test_dependencies_point_one_way(path):
 
 
 LAB = {
-    **{part: set() for part in ("naming", "locks", "pictures", "recipes", "data", "models")},
+    **{part: set() for part in ("naming", "locks", "pictures", "recipes", "data", "models", "exporting")},
     "arguments": {"recipes"},
     "tasks": {"recipes", "data", "models"},
     "training": {"tasks", "recipes", "data", "models", "naming", "locks", "arguments"},
     "experiments": {"training", "tasks", "recipes", "data", "models", "naming", "locks"},
     "detect": {"experiments", "training", "tasks", "recipes", "data", "models", "arguments"},
-    "stylize": {"experiments", "training", "tasks", "recipes", "data", "models"},
+    "stylize": {"experiments", "training", "tasks", "recipes", "data", "models", "exporting"},
+    "classifier": {"experiments", "training", "tasks", "recipes", "data", "exporting"},
 }
 """What each part of the lab may import of it, besides itself; commands may import all."""
 

@@ -269,6 +269,10 @@ def test_gamma_init_inside_a_device_context():
 def test_a_network_without_memory_converts(method):
     """FakeTensorMode: shapes and dtypes alone, and no value that could say whether the network has been trained."""
     with FakeTensorMode():
+        try:
+            nn.BatchNorm2d(4, device="meta")
+        except AssertionError:
+            pytest.skip("this torch makes no BatchNorm on the meta device there")
         net = convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), method)
         assert net(torch.randn(2, 3, 8, 8)).shape == (2, 4, 6, 6)
 

@@ -20,6 +20,7 @@ from ecosystem.nets import (
     layers,
     loss,
     network,
+    statistics,
     stirred,
 )
 
@@ -79,6 +80,23 @@ def test_averaged_model(norm, use_buffers):
         torch.testing.assert_close(got[name], expected, msg=name)
         checked += not is_buffer or use_buffers
     assert checked == len(names) - (0 if use_buffers else 6)
+
+
+def test_a_yolo_trainers_average(norm):
+    # Ultralytics' ModelEMA: a deep copy in eval mode, whose every float of the state dict moves in place.
+    model = network(norm).train()
+    average = copy.deepcopy(model).eval()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loss(model(images())).backward()
+    optimizer.step()
+    for name, value in average.state_dict().items():
+        if value.dtype.is_floating_point:
+            value.mul_(0.75).add_(0.25 * model.state_dict()[name].detach())
+    for name in (*gates(model), *(n for n in statistics(model) if "num" not in n)):
+        expected = 0.75 * before[name] + 0.25 * model.state_dict()[name]
+        torch.testing.assert_close(average.state_dict()[name], expected, msg=name)
+    assert not torch.allclose(average(images()), model.eval()(images()))
 
 
 def test_timm_model_ema(norm):

@@ -7,7 +7,7 @@ import copy
 import lightning
 import pytest
 import torch
-from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging, WeightAveraging
 from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -144,4 +144,11 @@ def test_weight_averaging_callback(norm, tmp_path):
     one, two = gates(steps_by_hand(norm, 1)), gates(steps_by_hand(norm, 2))
     # AveragedModel's first update copies the network after step 1, its second averages with that after step 2.
     expected = {name: (one[name] + two[name]) / 2 for name in one}
+    assert_same(gates(task.net), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_moving_average_callback(norm, tmp_path):
+    task = fit(Task(norm), tmp_path, callbacks=[EMAWeightAveraging(decay=0.75)])
+    one, two = gates(steps_by_hand(norm, 1)), gates(steps_by_hand(norm, 2))
+    expected = {name: 0.75 * one[name] + 0.25 * two[name] for name in one}
     assert_same(gates(task.net), expected, rtol=1e-5, atol=1e-6)

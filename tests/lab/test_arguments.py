@@ -173,8 +173,8 @@ def test_help_is_tyros(capsys: pytest.CaptureFixture[str]) -> None:
         (
             "--frobnicate",
             "--frobnicate: is not known; choose from demo, train, compare, table, inspect, inspect gates, report, "
-            "stylize train, stylize apply, stylize compare, stylize export, detect train, detect eval, detect show, "
-            "detect make-mini, bench (calibnorm --help)",
+            "predict, export, stylize train, stylize apply, stylize compare, stylize export, detect train, "
+            "detect eval, detect show, detect make-mini, bench (calibnorm --help)",
         ),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -223,3 +225,18 @@ def test_every_pair_of_dtypes_in_both_modes(layer_type, training, dtype, paramet
     assert y.dtype == x.grad.dtype == dtype
     assert {p.grad.dtype for p in layer.parameters()} == {parameter_dtype}
     assert y.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("method", ["bn", "brn", "ghost", "rbn"])
+@each_odd_layout
+def test_gammas_gradient_in_eval_is_not_added_up_in_half_precision(method, change, dtype):
+    """torch's own adds it up so where an input or a gradient has gaps in memory; it was off by half of itself."""
+    x, dy = (randn(9, 4, 14, 13, seed=seed, mean=mean, dtype=dtype) for seed, mean in ((1, -3.0), (2, 0.0)))
+    layer = randomize(cn.norm_layer(method)(4, dtype=dtype)).eval()
+    wide = copy.deepcopy(layer).double()
+    found, expected = (
+        gradients(each(x), parameters(each), dy)
+        for each, x, dy in ((layer, change(x), change(dy)), (wide, x.double(), dy.double()))
+    )
+    assert all(error(found[name], value) <= rounding(dtype, 2) for name, value in expected.items())

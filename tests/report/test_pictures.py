@@ -19,6 +19,7 @@ from calibnorm.report.pictures import (
     differences,
     figure,
     finals,
+    matrix,
     ratios,
     save,
     shades,
@@ -177,3 +178,16 @@ def test_small_pictures_share_black_and_white_where_they_are_alike(tmp_path: Pat
     with Image.open(tmp_path / "a.png") as read:
         assert (read.mode, read.size) == ("L", (2, 2))
         assert [read.getpixel(at) for at in ((0, 0), (1, 0), (0, 1), (1, 1))] == [0, 255, 128, 64]
+
+
+def test_a_matrix_has_a_square_for_every_pair_and_black_is_all() -> None:
+    drawing = matrix(["cat", "dog", "owl"], [[1, 0, 0], [0.25, 0.75, 0], [0, 0, 0]], "taken for", "class")
+    panel = only_panel(drawing)
+    (shown,) = panel.marks
+    assert isinstance(shown, Shades)
+    assert shown.rows == [[0, 1, 1], [0.75, 0.25, 1], [1, 1, 1]]
+    assert [text for _, text in panel.x.ticks] == ["1", "2", "3"]
+    assert [text for _, text in panel.y.ticks] == ["cat 1", "dog 2", "owl 3"]
+    assert (shown.left, shown.right, panel.y.down) == (-0.5, 2.5, True)
+    (axes,) = figure(drawing).axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("taken for", "class")

@@ -25,6 +25,9 @@ from calibnorm.lab.recipes import RECIPES, Noise, described, parse_noise
 
 T = TypeVar("T")
 
+SYNONYMS = {"--augmentation": "--augment"}
+"""Other names of options."""
+
 OPTION = r"--?[A-Za-z]"
 """How an option begins; a negative number does not."""
 
@@ -46,6 +49,7 @@ def parsed(target: Callable[..., T], args: Sequence[str], *, prog: str, **option
             the settings themselves raise.
     """
     known = option_types(target)
+    args = [SYNONYMS.get(name, name) + equals + value for name, equals, value in (word.partition("=") for word in args)]
 
     def read(words: Sequence[str]) -> tuple[T, list[str]]:
         call: Any = tyro.cli  # its overloads do not know that these options are others'

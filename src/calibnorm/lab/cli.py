@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from calibnorm.errors import ReasonedError, Setting, Stopped, UnknownOption, UsageError, as_option, exit_status, written
 from calibnorm.lab.arguments import option_names, parsed, places
+from calibnorm.lab.classifier.config import ExportClassifierConfig, PredictConfig
 from calibnorm.lab.detect.config import EvalConfig, MiniConfig, ShowConfig
 from calibnorm.lab.experiments.config import (
     CompareConfig,
@@ -151,6 +152,26 @@ def inspect_gates(config: GatesConfig) -> Status:
     return run(config)
 
 
+@reads(PredictConfig)
+def predict(config: PredictConfig) -> Status:
+    """Say what pictures show, by a trained classifier: `calibnorm predict RUN PICTURE ... --out answers.csv`.
+
+    Pictures are files or folders, of any size and mode, and are cut as those of the run's test. A picture that cannot
+    be read is named and left out, and the exit status is then 1. The data that the run was trained on are not needed.
+    """
+    from calibnorm.lab.classifier.predict import run
+
+    return run(config)
+
+
+@reads(ExportClassifierConfig)
+def export(config: ExportClassifierConfig) -> Status:
+    """Write a trained classifier as ONNX, torch.export or safetensors: `calibnorm export RUN --out classifier.onnx`."""
+    from calibnorm.lab.classifier.export import run
+
+    return run(config)
+
+
 def stylize_train(words: Sequence[str]) -> Status:
     """Train a network that puts photographs into the style of a picture, with any norm (Johnson et al., ECCV 2016).
 
@@ -264,6 +285,8 @@ COMMANDS: dict[str, Command] = {
     "inspect": inspect,
     "inspect gates": inspect_gates,
     "report": report,
+    "predict": predict,
+    "export": export,
     "stylize train": stylize_train,
     "stylize apply": stylize_apply,
     "stylize compare": stylize_compare,
@@ -378,6 +401,7 @@ def elsewhere(option: str) -> str:
     compared = for_recipe(CompareConfig, Classification)  # the demo's, too, which takes seconds to import
     settings: dict[str, tuple[type, ...]] = {
         "train": (Classification, RunOptions), "stylize train": (Stylization, RunOptions),
+        "predict": (PredictConfig,), "export": (ExportClassifierConfig,),
         "detect train": (Panoptic, RunOptions), "detect eval": (EvalConfig,), "detect show": (ShowConfig,),
         "detect make-mini": (MiniConfig,), "stylize apply": (ApplyConfig,), "stylize export": (ExportConfig,),
         "compare": (compared,), "demo": (compared,), "table": (TableConfig,),

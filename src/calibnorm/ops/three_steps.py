@@ -137,7 +137,9 @@ def _of_nothing(dy: Tensor, x: Tensor, moments: tuple[Tensor, Tensor], call: Cal
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     """Keep autocast out: (N, C) numbers stay in the accumulation dtype, and the output keeps x's."""
     device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    # Dynamo of torch 2.11 cannot ask whether a device has autocast.
+    known = device in ("cpu", "cuda") or torch.amp.is_autocast_available(device)
+    if known and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return nullcontext()
 

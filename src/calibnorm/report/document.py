@@ -166,10 +166,17 @@ class Section(Part):
 
 @dataclass(frozen=True)
 class Document:
-    """All of a report."""
+    """All of a report.
+
+    Args:
+        title: What it is about.
+        sections: What it says.
+        tables: The lines of the CSV files that lie beside it, by the file's name.
+    """
 
     title: str
     sections: Sequence[Section]
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     def at(self, place: Place) -> list[Section]:
         """Return the sections of a place that say something, with their blocks of that place that do."""

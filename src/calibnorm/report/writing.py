@@ -6,12 +6,16 @@ from pathlib import Path
 
 from calibnorm.report import html, markdown
 from calibnorm.report.document import Document
+from calibnorm.report.files import write_csv
 
 
 def write(document: Document, folder: Path, name: str = "report") -> list[Path]:
-    """Write a document as a page, as Markdown and, where matplotlib is installed, its pictures beside that.
+    """Write a document as a page, as Markdown and, where matplotlib is installed, its pictures beside that; its tables.
 
     Returns:
         The files, the page first.
     """
-    return [html.write(document, folder / f"{name}.html"), *markdown.write(document, folder / f"{name}.md")]
+    for file, rows in document.tables.items():
+        write_csv(folder / file, rows)
+    files = [folder / file for file in document.tables]
+    return [html.write(document, folder / f"{name}.html"), *markdown.write(document, folder / f"{name}.md"), *files]

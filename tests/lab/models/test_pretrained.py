@@ -86,6 +86,41 @@ def test_other_names_in_the_same_order(tmp_path: Path) -> None:
     assert torch.equal(network.state_dict()["conv1.weight"], made(3, seed=1).state_dict()["conv1.weight"])
 
 
+@pytest.mark.parametrize("before", ["module.", "model.", "_orig_mod.", "model.net."])
+def test_a_word_before_all_names(tmp_path: Path, before: str) -> None:
+    torch.save({before + name: tensor for name, tensor in made(4, seed=1).state_dict().items()}, tmp_path / "w.pt")
+    network = made(3, weights=str(tmp_path / "w.pt"))
+    assert torch.equal(network.state_dict()["conv1.weight"], made(4, seed=1).state_dict()["conv1.weight"])
+
+
+def test_counters_may_be_missing(tmp_path: Path) -> None:
+    given = {n: t for n, t in made(3, seed=1).state_dict().items() if "num_batches" not in n}
+    torch.save(given, tmp_path / "w.pt")
+    state = made(3, weights=str(tmp_path / "w.pt")).state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in given.items())
+
+
+@pytest.mark.parametrize(("model", "library"), [("timm/resnet18", "timm"), ("torchvision/resnet18", "torchvision")])
+def test_a_file_of_a_library_and_a_network_by_the_library_s_name(tmp_path: Path, model: str, library: str) -> None:
+    import timm
+    import torchvision
+
+    theirs = {"timm": timm.create_model, "torchvision": torchvision.models.get_model}[library]("resnet18").eval()
+    torch.save({"state_dict": theirs.state_dict()}, tmp_path / "w.pth")
+    ours = models.build(model, num_classes=1000, norm="rbn", weights=str(tmp_path / "w.pth")).eval()
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.allclose(ours(x), theirs(x), rtol=1e-3, atol=1e-4)
+    assert models.build(model, num_classes=5, weights=str(tmp_path / "w.pth")).fc.out_features == 5
+
+
+def test_a_network_for_weights_that_come_later(file: Path) -> None:
+    began = made(3, norm="iebn", weights=str(file))
+    later = made(3, norm="iebn", seed=5, trained=True)
+    later.load_state_dict(began.state_dict())
+    x = torch.randn(4, 3, 16, 16)
+    assert torch.equal(later.eval()(x), began.eval()(x))
+
+
 def test_a_network_without_memory_is_only_compared(file: Path) -> None:
     with torch.device("meta"):
         assert next(made(3, weights=str(file)).parameters()).is_meta
@@ -108,7 +143,18 @@ WRONG: list[tuple[str, Any, str]] = [
     ("w.pt", {"conv1.weight": 3}, "holds no state dict"),
     ("w.pt", changed(**{"conv1.weight": None}), "has no conv1.weight"),
     ("w.pt", changed(more=torch.ones(1)), "has an unknown more"),
-    ("w.pt", changed(**{"conv1.weight": torch.ones(2)}), "has another shape of conv1.weight"),
+    (
+        "w.pt",
+        changed(**{"conv1.weight": torch.ones(2)}),
+        r"has another shape of conv1.weight \(2 in place of 16 x 3 x 3 x 3\); these are another network's",
+    ),
+    ("w.pt", {f"x{n}": torch.ones(1) for n in range(9)}, "has no conv1.weight, bn1.weight, bn1.bias and "),
+    (
+        "w.pt",
+        made(3, norm="iebn").state_dict(),
+        r"has calibrated layers \(bn1.bn.weight\), and weights are those of pl",
+    ),
+    ("w.pt", nn.Linear(1, 1), "it is damaged, or holds more than tensors, such as a whole network; nothing of it was"),
 ]
 
 

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from calibnorm.errors import UsageError
-from calibnorm.lab import tasks
+from calibnorm.lab import exporting, tasks
 from calibnorm.lab.data import unlabelled
 from calibnorm.lab.recipes import Recipe, Stylization
-from calibnorm.lab.stylize import apply, export
+from calibnorm.lab.stylize import apply
 from calibnorm.lab.stylize.opening import opened
 from lab.calling import main
 from lab.stylize.small import SMALL, words
@@ -232,7 +232,7 @@ def test_what_cannot_be_read_or_written_is_named(
     ):
         assert main(["stylize", *line]) == 2
         assert capsys.readouterr().err.startswith(f"calibnorm: {said}")
-    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    monkeypatch.setattr(exporting, "find_spec", lambda name: None)
     assert main(["stylize", "export", str(run), "--out", "a.onnx"]) == 2
     assert "--out a.onnx: needs onnx, onnxscript; pip install onnx onnxscript" in capsys.readouterr().err
 

@@ -4,7 +4,7 @@ Small sets live whole, as bytes, on the device that trains; batches are cut and 
 """
 
 from calibnorm.lab.data.contents import Contents
-from calibnorm.lab.data.feed import Augment, Feed, ImageBatch, ImageFeed, share
+from calibnorm.lab.data.feed import Augment, Feed, ImageBatch, ImageFeed, Pixels, share
 from calibnorm.lab.data.folders import FolderFeeds, WorkerError, folder_feeds, worker_error
 from calibnorm.lab.data.image_set import ImageSet, Split, shrink
 from calibnorm.lab.data.memory import test_feed, train_feed
@@ -20,6 +20,7 @@ __all__ = [
     "ImageFeed",
     "ImageSet",
     "Info",
+    "Pixels",
     "Split",
     "WorkerError",
     "folder_feeds",

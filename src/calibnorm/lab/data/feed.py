@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Generic, Literal, TypeVar, get_args
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar, get_args
 
+import torch
 from torch import Tensor
 
 from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.data.contents import Contents
 
-Augment = Literal["crop_flip", "crop", "none"]
+Augment = Literal["crop_flip", "crop", "none", "randaugment", "trivialaugment"]
+FOR_FOLDERS = ("randaugment", "trivialaugment")
+"""Augmentations that change one picture after the other, as the processes do that read folders."""
 Batch = TypeVar("Batch")
 ImageBatch = tuple[Tensor, Tensor]
 """Images (B, C, H, W) in float32, standardized, and labels (B,) in int64, on the device."""
@@ -77,18 +81,58 @@ class Feed(ABC, Generic[Batch]):
             yield batch
 
 
+@dataclass(frozen=True)
+class Pixels:
+    """The images that a network takes, and how they are made of a picture's bytes.
+
+    Args:
+        size: Pixels a side.
+        short: Pixels of a picture's short side before its centre is cut.
+        mean: What is subtracted from each channel, black 0 and white 1.
+        std: What it is divided by then.
+    """
+
+    size: int
+    short: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def channels(self) -> int:
+        """1 or 3."""
+        return len(self.mean)
+
+    def statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return mean and std of the bytes, (C, 1, 1) in float32."""
+        mean, std = (
+            torch.tensor([255 * value for value in values], dtype=torch.float32, device=device).view(-1, 1, 1)
+            for values in (self.mean, self.std)
+        )
+        return mean, std
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a file of weights holds; `from_dict` reads it back."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+
+    @staticmethod
+    def from_dict(content: Any) -> Pixels:
+        """Return what `to_dict` gave; raise some error or other for something else."""
+        size, short = int(content["size"]), int(content["short"])
+        return Pixels(size, short, tuple(map(float, content["mean"])), tuple(map(float, content["std"])))
+
+
 class ImageFeed(Feed[ImageBatch]):
     """Batches of images with labels.
 
     Args:
         classes: Outputs that a network needs to be trained with these labels.
-        channels: Channels of the images.
+        pixels: What the images are.
         contents: What the set holds, where that is known.
     """
 
-    def __init__(self, classes: int, channels: int, contents: Contents | None = None) -> None:
+    def __init__(self, classes: int, pixels: Pixels, contents: Contents | None = None) -> None:
         super().__init__()
-        self.classes, self.channels, self.contents = classes, channels, contents
+        self.classes, self.channels, self.pixels, self.contents = classes, pixels.channels, pixels, contents
 
 
 def check_shares(name: str, images_a_batch: int, available: int, world: int) -> None:
@@ -104,10 +148,14 @@ def check_shared(name: str, images_a_batch: int, world: int) -> None:
         raise UsageError(Setting(name, images_a_batch), f"{world} processes cannot share it equally; choose a multiple")
 
 
-def check_augment(value: str) -> None:
-    """Raise UsageError for a word that is no augmentation."""
-    if value not in get_args(Augment):
-        raise UsageError(Setting("augment", value), f"unknown; choose one of {', '.join(get_args(Augment))}")
+def check_augment(value: str, folder: bool) -> None:
+    """Raise UsageError for a word that is no augmentation, or none of a set's kind: a folder's, or one in memory."""
+    known = [name for name in get_args(Augment) if folder or name not in FOR_FOLDERS]
+    if value in FOR_FOLDERS and not folder:
+        reason = f"is for folders of pictures; a set in memory takes {', '.join(known)}"
+        raise UsageError(Setting("augment", value), reason)
+    if value not in known:
+        raise UsageError(Setting("augment", value), f"unknown; choose one of {', '.join(known)}")
 
 
 def share(batch: int, images_a_batch: int, rank: int, world: int) -> slice:

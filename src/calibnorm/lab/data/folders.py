@@ -19,10 +19,10 @@ from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.data import sets
 from calibnorm.lab.data.augment import standardize
 from calibnorm.lab.data.contents import Contents
-from calibnorm.lab.data.feed import Augment, Feed, ImageBatch, ImageFeed, check_augment, check_shares
+from calibnorm.lab.data.feed import Augment, Feed, ImageBatch, ImageFeed, Pixels, check_augment, check_shares
 from calibnorm.lab.data.image_set import balanced
 from calibnorm.lab.data.listing import Listing, scan
-from calibnorm.lab.data.pictures import Damaged, Pictures, collate
+from calibnorm.lab.data.pictures import Damaged, Pictures, collate, resized_for
 from calibnorm.lab.data.seeding import generator
 from calibnorm.lab.data.workers import START_METHOD, end_workers, held_back, readers, start_worker, started
 
@@ -93,6 +93,7 @@ def folder_feeds(
     augment: Augment = "crop_flip",
     size: int = 224,
     train_images: int | None = None,
+    pixels: tuple[Sequence[float], Sequence[float]] = (MEAN, STD),
     workers: int | None = None,
     rank: int = 0,
     world: int = 1,
@@ -108,9 +109,11 @@ def folder_feeds(
         batch_size: Images a step of all processes together; only whole batches are trained on.
         seed: With the epoch, it decides the order and, picture by picture, cuts and flips.
         device: Where the batches are put.
-        augment: "crop_flip", "crop" or "none".
+        augment: "crop_flip", "crop" or "none"; or "randaugment" or "trivialaugment", torchvision's, after a crop and a
+            flip.
         size: Pixels a side.
         train_images: Only so many training pictures, balanced over the classes; all by default.
+        pixels: What is subtracted from a pixel and what it is divided by, black 0 and white 1; ImageNet's by default.
         workers: Processes that read pictures, for each feed; by default one a core, at most 8; 0 reads in this process.
         rank: This process's number.
         world: Processes that share each batch.
@@ -120,7 +123,7 @@ def folder_feeds(
             ImageNet's 1000, or the batch cannot be shared; later, with its name, a picture that cannot be read.
         WorkerError: Later: a worker process died.
     """
-    check_augment(augment)
+    check_augment(augment, folder=True)
     device = torch.device(device)
     try:
         folder = _find(name, Path(root))
@@ -135,7 +138,9 @@ def folder_feeds(
     test_rows = torch.arange(len(test))[rank::world]
     test_order = Order(lambda epoch: test_rows, len(test_rows), max(1, batch_size // world))
     contents = Contents(name, train.classes, train.part, test.part)
-    common = (contents, device, readers() if workers is None else workers)
+    mean, std = map(tuple, pixels)
+    taken = Pixels(size, resized_for(size), mean, std)
+    common = (contents, device, readers() if workers is None else workers, taken)
     return FolderFeeds(
         PictureFeed(Pictures(train, size, seed, augment), train_order(rows, batch_size, seed, rank, world), *common),
         PictureFeed(Pictures(test, size, seed, "none"), test_order, *common),
@@ -313,7 +318,7 @@ class PictureFeed(ReadFeed[ImageBatch], ImageFeed):
         contents: What the set holds.
         device: Where the batches are put.
         workers: Processes that read; 0 reads in this process.
-        pixels: What is subtracted from a pixel and what it is divided by, black 0 and white 1; ImageNet's by default.
+        pixels: What the batches are of.
     """
 
     def __init__(
@@ -323,11 +328,11 @@ class PictureFeed(ReadFeed[ImageBatch], ImageFeed):
         contents: Contents,
         device: torch.device,
         workers: int,
-        pixels: tuple[Sequence[float], Sequence[float]] = (MEAN, STD),
+        pixels: Pixels,
     ) -> None:
-        ImageFeed.__init__(self, len(contents.classes), 3, contents)
+        ImageFeed.__init__(self, len(contents.classes), pixels, contents)
         self._load(pictures, order, device, workers, collate)
-        self._mean, self._std = (255 * torch.tensor(values, device=device).view(-1, 1, 1) for values in pixels)
+        self._mean, self._std = pixels.statistics(device)
 
     def ready(self, batch: Any) -> ImageBatch:
         """Return images that are standardized, and their labels."""

@@ -109,6 +109,24 @@ def pictures_below(folder: Path) -> list[Path]:
     return [folder.absolute().parent / os.fsdecode(name) for name in names]
 
 
+def named(places: Sequence[Path]) -> Iterator[tuple[Path, list[Path]]]:
+    """Yield every place that somebody has named, with its pictures: those of a folder, or the file itself.
+
+    Raises:
+        UsageError: It is not there, cannot be looked into, or is a folder without pictures.
+    """
+    for place in places:
+        if not place.exists():
+            raise UsageError(f"{place}: is not there")
+        try:
+            paths = pictures_below(place) if place.is_dir() else [place]
+        except OSError as error:
+            raise UsageError(f"{error.filename}: cannot be looked into ({error.strerror})") from error
+        if not paths:
+            raise UsageError(f"{place}: holds no picture")
+        yield place, paths
+
+
 def _pictures(folder: Path, name: str, left_out: _LeftOut) -> Iterator[bytes]:
     """Yield the path below the folder of each picture of a class, in the order of torchvision's ImageFolder."""
     start, endings = len(os.path.join(folder, "")), _endings()  # a million paths: relative_to takes five seconds more

@@ -11,7 +11,7 @@ from torch import Tensor
 from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.data.augment import Shifts, crop_flip, standardize
 from calibnorm.lab.data.contents import Contents, of_images
-from calibnorm.lab.data.feed import Augment, ImageBatch, ImageFeed, check_augment, check_shares, share
+from calibnorm.lab.data.feed import Augment, ImageBatch, ImageFeed, Pixels, check_augment, check_shares, share
 from calibnorm.lab.data.image_set import ImageSet, Split, fit
 from calibnorm.lab.data.seeding import generator
 
@@ -59,7 +59,7 @@ def train_feed(
     Raises:
         UsageError: A batch larger than the set, one that the processes cannot share equally, or an unknown word.
     """
-    check_augment(augment)
+    check_augment(augment, folder=False)
     stream = partial(_Stream, seed=seed, device=torch.device(device), augment=augment)
     if mix is None:
         check_shares("batch_size", batch_size, len(images.train), world)
@@ -112,7 +112,8 @@ class _Stream:
         self._purpose, self._per_batch, self._seed, self._augment = purpose, per_batch, seed, augment
         self._images = images.train.images.to(device)
         self._labels = images.train.labels.to(device) + first_label
-        self._mean, self._std = _statistics(images, device)
+        self.pixels = _pixels(images)
+        self._mean, self._std = self.pixels.statistics(device)
 
     def draw(self, epoch: int, batches: int) -> tuple[Tensor, Shifts]:
         """Draw an epoch's order and crops, once an epoch: 2 ms for 60000 images on one CPU core."""
@@ -136,7 +137,7 @@ class _Stream:
 
 class _TrainFeed(ImageFeed):
     def __init__(self, streams: list[_Stream], batches: int, contents: Contents, rank: int, world: int) -> None:
-        super().__init__(len(contents.classes), streams[0]._images.shape[1], contents)
+        super().__init__(len(contents.classes), streams[0].pixels, contents)
         self._streams, self._batches, self._rank, self._world = streams, batches, rank, world
 
     def __len__(self) -> int:
@@ -155,9 +156,9 @@ class _TrainFeed(ImageFeed):
 
 class _TestFeed(ImageFeed):
     def __init__(self, images: ImageSet, batch_size: int, device: torch.device, rank: int, world: int) -> None:
-        super().__init__(images.classes, images.channels)
+        super().__init__(images.classes, pixels := _pixels(images))
         self._split = Split(*(t[rank::world].to(device) for t in (images.test.images, images.test.labels)))
-        self._mean, self._std = _statistics(images, device)
+        self._mean, self._std = pixels.statistics(device)
         self._batch_size = batch_size
 
     def __len__(self) -> int:
@@ -169,10 +170,5 @@ class _TestFeed(ImageFeed):
             yield standardize(self._split.images[rows], self._mean, self._std), self._split.labels[rows]
 
 
-def _statistics(images: ImageSet, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return mean and std of the bytes, (C, 1, 1) in float32."""
-    mean, std = (
-        torch.tensor([255 * value for value in values], dtype=torch.float32, device=device).view(-1, 1, 1)
-        for values in (images.mean, images.std)
-    )
-    return mean, std
+def _pixels(images: ImageSet) -> Pixels:
+    return Pixels(images.size, images.size, images.mean, images.std)

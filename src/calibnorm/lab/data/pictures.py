@@ -43,6 +43,11 @@ _TURNS = {
 """What undoes each EXIF orientation, in Pillow's words."""
 
 
+def resized_for(size: int) -> int:
+    """Return the pixels of a picture's short side before a centre of this size is cut."""
+    return round(size * RESIZE)
+
+
 def read_picture(path: Path) -> Image.Image:
     """Read a picture from a file, in red, green and blue, as :func:`to_rgb` makes it.
 
@@ -158,21 +163,24 @@ class Pictures(Dataset[tuple[Tensor, int] | Damaged]):
         size: Pixels a side of what comes out.
         seed: With epoch and index, it decides crops and flips: the same in whichever process it is asked for.
         augment: "crop_flip": a random part of 8 to 100 % of the area and of 3:4 to 4:3 in shape, resized, and a
-            horizontal flip; "crop": without flips; "none": the short side resized to 256 / 224 of the size, and the
-            centre.
+            horizontal flip; "crop": without flips; "randaugment" (Cubuk et al., 2020: two operations at magnitude 9
+            of 30) and "trivialaugment" (Müller and Hutter, 2021: one of any magnitude): torchvision's, after both;
+            "none": the short side resized to 256 / 224 of the size, and the centre.
     """
 
     def __init__(self, listing: Listing, size: int, seed: int, augment: Augment) -> None:
         from torchvision.transforms import v2
 
         self._listing, self._seed = listing, seed
-        if augment == "none":
-            steps: list[torch.nn.Module] = [v2.Resize(round(size * RESIZE)), v2.CenterCrop(size)]
-        else:
-            steps = [v2.RandomResizedCrop(size)]
-            if augment == "crop_flip":
-                steps.append(v2.RandomHorizontalFlip())
-        self._transform = v2.Compose([*steps, v2.PILToTensor()])
+        random = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
+        steps: dict[str, list[torch.nn.Module]] = {
+            "none": [v2.Resize(resized_for(size)), v2.CenterCrop(size)],
+            "crop": random[:1],
+            "crop_flip": random,
+            "randaugment": [*random, v2.RandAugment()],
+            "trivialaugment": [*random, v2.TrivialAugmentWide()],
+        }
+        self._transform = v2.Compose([*steps[augment], v2.PILToTensor()])
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | Damaged:
         """Return a picture, (3, size, size) in uint8, and its label; or which one cannot be read."""

@@ -12,10 +12,10 @@ from torch import Tensor
 from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.data import photographs
 from calibnorm.lab.data.contents import Contents, Part, digest
-from calibnorm.lab.data.feed import Augment, check_shared
+from calibnorm.lab.data.feed import Augment, Pixels, check_shared
 from calibnorm.lab.data.folders import Order, PictureFeed
 from calibnorm.lab.data.listing import Listing, listed, pictures_below
-from calibnorm.lab.data.pictures import Pictures
+from calibnorm.lab.data.pictures import Pictures, resized_for
 from calibnorm.lab.data.seeding import generator
 from calibnorm.lab.data.workers import readers
 
@@ -142,9 +142,10 @@ def feeds(
         Order(rows, batches * batch_size // world, batch_size // world),
         Order(lambda epoch: mine, len(mine), max(1, batch_size // world)),
     )
+    taken = Pixels(size, resized_for(size), *BYTES)
     readers_each = readers() if workers is None else workers
 
     def feed(of: Listing, order: Order, augment: Augment) -> PictureFeed:
-        return PictureFeed(Pictures(of, size, seed, augment), order, contents, device, readers_each, BYTES)
+        return PictureFeed(Pictures(of, size, seed, augment), order, contents, device, readers_each, taken)
 
     return feed(train, orders[0], "crop_flip"), feed(test, orders[1], "none")

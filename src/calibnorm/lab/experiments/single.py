@@ -17,6 +17,7 @@ from calibnorm.lab.experiments.grid import Run, condition_name
 from calibnorm.lab.experiments.origins import environments
 from calibnorm.lab.experiments.outcomes import curve
 from calibnorm.lab.recipes import RECIPES, Recipe
+from calibnorm.lab.tasks import Tables
 from calibnorm.lab.training.folder import CONFIG, RESULT, Result, read_recipe, read_result, read_timings
 from calibnorm.lab.training.trained import trained
 from calibnorm.report import pictures, screen
@@ -135,12 +136,13 @@ class SingleRun:
         recipe, _ = self.outcome
         settings = {name.replace("_", " "): written(value) for name, value in recipe.to_dict().items()}
         machine, condition = environments(self.folder), condition_name(recipe.noise)
+        network, tables = self.network() if self.read_network else ([], {})
         return Document(
             f"{recipe.norm} in {recipe.model} on {recipe.data}, {condition}, seed {recipe.seed}",
             [
                 Section("", [self.result(), Paragraph(recipe.in_words())]),
                 self.curves(),
-                *(self.network() if self.read_network else []),
+                *network,
                 *noise.over_training([(condition, recipe.norm, Run(recipe, self.folder))]),
                 Section("Every epoch", [Table.of(curve(Run(recipe, self.folder)))], on="page", folded=True),
                 Section(
@@ -153,6 +155,7 @@ class SingleRun:
                 Section("Settings", [Facts(settings)], on="file", folded=True),
                 Section("Made with", [Facts(named(each)) for each in machine], on="file", folded=True),
             ],
+            tables,
         )
 
     def result(self) -> Facts:
@@ -186,17 +189,19 @@ class SingleRun:
         picture = Picture("curves.png", shows[0].upper() + shows[1:], partial(pictures.curves, columns))
         return Section("Learning curves", [picture] if rows else [], on="file")
 
-    def network(self) -> list[Section]:
-        """Return what its trained network has learned, what its gates look at, and its batch noise."""
+    def network(self) -> tuple[list[Section], Tables]:
+        """Return what its task says of its trained network, what that has learned, and its batch noise; and tables."""
         recipe, _ = self.outcome
         with trained(self.folder, self.data_root) as of:
             which = of, condition_name(recipe.noise), recipe.norm
             rows, company = layers.read(*which), noise.read(*which)
             steps = calibration.sections(of, rows, self.layer)
+            learned, tables = of.task.read(of.network, of.feeds, of.outputs)
         return [
+            *learned,
             layers.section(rows, ONE),
             Section("What the gates look at", [Bullets(layers.follows(rows))]),
             layers.numbers(rows),
             *steps,
             *noise.sections(company, ONE),
-        ]
+        ], tables

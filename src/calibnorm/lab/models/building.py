@@ -23,6 +23,7 @@ def build(
     stages: str = ALL,
     in_channels: int = 3,
     weights: str | None = None,
+    trained: bool | None = None,
 ) -> nn.Module:
     """Return a network with random weights from torch's global generator and the normalization asked for.
 
@@ -41,6 +42,8 @@ def build(
         in_channels: Channels of the images.
         weights: Trained weights, as :func:`calibnorm.lab.models.pretrained.load` takes them. A norm keeps their
             function where its method allows it.
+        trained: Whether norms are made as for trained weights; by default where ``weights`` are given. With True, they
+            may be put in afterwards, such as those that a network has learned that began with others.
 
     Raises:
         UsageError: One of these cannot be; the text names it, what came, and what can be.
@@ -59,9 +62,10 @@ def build(
     model = network.make(num_classes, in_channels)
     if weights is not None:
         pretrained.load(model, network, weights)
+    trained = weights is not None if trained is None else trained
     noises = {} if noise is None else {"noise": noise, "noise_in": noise_in}
     try:
-        return placing.place(model, network, norm, stage, noises, trained=weights is not None)
+        return placing.place(model, network, norm, stage, noises, trained=trained)
     except (TypeError, ValueError) as error:
         raise UsageError(Setting("norm", norm), f"{name} cannot have it: {error}") from error
 

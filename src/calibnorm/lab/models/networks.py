@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -64,6 +65,33 @@ def _torchvision(name: str) -> Callable[[int, int], nn.Module]:
     return make
 
 
+def _of_torchvision(full: str, name: str) -> Network:
+    models = _library("torchvision.models", full)
+    _check_listed(full, name, models.list_models(module=models))
+    return Network(_torchvision(name), 0)
+
+
+def _of_timm(full: str, name: str) -> Network:
+    timm = _library("timm", full)
+    _check_listed(full, name, timm.list_models())
+    expected = timm.get_pretrained_cfg(name)
+    mean, std = (set(values) for values in (expected.mean, expected.std)) if expected else (set(), set())
+
+    def make(classes: int, in_channels: int) -> nn.Module:
+        network: nn.Module = timm.create_model(name, num_classes=classes, in_chans=in_channels)
+        return network
+
+    # Where colours differ, they are those of ImageNet.
+    return Network(make, 0, grey=True, pixels=(mean.pop(), std.pop()) if len(mean) == len(std) == 1 else None)
+
+
+def _check_listed(full: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        library, near = full.partition("/")[0], difflib.get_close_matches(name, known, 3, 0.6)
+        remedy = f"did you mean {' or '.join(near)}?" if near else f"{library}'s list_models() says what it has"
+        raise UsageError(Setting("model", full), f"{library} has no network of this name; {remedy}")
+
+
 def _res2net50(classes: int, in_channels: int) -> nn.Module:
     # As in Res2Net's own code and torchvision's networks, a branch's last gamma starts at 1; timm's default is 0.
     options = {"num_classes": classes, "in_chans": in_channels, "zero_init_last": False}
@@ -105,6 +133,9 @@ NAMED: dict[str, Network] = {
 """Networks that are no member of a pattern: ResNet-50 for 32x32 images (RBN's Table 4), the smallest with four stages
 to try that table out, ImageNet's, and one whose weights a package brings."""
 
+LIBRARIES = {"timm": _of_timm, "torchvision": _of_torchvision}
+"""Whose networks are called by their own names behind a slash, such as timm/resnet18."""
+
 PAPERS = ("resnet164", "preresnet164", "densenet100_k12", "resnext29_8x64d")
 """The members of the patterns that the papers' tables have."""
 
@@ -130,6 +161,9 @@ def find(name: object) -> Network:
         raise UsageError(Setting("model", name), "must be a name such as resnet164")
     if name in NAMED:
         return NAMED[name]
+    library, slash, own = name.partition("/")
+    if slash and library in LIBRARIES:
+        return LIBRARIES[library](name, own)
     for pattern, (factor, rest), make in _FAMILIES:
         if match := re.fullmatch(pattern, name):
             depth, *widths = (int(number) for number in match.groups())
@@ -142,7 +176,7 @@ def find(name: object) -> Network:
                 reason = "ResNeXts of 101 layers are ImageNet's and not here; try resnext50_32x4d"
                 raise UsageError(Setting("model", name), reason)
             return make(repeats, *widths)
-    known = f"{', '.join(names())}, or {', '.join(PATTERNS)}"
+    known = f"{', '.join(names())}, or {', '.join(PATTERNS)}, or a library's name behind {'/ or '.join(LIBRARIES)}/"
     raise UsageError(Setting("model", name), f"is not known; choose from {known}")
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.recipes.recipe import Recipe
+
+Augmentation = Literal["none", "crop", "crop_flip", "standard", "randaugment", "trivialaugment"]
+AUGMENTED = {"crop_flip": " and flips", "randaugment": ", flips and RandAugment"}
+AUGMENTED["trivialaugment"] = ", flips and TrivialAugment"
+"""What there is beside random crops, in words."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +20,7 @@ class Classification(Recipe):
     """A network that learns to tell classes of images apart, by cross-entropy and stochastic gradient descent."""
 
     task = "classification"
-    changeable = Recipe.changeable | {"momentum", "nesterov", "label_smoothing"}
+    changeable = Recipe.changeable | {"momentum", "nesterov", "label_smoothing", "mixup", "cutmix"}
 
     weights: str | None = None
     """Trained weights to start from: a file, or imagenet, where a package brings them. A norm then keeps the network's
@@ -23,8 +29,13 @@ class Classification(Recipe):
     """Train on so many images, balanced over the classes, the same for every seed; all by default."""
     image_size: int | None = None
     """Pixels a side, by averaging squares of pixels; the data set's own size by default."""
-    augment: Literal["none", "crop", "crop_flip"] = "none"
-    """Random crops after 4 pixels of padding, and horizontal flips."""
+    augment: Augmentation = "none"
+    """Random crops and horizontal flips (crop_flip, also called standard); for folders of pictures, RandAugment or
+    TrivialAugment after both. A crop is after 4 pixels of padding; of a folder's picture, a part of 8 to 100 %."""
+    mixup: float = 0.0
+    """Mix the images of a batch in pairs, and their labels (Zhang et al., 2018): Beta(a, a) has this a; 0 is not."""
+    cutmix: float = 0.0
+    """Put a part of one image into another (Yun et al., 2019), likewise; with --mixup, one of both for each batch."""
     mix: str | None = None
     """The other data set of the mix-datasets attack: mnist or fashion_mnist. With it, --mix-main and --mix-others
     count, and not --batch-size."""
@@ -45,6 +56,11 @@ class Classification(Recipe):
         own = self.batch_size if self.mix is None else self.mix_main
         enough = self.train_images is None or self.train_images >= own
         self.require("train_images", enough, f"fewer than one batch of {own}")
+        if self.augment == "standard":
+            object.__setattr__(self, "augment", "crop_flip")
+        for name in ("mixup", "cutmix"):
+            value = getattr(self, name)
+            self.require(name, math.isfinite(value) and value >= 0, "must be 0 or a positive number, such as 0.2")
         for name in ("momentum", "label_smoothing"):
             self.require(name, 0 <= getattr(self, name) < 1, "must be at least 0 and less than 1")
         if self.nesterov and self.momentum == 0:
@@ -65,7 +81,9 @@ class Classification(Recipe):
     def images_in_words(self) -> str:
         main = f"{self.train_images} training images of {self.data}" if self.train_images else self.data
         size = f" at {self.image_size} x {self.image_size} pixels" if self.image_size else ""
-        augment = {"none": "", "crop": ", random crops", "crop_flip": ", random crops and flips"}[self.augment]
+        augment = "" if self.augment == "none" else f", random crops{AUGMENTED.get(self.augment, '')}"
+        both = [f"{name} {value:g}" for name in ("mixup", "cutmix") if (value := getattr(self, name))]
+        augment += f", {' or '.join(both)}" if both else ""
         mix = f", {self.mix_main} of them and {self.mix_others} of {self.mix} a batch" if self.mix else ""
         return f"{main}{size}{augment}{mix}"
 

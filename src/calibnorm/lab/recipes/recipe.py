@@ -39,7 +39,7 @@ class Recipe:
     task: ClassVar[str]
     changeable: ClassVar[frozenset[str]] = frozenset(
         ("epochs", "test_every", "learning_rate", "weight_decay", "schedule", "milestones", "gamma", "warmup_epochs")
-    ) | {"clip_norm", "channels_last", "compile", "sync_statistics"}
+    ) | {"clip_norm", "channels_last", "compile", "sync_statistics", "patience"}
 
     model: str
     """Network, such as resnet164, preresnet164, densenet100_k12, resnext29_8x64d; any depth, such as resnet56."""
@@ -60,6 +60,9 @@ class Recipe:
     """What initial weights, the order of images, crops and flips come from."""
     test_every: int = 1
     """Test after every so many epochs, and always after the last."""
+    patience: int | None = None
+    """End after so many tests in a row without a better figure than the best before; a run has all its epochs by
+    default."""
     batch_size: int = 128
     """Images a step, over all processes."""
     learning_rate: float = 0.1
@@ -100,7 +103,8 @@ class Recipe:
         _CLASSES[cls.task] = cls
 
     def __post_init__(self) -> None:
-        self.check_counts("epochs", "test_every", "batch_size")
+        counted = [] if self.patience is None else ["patience"]
+        self.check_counts("epochs", "test_every", "batch_size", *counted)
         self.require("seed", self.seed >= 0, "must not be negative")
         for name, value in vars(self).items():
             largest, most = (
@@ -144,6 +148,10 @@ class Recipe:
             found = {name: (*needs, Setting("schedule", "step")) for name in ("milestones", "gamma")}
         elif not self.milestones:
             found["gamma"] = ("has no effect without ", Setting("milestones"))
+        tests = -(-self.epochs // self.test_every)
+        if self.patience is not None and self.patience + 1 >= tests:
+            why = f"has no effect with {tests} test{'s' if tests > 1 else ''} in all; give less, or more "
+            found["patience"] = (why, Setting("epochs"))
         if self.noise is None:
             found["noise_in"] = ("has no effect without ", Setting("noise"))
         return found
@@ -210,6 +218,7 @@ class Recipe:
             "compiled": self.compile,
             "batch statistics of each process by itself": not self.sync_statistics,
             f"tested every {self.test_every} epochs": self.test_every > 1,
+            f"ended after {self.patience} tests without a better one": self.patience is not None,
         }
         return [text for text, holds in texts.items() if holds]
 

@@ -14,7 +14,7 @@ from rich.progress import track
 from torch import Tensor
 
 from calibnorm.errors import Setting, UsageError
-from calibnorm.lab.data.listing import pictures_below
+from calibnorm.lab.data.listing import named
 from calibnorm.lab.data.pictures import pixels_of, read_picture
 from calibnorm.lab.models.transformation import TransformationNetwork
 from calibnorm.lab.stylize.config import ApplyConfig
@@ -72,12 +72,7 @@ def places(images: Sequence[Path], out: Path, ending: str) -> Iterator[tuple[Pat
             one that is read, or over another one's.
     """
     found: list[tuple[Path, Path]] = []
-    for image in images:
-        if not image.exists():
-            raise UsageError(f"{image}: is not there")
-        paths = pictures_below(image) if image.is_dir() else [image]
-        if not paths:
-            raise UsageError(f"{image}: holds no picture")
+    for image, paths in named(images):
         base = image.absolute() if image.is_dir() else image.parent
         found += [(path, out / path.relative_to(base).with_suffix(f".{ending}")) for path in paths]
     read, written = {path.resolve() for path, _ in found}, set[Path]()

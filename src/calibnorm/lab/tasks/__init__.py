@@ -7,9 +7,9 @@ from typing import Any
 
 from calibnorm.errors import UsageError
 from calibnorm.lab.recipes import Recipe
-from calibnorm.lab.tasks.task import Feeds, Meter, Network, Place, Task, Together
+from calibnorm.lab.tasks.task import Feeds, Meter, Network, Place, Tables, Task, Together
 
-__all__ = ["Feeds", "Meter", "Network", "Place", "Task", "Together", "of"]
+__all__ = ["Feeds", "Meter", "Network", "Place", "Tables", "Task", "Together", "of"]
 
 DETECT = "calibnorm.lab.tasks.detect"
 MODULES = {"classification": "calibnorm.lab.tasks.classify", "stylization": "calibnorm.lab.tasks.stylize"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,10 +17,12 @@ from calibnorm import loading
 from calibnorm.errors import Setting, UsageError, called
 from calibnorm.lab import data, models
 from calibnorm.lab.data import ImageBatch, ImageFeed
-from calibnorm.lab.data.feed import check_shared
+from calibnorm.lab.data.feed import check_augment, check_shared
 from calibnorm.lab.recipes import Classification
+from calibnorm.lab.tasks import confusion
 from calibnorm.lab.tasks.groups import parameter_groups
-from calibnorm.lab.tasks.task import Feeds, Network, Place, Task, Together
+from calibnorm.lab.tasks.task import Feeds, Network, Place, Tables, Task, Together
+from calibnorm.report.document import Section
 from calibnorm.report.measure import Measure
 
 
@@ -27,7 +30,8 @@ class Classify(Task[ImageBatch], recipes=Classification):
     """A network that tells classes of images apart.
 
     train_loss is the mean over the epoch's images as they were trained on, label smoothing included, and
-    train_accuracy the percentage of them that the network got right while it was training. test_loss is the mean
+    train_accuracy the percentage of them that the network got right while it was training (of images that are mixed, by
+    the label with the greatest share). test_loss is the mean
     cross-entropy, test_top5 the percentage of the test images whose label is among the five highest scores.
     """
 
@@ -50,6 +54,7 @@ class Classify(Task[ImageBatch], recipes=Classification):
     def check(self) -> None:
         recipe, info = self.recipe, data.info(self.recipe.data)
         models.check(recipe.model, norm=recipe.norm, stages=recipe.stages, in_channels=info.channels)
+        check_augment(recipe.augment, info.folder)
         if recipe.mix is not None:
             with called(data="mix"):
                 folders = info.folder or data.info(recipe.mix).folder
@@ -65,11 +70,12 @@ class Classify(Task[ImageBatch], recipes=Classification):
         common: dict[str, Any] = {"batch_size": batch_size, "seed": recipe.seed, "augment": recipe.augment, **place}
         if info.folder:
             common |= {"size": size, "train_images": recipe.train_images, "workers": workers}
+            if (pixels := self._expected(3)) is not None:
+                common["pixels"] = pixels
             return Feeds(*data.folder_feeds(recipe.data, data_root, **common)[:2])
         images = data.shrink(data.load(recipe.data, data_root, train_images=recipe.train_images), size)
-        if recipe.weights is not None and (pixels := models.expected_pixels(recipe.model)) is not None:
-            mean, std = ((value,) * images.channels for value in pixels)
-            images = replace(images, mean=mean, std=std)
+        if (pixels := self._expected(images.channels)) is not None:
+            images = replace(images, mean=pixels[0], std=pixels[1])
         if recipe.mix is not None:
             with called(data="mix"):
                 others = data.load(recipe.mix, data_root)
@@ -77,12 +83,23 @@ class Classify(Task[ImageBatch], recipes=Classification):
             common |= {"mix_main": recipe.mix_main, "mix_others": recipe.mix_others}
         return Feeds(data.train_feed(images, **common), data.test_feed(images, batch_size=batch_size, **place))
 
+    def _expected(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Return mean and std of each channel that the recipe's trained weights expect; None where any will do."""
+        pixels = None if self.recipe.weights is None else models.expected_pixels(self.recipe.model)
+        return None if pixels is None else ((pixels[0],) * channels, (pixels[1],) * channels)
+
+    def beside(self, feeds: Feeds[ImageBatch]) -> dict[str, Any]:
+        assert isinstance(feeds.train, ImageFeed)
+        return {"pixels": feeds.train.pixels.to_dict()}
+
     def network(self, feeds: Feeds[ImageBatch]) -> nn.Module:
         recipe, train = self.recipe, feeds.train
         assert isinstance(train, ImageFeed)
-        names = ("norm", "noise", "noise_in", "stages", "weights")
-        norms: dict[str, Any] = {name: getattr(recipe, name) for name in names}
-        return models.build(recipe.model, num_classes=train.classes, in_channels=train.channels, **norms)
+        return blank(recipe, train.classes, train.channels, weights=recipe.weights)
+
+    def blank(self, feeds: Feeds[ImageBatch]) -> nn.Module:
+        assert isinstance(feeds.train, ImageFeed)
+        return blank(self.recipe, feeds.train.classes, feeds.train.channels)
 
     def try_out(self, network: nn.Module, feeds: Feeds[ImageBatch]) -> None:
         recipe, train = self.recipe, feeds.train
@@ -103,12 +120,24 @@ class Classify(Task[ImageBatch], recipes=Classification):
         known = int(labels.min()) >= 0 and int(labels.max()) < train.classes
         recipe.require("data", known, f"a label {int(labels.max())} is not among {train.classes} classes")
 
+    def read(
+        self, network: nn.Module, feeds: Feeds[ImageBatch], outputs: Sequence[str]
+    ) -> tuple[list[Section], Tables]:
+        counts = confusion.counted(network, feeds.test, len(outputs))
+        return confusion.sections(counts, outputs), confusion.tables(counts, outputs)
+
     def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
         recipe, groups = self.recipe, parameter_groups(self.recipe, network)
         return torch.optim.SGD(groups, recipe.learning_rate, recipe.momentum, nesterov=recipe.nesterov)
 
     def loss(self, network: Network, batch: ImageBatch) -> tuple[Tensor, Tensor]:
         images, labels = batch
+        if self.recipe.mixup or self.recipe.cutmix:
+            images, shares = mixed(images, self.recipe.mixup, self.recipe.cutmix)
+            logits = network(images)
+            targets = shares @ F.one_hot(labels, logits.shape[1]).float()
+            loss = cross_entropy(logits, targets, self.recipe.label_smoothing)
+            return loss, sums(loss, logits, targets.argmax(1))
         logits = network(images)
         loss = cross_entropy(logits, labels, self.recipe.label_smoothing)
         return loss, sums(loss, logits, labels)
@@ -119,6 +148,16 @@ class Classify(Task[ImageBatch], recipes=Classification):
 
     def meter(self, device: torch.device) -> Accuracy:
         return Accuracy(device)
+
+
+def blank(recipe: Classification, classes: int, channels: int, weights: str | None = None) -> nn.Module:
+    """Return the network of a recipe, for weights that come afterwards where none are named."""
+    names = ("norm", "noise", "noise_in", "stages")
+    norms: dict[str, Any] = {name: getattr(recipe, name) for name in names}
+    trained = recipe.weights is not None
+    return models.build(
+        recipe.model, num_classes=classes, in_channels=channels, weights=weights, trained=trained, **norms
+    )
 
 
 class Accuracy:
@@ -141,8 +180,28 @@ class Accuracy:
         return dict(zip(names, means(together.sum(self._sums)), strict=True))
 
 
+def mixed(images: Tensor, mixup: float, cutmix: float) -> tuple[Tensor, Tensor]:
+    """Return a batch whose images torchvision has mixed in pairs; random numbers are torch's, seeded at every step.
+
+    Args:
+        images: (B, C, H, W).
+        mixup: What Beta(a, a) has for MixUp; 0 is not.
+        cutmix: The same for CutMix; where there are both, one of them is drawn.
+
+    Returns:
+        The mixed images; and how much of each image of before is in them, (B, B), whose rows add up to 1.
+    """
+    from torchvision.transforms import v2
+
+    count = len(images)
+    ways = [way(alpha=alpha, num_classes=count) for way, alpha in ((v2.MixUp, mixup), (v2.CutMix, cutmix)) if alpha > 0]
+    way = ways[int(torch.randint(len(ways), ()))] if len(ways) > 1 else ways[0]
+    found: tuple[Tensor, Tensor] = way(images, torch.arange(count, device=images.device))
+    return found
+
+
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Return the mean cross-entropy in float32, whatever the network's arithmetic."""
+    """Return the mean cross-entropy in float32, whatever the network's arithmetic; labels may be probabilities."""
     return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
 
 
@@ -155,7 +214,7 @@ def sums(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     Args:
         loss: The batch's mean loss.
         logits: Its scores (B, classes).
-        labels: Its labels (B,).
+        labels: Its labels (B,); of mixed images, those that have the greatest share.
     """
     top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
     images = loss.new_full((), len(labels), dtype=torch.float64)  # made on the device: a copy would wait for it

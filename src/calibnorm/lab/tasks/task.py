@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypedDict, TypeVar
@@ -13,10 +13,13 @@ from torch import Tensor, nn
 
 from calibnorm.lab.data.feed import Feed, check_shared
 from calibnorm.lab.recipes import Recipe
+from calibnorm.report.document import Section
 from calibnorm.report.measure import Measure
 
 Batch = TypeVar("Batch")
 Taken = TypeVar("Taken", contravariant=True)
+Tables = Mapping[str, Sequence[Mapping[str, Any]]]
+"""The lines of files, by the file's name."""
 Network = Callable[..., Any]
 """A network as it is trained or tested: it is called, and nothing else of it is used, since processes, precision or a
 compiler may stand around it. What it returns may be in half precision; a loss is better computed in float32."""
@@ -119,6 +122,10 @@ class Task(ABC, Generic[Batch]):
             UsageError: Its name, its norm or its stage is not known, or it does not fit.
         """
 
+    def blank(self, feeds: Feeds[Batch]) -> nn.Module:
+        """Return the network for weights that are put in afterwards: without those that its recipe names, if any."""
+        return self.network(feeds)
+
     def try_out(self, network: nn.Module, feeds: Feeds[Batch]) -> None:
         """Send a few images through a copy of the network; raise UsageError where training would not be content."""
 
@@ -146,6 +153,23 @@ class Task(ABC, Generic[Batch]):
     @abstractmethod
     def meter(self, device: torch.device) -> Meter[Batch]:
         """Return what evaluates the network once."""
+
+    def beside(self, feeds: Feeds[Batch]) -> dict[str, Any]:
+        """Return what best.pt and last.pt say besides weights, so that they can be used without the data; plain values.
+
+        What it returns must be what ``torch.load(..., weights_only=True)`` reads.
+        """
+        return {}
+
+    def read(self, network: nn.Module, feeds: Feeds[Batch], outputs: Sequence[str]) -> tuple[list[Section], Tables]:
+        """Return what a run's page says of a trained network, and CSV files beside it by name; by default nothing.
+
+        Args:
+            network: In evaluation mode, on the CPU.
+            feeds: What it was trained and tested on.
+            outputs: What each output of the network stands for.
+        """
+        return [], {}
 
     def preview(self, network: Network, batch: Batch) -> Tensor | None:
         """Return a picture (3, H, W) in uint8 of what the network does with a batch of the test; None is nothing.

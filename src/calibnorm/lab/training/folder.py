@@ -97,6 +97,14 @@ def best_row(rows: Sequence[EpochFigures], task: Task[Any]) -> EpochFigures | No
     return best
 
 
+def waited(rows: Sequence[EpochFigures], task: Task[Any], patience: int | None) -> bool:
+    """Return whether so many tests in a row, the last ones, were no better than the best before them."""
+    tested = [row for row in rows if row.tested]
+    best = best_row(tested, task)
+    since = len(tested) if best is None else len(tested) - 1 - tested.index(best)
+    return patience is not None and since >= patience
+
+
 def read_result(folder: Path) -> Result | None:
     """Return the result of a finished run, or None; raise UsageError where something else is in the file."""
     if not (folder / RESULT).exists():
@@ -207,7 +215,8 @@ def check(folder: Path, recipe: Recipe, override: Sequence[str] = ()) -> dict[st
         reason = f"holds a run with {name} {before[name]}, not {now[name]}; choose another "
         advice = (" To change it under way: ", Setting("override", name), ".") if name in recipe.changeable else ()
         raise UsageError(Setting("folder", folder), reason, Setting("folder"), ".", *advice)
-    if changed and "epochs" not in changed and read_result(folder) is not None:
+    result = read_result(folder) if changed and "epochs" not in changed else None
+    if result is not None and not ("patience" in changed and result.epochs < trained.epochs):
         reason = f"the run in {folder} is finished, and would not be trained any more; give it more "
         remedy = (Setting("epochs"), ", or choose another ", Setting("folder"))
         raise UsageError(Setting("override", changed[0]), reason, *remedy)

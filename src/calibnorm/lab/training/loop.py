@@ -17,6 +17,7 @@ from lightning.fabric import Fabric
 from calibnorm.errors import Diverged, Setting, Stopped
 from calibnorm.lab.tasks import Feeds, Task
 from calibnorm.lab.training.clock import Timing, make_clock
+from calibnorm.lab.training.folder import waited
 from calibnorm.lab.training.learner import Learner
 from calibnorm.lab.training.meetings import Meetings
 from calibnorm.lab.training.processes import Processes, largest
@@ -77,6 +78,11 @@ class Loop(Generic[Batch]):
     def seconds(self) -> float:
         """Time in the loop, over all resumptions."""
         return self._seconds + time.monotonic() - self._started
+
+    @property
+    def waited(self) -> bool:
+        """Whether the recipe's patience is at its end: a question to the rows alone, so a resumed run ends as early."""
+        return waited(self.progress.rows, self.task, self.recipe.patience)
 
     def epoch(self) -> EpochFigures:
         """Train through the feed once, or through what is left of it, then test."""

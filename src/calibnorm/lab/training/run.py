@@ -14,7 +14,6 @@ from torch import nn
 
 from calibnorm.errors import RunFailed, Setting
 from calibnorm.lab import data, tasks
-from calibnorm.lab.data import Contents
 from calibnorm.lab.data.workers import readers
 from calibnorm.lab.recipes import Recipe
 from calibnorm.lab.tasks import Feeds, Place, Task
@@ -121,7 +120,7 @@ def train(
         learner = Learner(task, fabric, network)
         on_first(fabric, lambda: stack.enter_context(folders.locked(folder)))
         contents = feeds.train.contents
-        files = Files(folder, fabric, learner, watcher, contents)
+        files = Files(folder, fabric, learner, watcher, feeds)
         content = files.open(override)
         for sentence in contents.news() if contents is not None else ():
             watcher.say(sentence)
@@ -132,12 +131,15 @@ def train(
             processes.on_all(fabric, lambda: files.restore(run, content))
             files.tables(run.progress.rows, run.progress.timings)
             watcher.say(f"{folder}: going on after step {run.progress.step}")
-        while run.progress.epoch < recipe.epochs:
+        while run.progress.epoch < recipe.epochs and not run.waited:
             row = run.epoch()
             run.check()  # before the weights of the epoch before are written over
             files.weights(run.progress.rows, row)
             run.write()
             files.tables(run.progress.rows, run.progress.timings)
+        if run.progress.epoch < recipe.epochs:
+            none = f"no better {task.headline.label} in {recipe.patience} tests"
+            watcher.say(f"{folder}: ended after epoch {run.progress.epoch}: {none}")
         return files.finish(run)
 
 
@@ -164,9 +166,10 @@ class Files:
     """What a run leaves in its folder; only process 0 writes, and an error of it is raised in all."""
 
     def __init__(
-        self, folder: Path, fabric: Fabric, learner: Learner[Any], watcher: Watcher, contents: Contents | None
+        self, folder: Path, fabric: Fabric, learner: Learner[Any], watcher: Watcher, feeds: Feeds[Any]
     ) -> None:
-        self.folder, self.fabric, self.learner, self.contents = folder, fabric, learner, contents
+        self.folder, self.fabric, self.learner, self.contents = folder, fabric, learner, feeds.train.contents
+        self._beside = learner.task.beside(feeds)
         self.task, self.recipe = learner.task, learner.recipe
         self._say = watcher.say
         self.checkpoints = Checkpoints(folder / folders.CHECKPOINTS, watcher.say)
@@ -221,7 +224,8 @@ class Files:
         def work() -> None:
             figures = {"epoch": row.epoch, headline.name: row.figures[headline.name]}
             names = {} if self.contents is None else self.contents.of_outputs()
-            content = {"recipe": self.recipe.to_dict(), **figures, **names, "network": self.learner.weights()}
+            says = {"recipe": self.recipe.to_dict(), **figures, **names, **self._beside}
+            content = {**says, "network": self.learner.weights()}
             written = dumped(content)
             write_whole(self.folder / folders.LAST, written)
             if folders.best_row(rows, self.task) is row:

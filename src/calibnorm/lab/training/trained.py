@@ -17,7 +17,6 @@ from calibnorm.lab.tasks import Feeds, Task
 from calibnorm.lab.training import same_data
 from calibnorm.lab.training.contents import WEIGHTS, read, refused
 from calibnorm.lab.training.folder import CONFIG, LAST, read_recipe
-from calibnorm.lab.training.learner import initial_network
 from calibnorm.lab.training.processes import Processes
 
 REMEDY = "so the run cannot be tested; remove its folder, and train it again"
@@ -68,7 +67,7 @@ def trained(folder: Path, data_root: Path) -> Iterator[Trained]:
     contents = feeds.train.contents
     try:
         same_data.check(folder, contents, "; put it back as it was")
-        network = initial_network(task, feeds)
+        network = task.blank(feeds)
         try:
             data = (folder / LAST).read_bytes()
         except OSError as error:

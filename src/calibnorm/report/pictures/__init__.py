@@ -7,6 +7,7 @@ figure.py draws it with matplotlib, which is imported then; svg.py makes SVG of 
 from calibnorm.report.pictures.bands import Point, bands, curves
 from calibnorm.report.pictures.drawing import Drawing
 from calibnorm.report.pictures.figure import figure, save
+from calibnorm.report.pictures.matrix import matrix
 from calibnorm.report.pictures.mosaic import Mosaic
 from calibnorm.report.pictures.points import Seeds, differences, finals
 from calibnorm.report.pictures.ratios import ratios
@@ -24,6 +25,7 @@ __all__ = [
     "differences",
     "figure",
     "finals",
+    "matrix",
     "ratios",
     "save",
     "shades",
