@@ -375,6 +375,15 @@ def test_a_backbone_begins_with_the_weights_of_a_file_or_of_a_detector(
         tiny.network(small("box", mini, backbone_weights=str(runs["box"] / "last.pt")))
 
 
+def test_a_run_is_evaluated_without_the_weights_that_it_began_with(mini: Path, tmp_path: Path) -> None:
+    path = tmp_path / "resnet18.pt"
+    torch.save(resnet18().state_dict(), path)
+    recipe = small("box", mini, norm="rbn", epochs=1, warmup_steps=0, backbone_weights=str(path))
+    tiny.run(recipe, tmp_path / "run", workers=0)
+    path.unlink()
+    assert main(["detect", "eval", str(tmp_path / "run")]) == 0
+
+
 def test_a_detector_of_torchvision_detects_the_same_after_its_conversion() -> None:
     from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2
 
