@@ -112,6 +112,7 @@ LAB = {
     "experiments": {"training", "tasks", "recipes", "data", "models", "naming", "locks"},
     "stylize": {"experiments", "training", "tasks", "recipes", "data", "models", "exporting"},
     "classifier": {"experiments", "training", "tasks", "recipes", "data", "exporting"},
+    "detect": {"experiments", "training", "tasks", "recipes", "data", "models", "arguments"},
 }
 """What each part of the lab may import of it, besides itself; commands may import all."""
 

@@ -116,8 +116,8 @@ def test_help_is_tyros(capsys: pytest.CaptureFixture[str]) -> None:
         ("compare digits-tiny --milestones 3 x", "--milestones 3 x: must be whole numbers"),
         (
             "compare digits-tiny --workers 0",
-            "--workers 0: is not known; did you mean --jobs? (calibnorm compare --help); train and stylize train "
-            "have it",
+            "--workers 0: is not known; did you mean --jobs? (calibnorm compare --help); train, stylize train "
+            "and detect train have it",
         ),
         (
             "train digits-tiny --jobs 0",
@@ -173,7 +173,8 @@ def test_help_is_tyros(capsys: pytest.CaptureFixture[str]) -> None:
         (
             "--frobnicate",
             "--frobnicate: is not known; choose from demo, train, compare, table, inspect, inspect gates, report, "
-            "predict, export, stylize train, stylize apply, stylize compare, stylize export, bench (calibnorm --help)",
+            "predict, export, stylize train, stylize apply, stylize compare, stylize export, detect train, "
+            "detect eval, detect show, detect make-mini, bench (calibnorm --help)",
         ),
     ],
 )

@@ -16,6 +16,7 @@ from typing import TypeVar
 from calibnorm.errors import ReasonedError, Setting, Stopped, UnknownOption, UsageError, as_option, exit_status, written
 from calibnorm.lab.arguments import option_names, parsed, places
 from calibnorm.lab.classifier.config import ExportClassifierConfig, PredictConfig
+from calibnorm.lab.detect.config import EvalConfig, MiniConfig, ShowConfig
 from calibnorm.lab.experiments.config import (
     CompareConfig,
     GatesConfig,
@@ -24,7 +25,7 @@ from calibnorm.lab.experiments.config import (
     TableConfig,
     for_recipe,
 )
-from calibnorm.lab.recipes import RECIPES, Classification, Stylization, recipe
+from calibnorm.lab.recipes import RECIPES, Classification, Panoptic, Stylization, recipe
 from calibnorm.lab.stylize.config import ApplyConfig, ExportConfig, StyleCompareConfig
 from calibnorm.loading import load
 
@@ -53,7 +54,7 @@ def reads(settings: Callable[..., T]) -> Callable[[Callable[[T], Status]], Comma
     """
 
     def made(function: Callable[[T], Status]) -> Command:
-        name = f"calibnorm {function.__name__.replace('_', ' ')}"
+        name = f"calibnorm {function.__name__.replace('_', ' ', 1).replace('_', '-')}"
 
         @wraps(function)
         def command(words: Sequence[str]) -> Status:
@@ -216,6 +217,56 @@ def stylize_export(config: ExportConfig) -> Status:
     return run(config)
 
 
+def detect_train(words: Sequence[str]) -> Status:
+    """Train a detector, with boxes, masks or panoptic maps, in COCO's way, with any norm (RBN's Tables 5 to 7).
+
+    `calibnorm detect train --task box|mask|panoptic --data FOLDER|mini --norm rbn`. Without --data it learns a
+    miniature, digits on textures, in minutes on a CPU, as the recipes box-mini, mask-mini and panoptic-mini do; on a
+    folder in COCO's layout it is trained as box-x1, mask-x1 and panoptic-x1 say. Resumable, like `calibnorm train`,
+    which it is; a recipe may stand first, in the place of --task.
+    """
+    from calibnorm.lab.detect.train import run
+
+    return run(words, getdoc(detect_train) or "")
+
+
+@reads(EvalConfig)
+def detect_eval(config: EvalConfig) -> Status:
+    """Print the papers' columns of a trained detector: AP of boxes and masks, PQ, SQ and RQ.
+
+    `calibnorm detect eval RUN` tests on the run's validation. --out FOLDER writes what was found in COCO's formats, and
+    --results FOLDER evaluates such files, of whatever detector, in the place of the network.
+    """
+    from calibnorm.lab.detect.evaluation import run
+
+    return run(config)
+
+
+@reads(ShowConfig)
+def detect_show(config: ShowConfig) -> Status:
+    """Draw what a trained detector finds in pictures: `calibnorm detect show RUN PICTURE ... --out FOLDER`.
+
+    Boxes, masks and panoptic maps, with a legend; pictures of the validation stand beside the truth. Without pictures
+    it draws the first ones of the validation. What cannot be read is named and left out; the exit status is then 1.
+    """
+    from calibnorm.lab.detect.show import run
+
+    return run(config)
+
+
+@reads(MiniConfig)
+def detect_make_mini(config: MiniConfig) -> Status:
+    """Make a miniature in COCO's layout from real material: `calibnorm detect make-mini FOLDER --train 600 --val 150`.
+
+    Handwritten digits (scikit-learn), scaled, turned and one upon another, lie on textures (scikit-image), which are
+    the stuff. Boxes, masks and panoptic maps are exact. Training and validation share no digit and no part of a
+    texture. `calibnorm detect train --data FOLDER` reads it.
+    """
+    from calibnorm.lab.detect.making import run
+
+    return run(config)
+
+
 def bench(words: Sequence[str]) -> Status:
     """Time layers, whole training steps or inference against nn.BatchNorm2d.
 
@@ -240,6 +291,10 @@ COMMANDS: dict[str, Command] = {
     "stylize apply": stylize_apply,
     "stylize compare": stylize_compare,
     "stylize export": stylize_export,
+    "detect train": detect_train,
+    "detect eval": detect_eval,
+    "detect show": detect_show,
+    "detect make-mini": detect_make_mini,
     "bench": bench,
 }
 """By name; a command of a group has two words."""
@@ -346,7 +401,8 @@ def elsewhere(option: str) -> str:
     compared = for_recipe(CompareConfig, Classification)  # the demo's, too, which takes seconds to import
     settings: dict[str, tuple[type, ...]] = {
         "train": (Classification, RunOptions), "stylize train": (Stylization, RunOptions),
-        "predict": (PredictConfig,), "export": (ExportClassifierConfig,),
+        "detect train": (Panoptic, RunOptions), "detect eval": (EvalConfig,), "detect show": (ShowConfig,),
+        "detect make-mini": (MiniConfig,), "predict": (PredictConfig,), "export": (ExportClassifierConfig,),
         "stylize apply": (ApplyConfig,), "stylize export": (ExportConfig,),
         "compare": (compared,), "demo": (compared,), "table": (TableConfig,),
         "inspect gates": (GatesConfig,), **{f"bench {name}": (kind,) for name, kind in BENCHES.items()},

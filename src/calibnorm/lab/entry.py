@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 # What the extra `lab` in pyproject.toml brings: import name and package.
 LAB_MODULES = {
+    "faster_coco_eval": "faster-coco-eval",
     "lightning": "lightning",
     "matplotlib": "matplotlib",
     "numpy": "numpy",
@@ -17,6 +18,7 @@ LAB_MODULES = {
     "sklearn": "scikit-learn",
     "tensorboard": "tensorboard",
     "timm": "timm",
+    "torchmetrics": "torchmetrics",
     "torchvision": "torchvision",
     "tyro": "tyro",
     "yaml": "pyyaml",

@@ -21,6 +21,7 @@ class Measure:
             of guessing".
         in_line: Whether the line that a run prints after an epoch shows it.
         in_result: Whether result.json holds the last epoch's.
+        may_lack: Whether NaN means that there was nothing to measure, such as objects of a size.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Measure:
     chance_means: str = ""
     in_line: bool = True
     in_result: bool = True
+    may_lack: bool = False
 
     @property
     def label(self) -> str:

@@ -94,6 +94,28 @@ RBN_4 = """
 resnet50 77.10 78.40 77.70 78.14 79.26 79.99
 resnext29 79.69 81.21 80.22 80.64 - 82.12
 """
+RBN_5 = """
+ResNet-50-BN 37.8 58.0 41.3 21.8 41.0 49.3
+ResNet-50-RBN 39.3 59.7 42.8 22.7 43.4 51.8
+ResNet-101-BN 39.6 59.6 43.1 22.5 43.5 51.6
+ResNet-101-RBN 41.5 61.7 45.1 23.7 45.8 54.3
+"""
+RBN_6 = """
+ResNet-50-BN 38.7 58.6 42.4 22.4 42.0 50.2
+ResNet-50-RBN 40.3 60.4 43.9 23.2 44.3 52.7
+ResNet-101-BN 40.3 60.0 44.0 23.0 44.1 52.9
+ResNet-101-RBN 41.5 61.1 45.4 24.3 45.7 54.3
+ResNet-50-BN 34.7 55.4 37.1 18.5 37.8 46.7
+ResNet-50-RBN 36.1 57.5 38.3 19.4 39.7 48.9
+ResNet-101-BN 36.0 57.1 38.4 18.8 39.4 49.2
+ResNet-101-RBN 37.2 58.4 39.9 20.5 41.0 50.6
+"""
+RBN_7 = """
+ResNet-50-BN 33.3 31.0 75.6 44.8 36.3
+ResNet-50-RBN 35.0 32.3 76.0 45.9 37.2
+ResNet-101-BN 35.7 32.9 76.3 46.4 37.8
+ResNet-101-RBN 37.7 34.3 76.9 48.1 39.1
+"""
 
 
 def lines(text: str) -> list[list[str]]:
@@ -202,11 +224,49 @@ def test_rbn_4() -> None:
     assert named("rbn-4") == expected
 
 
+def of_detectors(text: str, names: list[str]) -> list[tuple[str, str, dict[str, float]]]:
+    """Return backbone, norm and figures of lines such as ResNet-50-BN."""
+    found = []
+    for name, *numbers in lines(text):
+        resnet, depth, norm = name.lower().split("-")
+        found.append((f"{resnet}{depth}", norm, dict(zip(names, map(float, numbers), strict=True))))
+    return found
+
+
+def six(kind: str) -> list[str]:
+    return [f"test_{kind}_{column}" for column in ("ap", "ap50", "ap75", "aps", "apm", "apl")]
+
+
+def test_rbn_5() -> None:
+    found = [(row, column, dict(number.figures)) for row, column, number in named("rbn-5")]
+    assert found == of_detectors(RBN_5, six("box"))
+    assert all(number.value == dict(number.figures)["test_box_ap"] for _, _, number in named("rbn-5"))
+
+
+def test_rbn_6() -> None:
+    boxes = of_detectors("\n".join(RBN_6.strip().splitlines()[:4]), six("box"))
+    masks = of_detectors("\n".join(RBN_6.strip().splitlines()[4:]), six("mask"))
+    expected = [(row, norm, box | mask) for (row, norm, box), (_, _, mask) in zip(boxes, masks, strict=True)]
+    assert [(row, column, dict(number.figures)) for row, column, number in named("rbn-6")] == expected
+    assert all(number.value == dict(number.figures)["test_mask_ap"] for _, _, number in named("rbn-6"))
+
+
+def test_rbn_7() -> None:
+    names = ["test_box_ap", "test_mask_ap", "test_sq", "test_rq", "test_pq"]
+    found = [(row, column, dict(number.figures)) for row, column, number in named("rbn-7")]
+    assert found == of_detectors(RBN_7, names)
+    assert all(number.value == dict(number.figures)["test_pq"] for _, _, number in named("rbn-7"))
+
+
 def test_every_table_has_a_test_and_shows_what_its_paper_does() -> None:
     tests = " ".join(globals())
     assert [f"test_{name.replace('-', '_')}" in tests for name in TABLES] == [n != "iebn-fig4" for n in TABLES]
     assert {name for name, table in TABLES.items() if table.shows == "error"} == {"rbn-1", "rbn-2", "rbn-3"}
-    assert {table.shows for name, table in TABLES.items() if name not in ("rbn-1", "rbn-2", "rbn-3")} == {"accuracy"}
+    assert {name: table.shows for name, table in TABLES.items() if table.shows not in ("error", "accuracy")} == {
+        "rbn-5": "AP",
+        "rbn-6": "mask AP",
+        "rbn-7": "PQ",
+    }
 
 
 def test_recipes() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from calibnorm.lab.experiments.tables import run, scales
 from calibnorm.lab.experiments.tables.definitions import TABLES, Entry
 from calibnorm.lab.experiments.tables.report import TableReport
 from calibnorm.lab.experiments.tables.scales import recipe
-from calibnorm.lab.recipes import Classification
+from calibnorm.lab.recipes import Boxes, Classification, Recipe
 from calibnorm.lab.training.folder import Result
 from calibnorm.report.markdown import markdown
 from lab import calling
@@ -35,13 +36,25 @@ def main(*args: str) -> int | str | None:
     return calling.main(["table", *args])
 
 
-def recipes(name: str, scale: Scale) -> dict[tuple[str, str], Classification]:
+DETECTION = ("rbn-5", "rbn-6", "rbn-7")
+"""Tables whose runs are no classification."""
+
+
+def any_recipes(name: str, scale: Scale) -> dict[tuple[str, str], Recipe]:
     return {(e.row, e.column): recipe(TABLES[name], e, scale) for e in TABLES[name].entries}
+
+
+def recipes(name: str, scale: Scale) -> dict[tuple[str, str], Classification]:
+    found = {}
+    for key, made in any_recipes(name, scale).items():
+        assert isinstance(made, Classification)
+        found[key] = made
+    return found
 
 
 def test_the_command_knows_every_table() -> None:
     of_iebn = [f"iebn-{number}" for number in (1, 2, 3, 4, 5)]
-    assert list(TABLES) == [*of_iebn, "iebn-fig4", *(f"rbn-{number}" for number in (1, 2, 3, 4))]
+    assert list(TABLES) == [*of_iebn, "iebn-fig4", *(f"rbn-{number}" for number in range(1, 8))]
     assert all(entry.printed for name, table in TABLES.items() for entry in table.entries if name != "iebn-fig4")
 
 
@@ -62,7 +75,7 @@ def test_what_stands_beside_the_printed_numbers(name: str) -> None:
 @pytest.mark.nightly
 @pytest.mark.parametrize("scale", ["tiny", "small", "paper"])
 def test_every_network_can_be_built_for_its_images(scale: str) -> None:
-    found = {r for name in TABLES for r in recipes(name, scale).values()}
+    found = {r for name in TABLES if name not in DETECTION for r in recipes(name, scale).values()}
     for model, data, norm, stages in sorted({(r.model, r.data, r.norm, r.stages) for r in found}):
         images = info(data)
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
@@ -101,6 +114,36 @@ def test_paper_scale_is_the_papers(name: str, row: str, column: str, expected: t
     assert found.train_images is found.image_size is None
 
 
+@pytest.mark.parametrize(("name", "task"), [("rbn-5", "box"), ("rbn-6", "mask"), ("rbn-7", "panoptic")])
+def test_paper_scale_of_detectors_is_x1(name: str, task: str) -> None:
+    for (row, column), found in any_recipes(name, "paper").items():
+        assert isinstance(found, Boxes)
+        assert (found.task, found.backbone, found.norm, found.data) == (task, row, column, "coco")
+        assert (found.epochs, found.batch_size, found.learning_rate, found.milestones) == (12, 16, 0.02, (8, 11))
+        assert (found.warmup_steps, found.weight_decay, found.momentum, found.decay_gates) == (500, 1e-4, 0.9, True)
+        assert (found.image_size, found.longest_side, found.backbone_weights) == ((800,), 1333, "torchvision")
+
+
+def test_detectors_have_all_their_figures_beside_the_papers() -> None:
+    entries = TABLES["rbn-6"].entries
+    cells = [Cell(e.row, e.column, recipe(TABLES["rbn-6"], e, "tiny"), Path(str(i))) for i, e in enumerate(entries)]
+    grid = Grid(Path("nowhere"), cells, range(1), {cell.row: "bn" for cell in cells})
+    lines = []
+    for i, cell in enumerate(cells):
+        names = [name for name, _ in entries[0].printed.figures]  # type: ignore[union-attr]
+        figures = dict.fromkeys(names, 10.0 + i) | {"test_box_apl": math.nan}
+        outcome = Outcome("finished", Result(figures, 1, parameters=1_234_567, epochs=1, seconds=1.0))
+        lines.append(Line(cell, {0: outcome}, tasks.of(cell.recipe).headline, Sample({0: 10.0 + i}), None))
+    report = TableReport(grid, lines, [], 1.0, table=TABLES["rbn-6"], scale="tiny")
+    text = words(report)
+    assert "| resnet101 | rbn | ours | 13.00 | 13.00 | 13.00 | 13.00 | 13.00 | – |" in text
+    assert "| | | paper | 41.5 | 61.1 | 45.4 | 24.3 | 45.7 | 54.3 |" in text
+    assert "| | | paper | 37.2 | 58.4 | 39.9 | 20.5 | 41.0 | 50.6 |" in text
+    assert "resnet18 stands for the paper's resnet50; resnet34 stands for the paper's resnet101" in text
+    assert "at a shorter side of" in text
+    assert "finished at 2 % or less" in text
+
+
 def test_noise_mixing_and_stages_reach_the_recipes() -> None:
     noises = {row: found.noise for (row, _), found in recipes("iebn-2", "paper").items()}
     assert noises["no noise"] is None
@@ -124,7 +167,12 @@ def test_noise_mixing_and_stages_reach_the_recipes() -> None:
 
 @pytest.mark.parametrize("scale", ["tiny", "small"])
 def test_smaller_scales_change_the_network_and_never_the_norm(scale: str) -> None:
-    for name in TABLES:
+    for name in DETECTION:
+        small, paper = any_recipes(name, scale), any_recipes(name, "paper")
+        assert {key: (of.norm, of.task) for key, of in small.items()} == {
+            key: (of.norm, of.task) for key, of in paper.items()
+        }
+    for name in [name for name in TABLES if name not in DETECTION]:
         small, paper = recipes(name, scale), recipes(name, "paper")
         for key, found in small.items():
             like = paper[key]
@@ -293,6 +341,7 @@ def test_one_table_at_tiny_scale(
         (["iebn-2", "--scale", "paper"], "CIFAR-100 is missing: "),
         (["iebn-3", "--scale", "paper"], "CIFAR-100 is missing: "),
         (["rbn-1", "--scale", "paper"], "imagenet"),
+        (["rbn-5", "--scale", "paper"], "--backbone-weights torchvision: "),
         pytest.param(
             ["iebn-2", "--accelerator", "cuda"],
             "--accelerator cuda: torch sees no GPU here",
@@ -303,6 +352,8 @@ def test_one_table_at_tiny_scale(
 def test_wrong_input_and_missing_data_are_named_before_training(
     args: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
     def train(*_: object) -> None:
         raise AssertionError("training started")
 

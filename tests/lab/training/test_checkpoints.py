@@ -264,8 +264,8 @@ def test_the_best_epoch_is_the_first_of_the_highest_and_never_nan() -> None:
         for n, (loss, acc) in enumerate([(nan, nan), (1.0, 60.0), (nan, 99.0), (0.9, 70.0), (0.8, 70.0)])
     ]
     headline = tasks.of(TINY).headline
-    best = folders.best_row(rows, headline)
+    best = folders.best_row(rows, tasks.of(TINY))
     assert best is rows[3]
-    assert folders.best_row(rows[:1], headline) is None
+    assert folders.best_row(rows[:1], tasks.of(TINY)) is None
     for some, said in ((rows, "(the best was 70.00 % after 4)"), (rows[:1], "(no epoch has finite test figures; ")):
         assert said in folders.result_of(some, tasks.of(TINY), 3, 1.0).sentence(headline)

@@ -19,7 +19,7 @@ import torch
 
 from calibnorm.errors import RunFailed, Stopped, UsageError, exit_status
 from calibnorm.lab import cli, data
-from calibnorm.lab.data.folders import _train_order
+from calibnorm.lab.data.folders import train_order
 from calibnorm.lab.data.listing import scan
 from calibnorm.lab.tasks.classify import Classify
 from calibnorm.lab.training import folder as folders
@@ -90,7 +90,7 @@ def test_a_damaged_picture_ends_the_command_with_its_name(
 def damage(root: Path, rank: int, world: int) -> Path:
     """Cut the first picture of the second step of a process short."""
     listing = scan(root / "folders" / "train")
-    order = _train_order(torch.arange(len(listing)), PICTURES.batch_size, PICTURES.seed, rank, world)
+    order = train_order(torch.arange(len(listing)), PICTURES.batch_size, PICTURES.seed, rank, world)
     path = Path(listing.path(list(order)[1][0][1]))
     path.write_bytes(path.read_bytes()[:60])
     return path

@@ -15,7 +15,7 @@ from lab.training.tiny import TINY, Interrupting, assert_same_run, row, run
 
 # At a learning rate of almost 0 the accuracy stays what it was: the run ends after the first test and two more.
 STILL = replace(TINY, epochs=6, learning_rate=1e-12, patience=2, norm="bn", schedule="step", ema=0.999)
-HEADLINE = tasks.of(STILL).headline
+TASK = tasks.of(STILL)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ HEADLINE = tasks.of(STILL).headline
 )
 def test_when_it_is_at_its_end(accuracies: list[float], patience: int | None, expected: bool) -> None:
     rows = [row(at, 1.0, 50.0, *([each] * 3), 0.1) for at, each in enumerate(accuracies, 1)]
-    assert waited(rows, HEADLINE, patience) is expected
+    assert waited(rows, TASK, patience) is expected
 
 
 def test_a_run_ends_early_and_on_resumption_as_early(tmp_path: Path) -> None:

@@ -5,25 +5,28 @@ from __future__ import annotations
 import atexit
 import time
 import weakref
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.data import sets
 from calibnorm.lab.data.augment import standardize
 from calibnorm.lab.data.contents import Contents
-from calibnorm.lab.data.feed import Augment, ImageBatch, ImageFeed, Pixels, check_augment, check_shares
+from calibnorm.lab.data.feed import Augment, Feed, ImageBatch, ImageFeed, Pixels, check_augment, check_shares
 from calibnorm.lab.data.image_set import balanced
 from calibnorm.lab.data.listing import Listing, scan
 from calibnorm.lab.data.pictures import Damaged, Pictures, collate, resized_for
 from calibnorm.lab.data.seeding import generator
 from calibnorm.lab.data.workers import START_METHOD, end_workers, held_back, readers, start_worker, started
+
+Batch = TypeVar("Batch")
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Those of ImageNet's training images, as everybody uses them: 1.3 million pictures are not read for three numbers."""
@@ -139,7 +142,7 @@ def folder_feeds(
     taken = Pixels(size, resized_for(size), mean, std)
     common = (contents, device, readers() if workers is None else workers, taken)
     return FolderFeeds(
-        PictureFeed(Pictures(train, size, seed, augment), _train_order(rows, batch_size, seed, rank, world), *common),
+        PictureFeed(Pictures(train, size, seed, augment), train_order(rows, batch_size, seed, rank, world), *common),
         PictureFeed(Pictures(test, size, seed, "none"), test_order, *common),
         train.classes,
     )
@@ -200,8 +203,8 @@ class Order(Sampler[list[tuple[int, int]]]):
             yield [(self.epoch, row) for row in rows[first : first + self._size].tolist()]
 
 
-def _train_order(rows: Tensor, batch_size: int, seed: int, rank: int, world: int) -> Order:
-    """Return the order of whole batches, of each of which a process has an equal part."""
+def train_order(rows: Tensor, batch_size: int, seed: int, rank: int, world: int) -> Order:
+    """Return the order of whole batches of pictures, of each of which a process has an equal part."""
     batches = len(rows) // batch_size
 
     def mine(epoch: int) -> Tensor:
@@ -211,32 +214,29 @@ def _train_order(rows: Tensor, batch_size: int, seed: int, rank: int, world: int
     return Order(mine, batches * batch_size // world, batch_size // world)
 
 
-class PictureFeed(ImageFeed):
-    """Batches of pictures that are read from files as they are needed.
+class ReadFeed(Feed[Batch]):
+    """Batches that are read from files as they are needed, in processes or in this one."""
 
-    Args:
-        pictures: The pictures.
-        order: Which of them every batch holds.
-        contents: What the set holds.
-        device: Where the batches are put.
-        workers: Processes that read; 0 reads in this process.
-        pixels: What the batches are of.
-    """
-
-    def __init__(
+    def _load(
         self,
-        pictures: Pictures,
+        items: Dataset[Any],
         order: Order,
-        contents: Contents,
         device: torch.device,
         workers: int,
-        pixels: Pixels,
+        collate: Callable[[Any], Any],
     ) -> None:
-        super().__init__(len(contents.classes), pixels, contents)
+        """Say what is read.
+
+        Args:
+            items: What there is, by (epoch, index).
+            order: Which of it every batch holds.
+            device: Where the batches are put.
+            workers: Processes that read; 0 reads in this process.
+            collate: Makes a batch of items, or returns the first that is `Damaged`.
+        """
         self._order, self._device = order, device
-        self._mean, self._std = pixels.statistics(device)
         self._loader: DataLoader[Any] = DataLoader(
-            pictures,
+            items,
             batch_sampler=order,
             num_workers=workers,
             collate_fn=collate,
@@ -249,10 +249,14 @@ class PictureFeed(ImageFeed):
         )
         self._end: weakref.finalize[Any, Any] | None = None
 
+    @abstractmethod
+    def ready(self, batch: Any) -> Batch:
+        """Return what a network takes of what was read, on the device."""
+
     def __len__(self) -> int:
         return len(self._order)
 
-    def batches(self, epoch: int, start: int) -> Iterator[ImageBatch]:
+    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """Yield an epoch's batches from number ``start`` on; raise UsageError for a picture that cannot be read."""
         self._order.epoch, self._order.start = epoch, start
         try:
@@ -260,8 +264,7 @@ class PictureFeed(ImageFeed):
             while (batch := self._next(iterator)) is not None:
                 if isinstance(batch, Damaged):
                     raise UsageError(batch.reason)
-                images, labels = (part.to(self._device, non_blocking=True) for part in batch)
-                yield standardize(images, self._mean, self._std), labels
+                yield self.ready(batch)
         except GeneratorExit:  # the rest is not wanted; the workers stay for the next epoch
             raise
         except BaseException:
@@ -304,3 +307,34 @@ class PictureFeed(ImageFeed):
             atexit.unregister(self._end)
             self._end = None
             self._loader._iterator = None
+
+
+class PictureFeed(ReadFeed[ImageBatch], ImageFeed):
+    """Batches of pictures that are read from files as they are needed.
+
+    Args:
+        pictures: The pictures.
+        order: Which of them every batch holds.
+        contents: What the set holds.
+        device: Where the batches are put.
+        workers: Processes that read; 0 reads in this process.
+        pixels: What the batches are of.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        order: Order,
+        contents: Contents,
+        device: torch.device,
+        workers: int,
+        pixels: Pixels,
+    ) -> None:
+        ImageFeed.__init__(self, len(contents.classes), pixels, contents)
+        self._load(pictures, order, device, workers, collate)
+        self._mean, self._std = pixels.statistics(device)
+
+    def ready(self, batch: Any) -> ImageBatch:
+        """Return images that are standardized, and their labels."""
+        images, labels = (part.to(self._device, non_blocking=True) for part in batch)
+        return standardize(images, self._mean, self._std), labels

@@ -43,7 +43,7 @@ def sections(of: Trained, rows: Rows, layer: str | None = None) -> list[Section]
     if layer is not None and layer not in found:
         known = f"choose one of {', '.join(found)}" if found else "this network has none"
         raise UsageError(Setting("layer", layer), f"is no calibrated layer; {known}")
-    if not found:
+    if not found or not isinstance(next(iter(of.feeds.test))[0], Tensor):  # pictures of several sizes are no batch
         return []
     name = layer or max(found, key=lambda each: found[each])
     chosen = "" if layer or not found[name] else " It is the layer whose gate varies most from image to image."

@@ -27,7 +27,9 @@ def read(of: Trained, condition: str, norm: str) -> Rows:
     """Return the learned tensors of a network's layers, and its gates on the test images; none of plain BatchNorm."""
     if models.parse_norm(of.task.recipe.norm).method == "bn":
         return []
-    found = [*cn.inspect.learned(of.network), *cn.inspect.gates(of.network, of.feeds.test)]
+    with cn.inspect.watch_gates(of.network) as watch:  # networks may take more than images, as detectors do
+        of.headline()
+    found = [*cn.inspect.learned(of.network), *watch.report()]
     return [{"condition": condition, "norm": norm} | dict.fromkeys(ON_DATA) | vars(row) for row in found]
 
 

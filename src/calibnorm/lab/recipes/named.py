@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from calibnorm import loading
 from calibnorm.errors import Setting, UsageError
-from calibnorm.lab.recipes import iebn, rbn, small, stylization
+from calibnorm.lab.recipes import detection, iebn, rbn, small, stylization
 from calibnorm.lab.recipes.recipe import Recipe
 
 MAKERS: dict[str, Callable[[], Recipe]] = {
@@ -23,6 +23,12 @@ MAKERS: dict[str, Callable[[], Recipe]] = {
     "folders-small": small.folders_small,
     "style-small": stylization.style_small,
     "style-paper": stylization.style_paper,
+    "box-mini": detection.box_mini,
+    "mask-mini": detection.mask_mini,
+    "panoptic-mini": detection.panoptic_mini,
+    "box-x1": detection.box_x1,
+    "mask-x1": detection.mask_x1,
+    "panoptic-x1": detection.panoptic_x1,
     **{
         f"iebn-{name}-{data}": partial(maker, data)
         for name, maker in (

@@ -157,9 +157,23 @@ class Recipe:
         return found
 
     @property
+    def peak_rate(self) -> float:
+        """The highest learning rate, as the schedule takes it."""
+        return self.learning_rate
+
+    def warmup(self, steps_per_epoch: int) -> int:
+        """Return how many steps the learning rate rises for."""
+        return self.warmup_epochs * steps_per_epoch
+
+    @property
     def images_a_step(self) -> int:
         """Images that a step trains on, over all processes."""
         return self.batch_size
+
+    @property
+    def network(self) -> str:
+        """The network that a paper's table names."""
+        return self.model
 
     @property
     def subject(self) -> str:

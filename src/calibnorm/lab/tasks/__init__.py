@@ -11,7 +11,9 @@ from calibnorm.lab.tasks.task import Feeds, Meter, Network, Place, Tables, Task,
 
 __all__ = ["Feeds", "Meter", "Network", "Place", "Tables", "Task", "Together", "of"]
 
+DETECT = "calibnorm.lab.tasks.detect"
 MODULES = {"classification": "calibnorm.lab.tasks.classify", "stylization": "calibnorm.lab.tasks.stylize"}
+MODULES |= dict.fromkeys(("box", "mask", "panoptic"), DETECT)
 """Where this package's tasks are: imported when a recipe asks for one, since a command's help needs none."""
 
 

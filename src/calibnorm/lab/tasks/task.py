@@ -86,9 +86,10 @@ class Task(ABC, Generic[Batch]):
     def __init__(self, recipe: Any) -> None:
         self.recipe = recipe
 
-    def __init_subclass__(cls, recipes: type[Recipe]) -> None:
-        """Remember which recipes are whose."""
-        Task.kinds[recipes] = cls
+    def __init_subclass__(cls, recipes: type[Recipe] | None = None) -> None:
+        """Remember which recipes are whose; a class that others complete names none."""
+        if recipes is not None:
+            Task.kinds[recipes] = cls
 
     def check(self) -> None:
         """Raise UsageError, with its name, for a setting that cannot be used, before anything is read."""

@@ -77,25 +77,30 @@ def last_figures(task: Task[Any]) -> list[str]:
 def result_of(rows: Sequence[EpochFigures], task: Task[Any], parameters: int, seconds: float) -> Result:
     """Return what a run came to that ends with the last of these epochs."""
     figures = {name: rows[-1].figures[name] for name in last_figures(task)}
-    best, headline = best_row(rows, task.headline), task.headline.name
+    best, headline = best_row(rows, task), task.headline.name
     figures[f"best_{headline}"] = math.nan if best is None else best.figures[headline]
     return Result(figures, 0 if best is None else best.epoch, parameters, len(rows), seconds)
 
 
-def best_row(rows: Sequence[EpochFigures], headline: Measure) -> EpochFigures | None:
-    """Return the first row with the best headline; one without a test, or with a figure that is NaN, is never it."""
+def best_row(rows: Sequence[EpochFigures], task: Task[Any]) -> EpochFigures | None:
+    """Return the first row with the best headline.
+
+    One without a test is never it, nor one with a figure that is NaN, but for figures that can lack.
+    """
     best: EpochFigures | None = None
+    headline = task.headline
+    names = [measure.name for measure in task.measures if measure.name.startswith("test_") and not measure.may_lack]
     for row in rows:
-        finite = all(map(math.isfinite, row.test_figures))
+        finite = all(math.isfinite(row.figures[name]) for name in names)
         if finite and (best is None or headline.better(row.figures[headline.name], best.figures[headline.name])):
             best = row
     return best
 
 
-def waited(rows: Sequence[EpochFigures], headline: Measure, patience: int | None) -> bool:
+def waited(rows: Sequence[EpochFigures], task: Task[Any], patience: int | None) -> bool:
     """Return whether so many tests in a row, the last ones, were no better than the best before them."""
     tested = [row for row in rows if row.tested]
-    best = best_row(tested, headline)
+    best = best_row(tested, task)
     since = len(tested) if best is None else len(tested) - 1 - tested.index(best)
     return patience is not None and since >= patience
 

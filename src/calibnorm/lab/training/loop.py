@@ -82,7 +82,7 @@ class Loop(Generic[Batch]):
     @property
     def waited(self) -> bool:
         """Whether the recipe's patience is at its end: a question to the rows alone, so a resumed run ends as early."""
-        return waited(self.progress.rows, self.task.headline, self.recipe.patience)
+        return waited(self.progress.rows, self.task, self.recipe.patience)
 
     def epoch(self) -> EpochFigures:
         """Train through the feed once, or through what is left of it, then test."""

@@ -228,7 +228,7 @@ class Files:
             content = {**says, "network": self.learner.weights()}
             written = dumped(content)
             write_whole(self.folder / folders.LAST, written)
-            if folders.best_row(rows, headline) is row:
+            if folders.best_row(rows, self.task) is row:
                 write_whole(self.folder / folders.BEST, written)
 
         self._first(work)

@@ -25,7 +25,7 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     >>> [round(learning_rate(recipe, step, 2), 6) for step in range(8)]
     [0.1, 0.1, 0.01, 0.01, 0.01, 0.01, 0.001, 0.001]
     """
-    peak, warmup = recipe.learning_rate, recipe.warmup_epochs * steps_per_epoch
+    peak, warmup = recipe.peak_rate, recipe.warmup(steps_per_epoch)
     if step < warmup:
         return peak * (step + 1) / warmup
     if recipe.schedule == "step":

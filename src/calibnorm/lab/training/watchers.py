@@ -122,7 +122,8 @@ class Board(Watcher):
 
     def meet(self, network: nn.Module, test: Feed[Any]) -> None:
         first = next(iter(test))
-        self._gates = partial(cn.inspect.gate_values, network, [first])
+        if isinstance(first[0], Tensor):  # pictures of several sizes are no batch
+            self._gates = partial(cn.inspect.gate_values, network, [first])
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Write numbers of a step, or of an epoch; those that are none are left out."""

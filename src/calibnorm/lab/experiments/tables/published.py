@@ -20,16 +20,18 @@ class Printed:
     """One number of a table.
 
     Args:
-        value: Top-1 accuracy or error, in percent.
+        value: Top-1 accuracy or error, in percent; of a detector the AP, mask AP or PQ that compares runs.
         std: The standard deviation that the paper prints behind ±.
         top5: Top-5 error in percent, where the paper prints one.
         parameters: Millions, where the paper prints them.
+        figures: What else it prints of a detector, by the names of our figures.
     """
 
     value: float
     std: float | None = None
     top5: float | None = None
     parameters: float | None = None
+    figures: tuple[tuple[str, float], ...] = ()
 
 
 def parse(text: str) -> dict[str, Any]:

@@ -121,7 +121,25 @@ class TableReport(Report):
             ("Top-5 error", ["", "norm", "ours (%)", "paper (%)"], top5),
             (f"Accuracy minus that of {self.table.undisturbed}", ["", "norm", "ours", "paper"], losses),
         ]
-        return [(title, document.Table(header, rows, left=2)) for title, header, rows in parts]
+        return self.figures() + [(title, document.Table(header, rows, left=2)) for title, header, rows in parts]
+
+    def figures(self) -> list[tuple[str, document.Table]]:
+        """Return what the paper prints of detectors, below ours: a table of boxes, of masks, or of both with PQ."""
+        names = [name for name, _ in self.of_paper(self.lines[0]).figures]
+        found: list[tuple[str, document.Table]] = []
+        kinds = {"": "All figures"} if "test_pq" in names else {"box": "Boxes", "mask": "Masks"}
+        for kind, title in kinds.items():
+            own, rows = [name for name in names if kind in name], list[list[str]]()
+            for line in self.lines:
+                results = {s: o.result.figures for s, o in line.outcomes.items() if o.result}
+                samples = [Sample({s: figures[name] for s, figures in results.items()}) for name in own]
+                ours = [texts.spread(sample.mean, sample.std) for sample in samples]
+                printed = dict(self.of_paper(line).figures)
+                rows.append([line.cell.row, line.cell.column, "ours", *ours])
+                rows.append(["", "", "paper", *(f"{printed[name]:.1f}" for name in own)])
+            heads = [name.removeprefix("test_").replace("_", " ").upper() for name in own]
+            found += [(title, document.Table(["", "norm", "", *heads], rows, left=3))] if own else []
+        return found
 
     def verdict(self) -> str:
         """Return in a sentence how often our differences have the paper's sign."""
@@ -161,16 +179,16 @@ class TableReport(Report):
     def stand_ins(self) -> str:
         """Return what is trained on and which networks stand for the paper's, as the runs' own recipes have it."""
         models = {(entry.row, entry.column): entry.model for entry in self.table.entries}
-        pairs = dict.fromkeys((models[c.row, c.column], c.recipe.model) for c in self.grid.cells)
+        pairs = dict.fromkeys((models[c.row, c.column], c.recipe.network) for c in self.grid.cells)
         others = [f"{ours} stands for the paper's {paper}" for paper, ours in pairs if ours != paper]
         own = [paper for paper, ours in pairs if ours == paper]
         if own:
             others.append(f"{' and '.join(own)} {'are' if len(own) > 1 else 'is'} as in the paper")
         trained: dict[str, None] = {}
         for recipe in (cell.recipe for cell in self.grid.cells):
-            assert isinstance(recipe, Classification)
             epochs = f"{recipe.epochs} epoch{'s' if recipe.epochs != 1 else ''}"
-            trained[f"{replace(recipe, mix=None).images_in_words()} for {epochs}"] = None
+            alone = replace(recipe, mix=None) if isinstance(recipe, Classification) else recipe
+            trained[f"{alone.images_in_words()} for {epochs}"] = None
         return f"trained on {'; on '.join(trained)}. {'; '.join(others)}."
 
     def shared(self) -> list[str]:
@@ -225,7 +243,7 @@ class TableReport(Report):
             "paper_top5_error": top5,
             "paper_parameters_millions": parameters,
             "measure": self.table.shows,
-            "model": line.cell.recipe.model,
+            "model": line.cell.recipe.network,
             "data": line.cell.recipe.data,
             "norm": line.cell.recipe.norm,
         }

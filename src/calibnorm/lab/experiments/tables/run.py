@@ -58,9 +58,9 @@ def plan(table: Table, config: TableConfig) -> tuple[Grid, dict[str, str]]:
         UsageError: The folder holds something else, or runs of other settings.
     """
     recipes = [(entry, scales.recipe(table, entry, config.scale)) for entry in table.entries]
-    mixed = {recipe.mix for _, recipe in recipes if recipe.mix and config.scale != "paper"}
-    reasons = {name: why for name in sorted(mixed) if (why := missing(name, config.data_root))}
-    left_out = {entry.row: reasons[recipe.mix] for entry, recipe in recipes if recipe.mix in reasons}
+    others = {entry.row: entry.mix[0] for entry in table.entries if entry.mix is not None and config.scale != "paper"}
+    reasons = {name: why for name in sorted({*others.values()}) if (why := missing(name, config.data_root))}
+    left_out = {row: reasons[name] for row, name in others.items() if name in reasons}
     cells = [
         Cell(entry.row, entry.column, recipe, Path(slug(entry.row), slug(entry.column)))
         for entry, recipe in recipes

@@ -12,7 +12,7 @@ from typing import Any
 from calibnorm.lab import models, recipes
 from calibnorm.lab.experiments.config import Scale
 from calibnorm.lab.experiments.tables.definitions import Entry, Table
-from calibnorm.lab.recipes import Classification
+from calibnorm.lab.recipes import Boxes, Classification, Recipe
 
 MIX_MAIN, MIX_UNIT = 100, 120
 """Images of the data set and, times k, of the other one in a mixed batch (IEBN, Table 3)."""
@@ -80,11 +80,23 @@ MIXED_EPOCHS: dict[Scale, int] = {"tiny": 3, "small": 20}
 """Of the mix-datasets attack, which takes a step for a hundred digits, a third of the steps of the other tables."""
 SCALES: dict[Scale, Small] = {"tiny": TINY, "small": SMALL}
 PAPER_SEEDS = 3
+BACKBONES = {"resnet50": "resnet18", "resnet101": "resnet34"}
+"""What stands for a detector's backbone below paper scale, on the miniature."""
+OF_DETECTORS: dict[Scale, dict[str, Any]] = {
+    "tiny": {"epochs": 3, "train_images": 300, "warmup_steps": 20, "test_every": 3},
+    "small": {},
+}
+"""What their runs have in the place of the miniature's own recipes."""
 
 
-def recipe(table: Table, entry: Entry, scale: Scale) -> Classification:
+def recipe(table: Table, entry: Entry, scale: Scale) -> Recipe:
     """Return how an entry is trained at a scale."""
     norm = str(models.parse_norm(entry.norm))
+    if table.task != "classification":
+        named = recipes.recipe(f"{table.task}-{'x1' if scale == 'paper' else 'mini'}")
+        assert isinstance(named, Boxes)
+        backbone: Any = entry.model if scale == "paper" else BACKBONES[entry.model]
+        return replace(named, norm=norm, backbone=backbone, **OF_DETECTORS.get(scale, {}))
     what: dict[str, Any] = {"norm": norm, "noise": entry.noise, "stages": entry.stages}
     if scale == "paper":
         base = of_paper(table.paper, entry)
