@@ -79,6 +79,7 @@ def detector(
     frozen_batchnorm: bool = False,
     trained_stages: int = 5,
     weights: str | None = None,
+    trained: bool = False,
 ) -> nn.Module:
     """Return a detector with random weights from torch's global generator and the normalization asked for.
 
@@ -95,6 +96,7 @@ def detector(
         frozen_batchnorm: Whether the backbone's are torchvision's FrozenBatchNorm2d, before they are converted.
         trained_stages: Of the backbone's five, so many learn, the last ones.
         weights: Of the backbone: "torchvision", ImageNet's in torch's cache; a file; None for random ones.
+        trained: Whether norms are made as for trained weights, which may be put in afterwards.
 
     Raises:
         UsageError: A norm or a file cannot be used.
@@ -117,7 +119,7 @@ def detector(
     def placed(module: nn.Module) -> nn.Module:
         of = Network(lambda classes, in_channels: module, 4)
         try:
-            return placing.place(module, of, chosen, None, noises, trained=weights is not None)
+            return placing.place(module, of, chosen, None, noises, trained)
         except (TypeError, ValueError) as error:
             raise UsageError(Setting("norm", norm), f"a detector on {backbone} cannot have it: {error}") from error
 

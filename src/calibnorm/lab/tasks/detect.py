@@ -83,6 +83,12 @@ class Detect(Task[ObjectBatch]):
         return Feeds(*object_feeds(recipe.data, data_root, self.learned, **common))
 
     def network(self, feeds: Feeds[ObjectBatch]) -> nn.Module:
+        return self._made(feeds, self.recipe.backbone_weights)
+
+    def blank(self, feeds: Feeds[ObjectBatch]) -> nn.Module:
+        return self._made(feeds, None)
+
+    def _made(self, feeds: Feeds[ObjectBatch], weights: str | None) -> nn.Module:
         recipe, categories = self.recipe, categories_of(feeds)
         return detector(
             self.learned,
@@ -96,7 +102,8 @@ class Detect(Task[ObjectBatch]):
             neck_norms=recipe.neck_norms,
             frozen_batchnorm=recipe.frozen_batchnorm,
             trained_stages=recipe.trained_stages,
-            weights=recipe.backbone_weights,
+            weights=weights,
+            trained=recipe.backbone_weights is not None,
         )
 
     def sizes(self) -> Sizes:
