@@ -204,11 +204,9 @@ static void execute(const cn_instruction *i, double *const *memories, int64_t ro
         return;
     }
     for (int64_t r = 0; r < rows; r++)
-        for (int64_t a = 0; a < i->a; a++) {
-            const int64_t at[3] = {r * o[0].row + a * o[0].a, r * o[1].row + a * o[1].a, r * o[2].row + a * o[2].a};
-            f(i->b, to + r * i->to.row + a * i->to.a, i->to.b, of[0] + at[0], o[0].b, of[1] + at[1], o[1].b,
-              of[2] + at[2], o[2].b);
-        }
+        for (int64_t a = 0; a < i->a; a++)
+            f(i->b, to + r * i->to.row + a * i->to.a, i->to.b, of[0] + r * o[0].row + a * o[0].a, o[0].b,
+              of[1] + r * o[1].row + a * o[1].a, o[1].b, of[2] + r * o[2].row + a * o[2].a, o[2].b);
 }
 
 /* An even stage: once, with all instances where an instruction has some. An odd one: units are blocks of instances. */

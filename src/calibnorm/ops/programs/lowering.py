@@ -184,6 +184,8 @@ class Lowering:
             raise Refused("an operation over more than two dimensions")
         none = (1, [0] * len(tensors))
         (a, along_a), (b, along_b) = [*[none] * (2 - len(kept)), *kept]
+        if b < SHORT <= a and code not in BY_ROWS:
+            (a, along_a), (b, along_b) = (b, along_b), (a, along_a)
         operands = [
             Operand(t[0].memory, t[0].offset, *strides)
             for t, *strides in zip(tensors, row, along_a, along_b, strict=True)
@@ -191,6 +193,8 @@ class Lowering:
         self.instructions.append(Instruction(code, None in domain, a, b, operands[0], tuple(operands[1:])))
 
 
+SHORT = 8
+"""A loop of fewer numbers costs more than its numbers: the longer one is the inner one."""
 BY_ROWS = ("softmax", "softmax_backward")
 """Instructions over whole rows of B numbers, so that B stays what it is."""
 

@@ -35,6 +35,13 @@ def _with_alpha(code: str) -> Rule:
     return rule
 
 
+def _divided(to: Lowering, out: Where, x: Any, y: Any, *_: Any) -> None:
+    if isinstance(y, int | float) and math.frexp(y)[0] == 0.5:  # the reciprocal of a power of 2 is exact
+        to.elementwise("mul", out, x, 1.0 / y)
+    else:
+        to.elementwise("div", out, x, y)
+
+
 def _power(to: Lowering, out: Where, x: Where, exponent: Any) -> None:
     simple = {1: "copy", 2: "square", 3: "cube", 0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal"}
     if exponent in simple:
@@ -169,7 +176,7 @@ _UNARY = (
 )  # fmt: skip
 RULES: dict[str, Rule] = {
     **{name: _same(name, 1) for name in _UNARY},
-    **{name: _same(name, 2) for name in ("mul", "div", "maximum", "minimum", "eq", "ne", "lt", "le", "gt", "ge")},
+    **{name: _same(name, 2) for name in ("mul", "maximum", "minimum", "eq", "ne", "lt", "le", "gt", "ge")},
     **{name: _same(name, 2) for name in ("sigmoid_backward", "tanh_backward")},
     **{f"logical_{name}": _same(name, count) for name, count in (("and", 2), ("or", 2), ("not", 1))},
     **{f"bitwise_{name}": _same(name, count) for name, count in (("and", 2), ("or", 2), ("not", 1))},
@@ -177,7 +184,7 @@ RULES: dict[str, Rule] = {
     "expm1": _same("exp_minus_1", 1), "log1p": _same("log_plus_1", 1),
     "add": _with_alpha("add"), "sub": _with_alpha("sub"),
     "rsub": lambda to, out, x, y: to.elementwise("sub", out, y, x),
-    "pow": _power, "sum": _sum, "mean": _mean, "mm": _matrix, "cat": _concatenated,
+    "pow": _power, "div": _divided, "sum": _sum, "mean": _mean, "mm": _matrix, "cat": _concatenated,
     "slice_backward": _slice_backward, "select_backward": _select_backward,
     "clamp": _clamp, "clamp_min": _clamp,
     "clamp_max": lambda to, out, x, high: to.elementwise("minimum", out, x, high),
