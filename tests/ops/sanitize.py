@@ -31,7 +31,7 @@ def main() -> int:
             "-o",
             "addopts=--import-mode=importlib",
         ]
-        tests = [TESTS / "test_cpu_passes.py", TESTS / "test_cpu_coefficients.py"]
+        tests = [TESTS / f"test_{name}.py" for name in ("cpu_passes", "cpu_coefficients", "programs")]
         # The interpreter itself leaks by design, and torch throws through frames that ASan does not know.
         options = {
             "LD_PRELOAD": asan.stdout.strip(),

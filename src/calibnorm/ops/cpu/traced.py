@@ -25,6 +25,7 @@ from calibnorm.ops.three_steps import Gradients, Normalized, StepByStep, Wanted
 STEP_BY_STEP = StepByStep(passes)
 _JOB = "4q4i9P"
 """``cn_traced_job`` of ``csrc/programs.h``, without its tensors."""
+_NO_STATISTICS = (torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.float64))
 _OTHER_COUNT, _CLOSE = 5, 1e-10
 
 
@@ -41,19 +42,20 @@ def forward(x: Tensor, call: Call) -> Normalized:
         moments = torch.empty((2, n, c), dtype=torch.float64)
     given = call.statistics or ()
     tensors, narrow = _alike((*call.tensors, *given))
-    statistics = given or tuple(torch.empty(shape, dtype=torch.float64) for shape in program.outputs)
+    statistics = given or tuple([torch.empty(shape, dtype=torch.float64) for shape in program.outputs])
     job = _job(
         x, rows, call.relu, narrow, 0, moments, (program, None), (x, residual, None, y, None),
         [*map(address, tensors), *map(address, () if given else statistics)],
     )  # fmt: skip
     ran(library().traced_forward(job))
-    mean, var = statistics or (torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.float64))
+    mean, var = statistics or _NO_STATISTICS
     return Normalized(y, moments, (mean, var))
 
 
 def backward(dy: Tensor, x: Tensor, moments: Tensor | None, call: Call, wanted: Wanted) -> Gradients:
     """Return the gradients in two passes over pixels."""
-    program = _vjp(x, call) if x.numel() else None
+    known = _statistics(call) or call.step.reduction is None  # as autograd has it, but for whoever calls by hand
+    program = _vjp(x, call) if x.numel() and known else None
     coefficients = _coefficients(x, call) if call.relu else None
     if program is None or (call.relu and coefficients is None):
         return STEP_BY_STEP.backward(dy, x, moments, call, wanted)
@@ -146,15 +148,23 @@ def _agrees(program: Program, function: programs.Function, rows: int, channels: 
     shapes = [(_OTHER_COUNT, channels)] * rows + [*program.inputs]
     given = [0.25 + torch.rand(shape, generator=draw, dtype=torch.float64) for shape in shapes]
     expected = function(*given)
-    found = [torch.empty(t.shape, dtype=torch.float64) for t in expected]
-    tensors = [t.data_ptr() for t in (*given, *found)]
-    rows_out = len(found) - len(program.outputs)
-    text = struct.pack(f"{len(tensors)}P", *tensors)
-    ran(library().program(program.address, _OTHER_COUNT, channels, rows, rows_out, text))
-    return all(
-        torch.allclose(
-            ours, theirs.double(), rtol=0.0, atol=_CLOSE * max(1.0, theirs.abs().max().item()), equal_nan=True
-        )
-        for ours, theirs in zip(found, expected, strict=True)
-        if ours.numel()
-    )
+    found = run(program, given, len(expected) - len(program.outputs))
+    return all(_close(ours, theirs.double()) for ours, theirs in zip(found, expected, strict=True))
+
+
+def _close(ours: Tensor, theirs: Tensor) -> bool:
+    """Whether two results are one, whatever their order of additions."""
+    if not ours.numel():
+        return True
+    size = theirs.nan_to_num(0.0, 0.0, 0.0).abs().max().item()
+    return torch.allclose(ours, theirs, rtol=0.0, atol=_CLOSE * max(1.0, size), equal_nan=True)
+
+
+def run(program: Program, given: Sequence[Tensor], rows_out: int) -> list[Tensor]:
+    """Run a program by itself, on contiguous float64 tensors; so many of its results are (N, C)."""
+    n, c = given[0].shape
+    shapes = [(n, c)] * rows_out + [*program.outputs]
+    found = [torch.empty(shape, dtype=torch.float64) for shape in shapes]
+    text = struct.pack(f"{len(given) + len(found)}P", *map(address, (*given, *found)))
+    ran(library().program(program.address, n, c, len(given) - len(program.inputs), rows_out, text))
+    return found

@@ -70,29 +70,30 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func._schema.name.removeprefix("aten::")
         if name in _CONSTANT:  # the only ways to a tensor from nothing
             out = func(*args, **kwargs)
-            self._add(out)
+            self._add(out, any_dtype=True)
             if out.numel():
                 self.constants[self._memories[out.untyped_storage()._cdata]] = out.detach().clone()
             return out
         given = tuple(self._seen(a) for a in args)
         named = tuple((key, self._seen(value)) for key, value in kwargs.items() if key in _MEANT)
         out = func(*args, **kwargs)
-        if isinstance(out, Tensor):
-            known = out.untyped_storage()._cdata in self._memories
-            if known and not name.endswith("_"):
-                self._alive.append(out)
-                return out  # a view
-            self._add(out)
-            self.entries.append(Entry(name, self.place(out), given + named))
-        elif not all(t.untyped_storage()._cdata in self._memories for t in out):
+        results = out if isinstance(out, list | tuple) else [out]
+        if not all(isinstance(t, Tensor) for t in results):
+            raise Refused(f"{name} returns no tensor")
+        if all(t.untyped_storage()._cdata in self._memories for t in results) and not func._schema.is_mutable:
+            self._alive += results
+            return out  # views
+        if len(results) > 1:
             raise Refused(f"{name} returns several tensors")
+        self._add(out)
+        self.entries.append(Entry(name, self.place(out), given + named))
         return out
 
-    def _add(self, t: Tensor) -> None:
+    def _add(self, t: Tensor, any_dtype: bool = False) -> None:
         self._alive.append(t)
         key = t.untyped_storage()._cdata
         if key not in self._memories:
-            if t.dtype not in (torch.float64, torch.bool, torch.int64):
+            if not any_dtype and t.dtype not in (torch.float64, torch.bool):
                 raise Refused(f"{t.dtype} numbers")
             self._memories[key] = len(self.sizes)
             self.sizes.append(t.untyped_storage().nbytes() // t.element_size())

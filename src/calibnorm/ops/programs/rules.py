@@ -99,6 +99,19 @@ def _concatenated(to: Lowering, out: Where, parts: Sequence[Where], dim: Any = 0
         at += size
 
 
+def _stacked(to: Lowering, out: Where, parts: Sequence[Where], dim: int = 0) -> None:
+    for i, part in enumerate(parts):
+        to.elementwise("copy", _selected(out, dim, i), part)
+
+
+def _selected(t: Where, dim: int, index: int) -> Where:
+    dim %= len(t.dims)
+    size, stride = t.dims[dim]
+    if size is None:
+        raise Refused("one instance")
+    return Where(t.memory, t.offset + index % size * stride, (*t.dims[:dim], *t.dims[dim + 1 :]))
+
+
 def _slice(t: Where, dim: int, start: int, size: int) -> Where:
     dim %= len(t.dims)
     stride = t.dims[dim][1]
@@ -119,13 +132,8 @@ def _slice_backward(to: Lowering, out: Where, d: Where, _: Any, dim: int, start:
 
 
 def _select_backward(to: Lowering, out: Where, d: Where, _: Any, dim: int, index: int) -> None:
-    dim %= len(out.dims)
-    size, stride = out.dims[dim]
-    if size is None:
-        raise Refused("one instance")
-    dims = (*out.dims[:dim], *out.dims[dim + 1 :])
     to.elementwise("copy", out, 0.0)
-    to.elementwise("copy", Where(out.memory, out.offset + index % size * stride, dims), d)
+    to.elementwise("copy", _selected(out, dim, index), d)
 
 
 def _clamp(to: Lowering, out: Where, x: Where, low: Any = None, high: Any = None) -> None:
@@ -184,7 +192,7 @@ RULES: dict[str, Rule] = {
     "expm1": _same("exp_minus_1", 1), "log1p": _same("log_plus_1", 1),
     "add": _with_alpha("add"), "sub": _with_alpha("sub"),
     "rsub": lambda to, out, x, y: to.elementwise("sub", out, y, x),
-    "pow": _power, "div": _divided, "sum": _sum, "mean": _mean, "mm": _matrix, "cat": _concatenated,
+    "pow": _power, "div": _divided, "sum": _sum, "mean": _mean, "mm": _matrix, "cat": _concatenated, "stack": _stacked,
     "slice_backward": _slice_backward, "select_backward": _select_backward,
     "clamp": _clamp, "clamp_min": _clamp,
     "clamp_max": lambda to, out, x, high: to.elementwise("minimum", out, x, high),
