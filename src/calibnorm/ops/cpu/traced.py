@@ -77,9 +77,10 @@ def backward(dy: Tensor, x: Tensor, moments: Tensor | None, call: Call, wanted: 
 
 def _alike(tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], bool]:
     """Return tensors as C reads them, in a row and all in one dtype, and whether that is float32, not float64."""
-    if all(t.dtype is torch.float32 and t.is_contiguous() for t in tensors):
-        return tensors, True
-    return [t.double().contiguous() for t in tensors], False
+    for t in tensors:
+        if t.dtype is not torch.float32 or not t.is_contiguous():
+            return [t.double().contiguous() for t in tensors], False
+    return tensors, True
 
 
 def _job(
