@@ -39,10 +39,10 @@ def forward(x: Tensor, call: Call) -> Normalized:
     y, residual = torch.empty_like(x), like(call.residual, x)
     moments = None
     if torch.is_grad_enabled() and x.numel() != n * c:
-        moments = torch.empty((2, n, c), dtype=torch.float64)
+        moments = torch.empty((2, n, c), dtype=torch.float64, device=x.device)
     given = call.statistics or ()
     tensors, narrow = _alike((*call.tensors, *given))
-    statistics = given or tuple([torch.empty(shape, dtype=torch.float64) for shape in program.outputs])
+    statistics = given or tuple([torch.empty(shape, dtype=torch.float64, device=x.device) for shape in program.outputs])
     job = _job(
         x, rows, call.relu, narrow, 0, moments, (program, None), (x, residual, None, y, None),
         [*map(address, tensors), *map(address, () if given else statistics)],
@@ -147,7 +147,7 @@ def _agrees(program: Program, function: programs.Function, rows: int, channels: 
     """Whether a program finds what the function does of numbers that neither has met."""
     draw = torch.Generator().manual_seed(1)
     shapes = [(_OTHER_COUNT, channels)] * rows + [*program.inputs]
-    given = [0.25 + torch.rand(shape, generator=draw, dtype=torch.float64) for shape in shapes]
+    given = [0.25 + torch.rand(shape, generator=draw, dtype=torch.float64, device="cpu") for shape in shapes]
     expected = function(*given)
     found = run(program, given, len(expected) - len(program.outputs))
     return all(_close(ours, theirs.double()) for ours, theirs in zip(found, expected, strict=True))
@@ -165,7 +165,7 @@ def run(program: Program, given: Sequence[Tensor], rows_out: int) -> list[Tensor
     """Run a program by itself, on contiguous float64 tensors; so many of its results are (N, C)."""
     n, c = given[0].shape
     shapes = [(n, c)] * rows_out + [*program.outputs]
-    found = [torch.empty(shape, dtype=torch.float64) for shape in shapes]
+    found = [torch.empty(shape, dtype=torch.float64, device="cpu") for shape in shapes]
     text = struct.pack(f"{len(given) + len(found)}P", *map(address, (*given, *found)))
     ran(library().program(program.address, n, c, len(given) - len(program.inputs), rows_out, text))
     return found

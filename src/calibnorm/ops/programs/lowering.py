@@ -195,6 +195,8 @@ class Lowering:
 
 SHORT = 8
 """A loop of fewer numbers costs more than its numbers: the longer one is the inner one."""
+SUMS = ("sum", "product_sum")
+"""Instructions that add to what is there."""
 BY_ROWS = ("softmax", "softmax_backward")
 """Instructions over whole rows of B numbers, so that B stays what it is."""
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import ctypes
 import functools
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from calibnorm.ops.programs.lowering import CODES, Instruction, Lowering, Operand
+from calibnorm.ops.programs.lowering import BY_ROWS, CODES, SUMS, Instruction, Lowering, Operand
 from calibnorm.ops.programs.recording import COUNTS, Recording, Refused
 from calibnorm.ops.programs.tensors import Number, Where
 
@@ -57,7 +57,7 @@ def program_of(function: Function, rows: int, channels: int, fixed: Sequence[tup
     for count in COUNTS:
         draw = torch.Generator().manual_seed(0)
         shapes = [(count, channels)] * rows + [*fixed]
-        given = [0.5 + torch.rand(shape, generator=draw, dtype=torch.float64) for shape in shapes]
+        given = [0.5 + torch.rand(shape, generator=draw, dtype=torch.float64, device="cpu") for shape in shapes]
         recording = Recording(given)
         with recording:
             results = function(*given)
@@ -151,12 +151,36 @@ class _Layout:
                 for over in [end for end in ends if end < at[0]]:
                     for its_size, place in ends.pop(over):
                         free.setdefault(its_size, []).append(place)
-                if not free.get(size):
-                    free.setdefault(size, []).append(self.local)
-                    self.local += size
-                place = free[size].pop()
+                if (dying := self._in_place(memory, uses)) is not None:
+                    place = self.kinds[dying][1]
+                    ends[at[0]].remove((size, place))
+                elif free.get(size):
+                    place = free[size].pop()
+                else:
+                    place, self.local = self.local, self.local + size
                 self.kinds[memory] = _LOCAL, place
                 ends.setdefault(at[-1], []).append((size, place))
+
+    def _in_place(self, memory: int, uses: Mapping[int, Sequence[int]]) -> int | None:
+        """Return an operand's memory that the first instruction may overwrite: it reads each number where it writes it.
+
+        The fewer memories a unit has, the more of them the first cache holds.
+        """
+        at = uses[memory][0]
+        i = self.instructions[at]
+        if i.to.memory != memory or i.code in (*BY_ROWS, *SUMS):
+            return None
+        for operand in i.of:
+            dying = operand.memory
+            if (
+                operand._replace(memory=memory) == i.to
+                and self.lowered.sizes[dying] == self.lowered.sizes[memory]
+                and sum(other.memory == dying for other in i.of) == 1
+                and uses[dying][-1] == at
+                and self.kinds[dying][0] == _LOCAL
+            ):
+                return dying
+        return None
 
     def program(self, inputs: Sequence[tuple[int, ...]]) -> Program:
         """Return the program."""
@@ -184,7 +208,7 @@ class _Layout:
             (o.row, o.a if i.a > 1 else i.b, o.b) in ((each, i.b, 1), (0, 0, 0)) or not (o.row or o.a or o.b)
             for o in operands
         )
-        flat = flat and i.code not in ("sum", "product_sum", "softmax", "softmax_backward")
+        flat = flat and i.code not in (*SUMS, *BY_ROWS)
         head = _INSTRUCTION.pack(CODES.index(i.code), i.rows, flat, i.a, i.b, len(i.of))
         padded = [*operands, *[_NONE] * (4 - len(operands))]
         return head + b"".join(_OPERAND.pack(index.get(o.memory, 0), *o[1:]) for o in padded)
