@@ -110,9 +110,9 @@ LAB = {
     "tasks": {"recipes", "data", "models"},
     "training": {"tasks", "recipes", "data", "models", "naming", "locks", "arguments"},
     "experiments": {"training", "tasks", "recipes", "data", "models", "naming", "locks"},
-    "detect": {"experiments", "training", "tasks", "recipes", "data", "models", "arguments"},
     "stylize": {"experiments", "training", "tasks", "recipes", "data", "models", "exporting"},
     "classifier": {"experiments", "training", "tasks", "recipes", "data", "exporting"},
+    "detect": {"experiments", "training", "tasks", "recipes", "data", "models", "arguments"},
 }
 """What each part of the lab may import of it, besides itself; commands may import all."""
 

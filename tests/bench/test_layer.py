@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise, permutations
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 import calibnorm as cn
 from bench.helpers import COLUMNS, CPU, read
 from calibnorm.bench import authors, cases, clock, config, impls, layer, run, timings
+from calibnorm.bench.summary import peer_table
 from calibnorm.bench.values import expected, mismatch
 from calibnorm.methods import METHODS
 from calibnorm.nn import LAYERS
@@ -157,6 +159,38 @@ def test_timms_layer_where_there_is_a_relu(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert impls.eager("norm+relu") == list(impls.EAGER)
     assert settings.skipped()[1] == f"skipped, {impls.TIMMS}: timm is not installed"
+
+
+@pytest.mark.usefixtures("pinned")
+def test_layers_beside_their_peers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pair has the same values, or one of both would not be timed."""
+    pytest.importorskip("timm")
+    args = ["bench", "layer", "--impls", "peers", "--shapes", "2x32x5x5", "--dtypes", "float32", "bfloat16"]
+    args += ["--layouts", "NCHW", "--ops", "norm", "--modes", "forward+backward", "eval", *CPU, "--out", str(tmp_path)]
+    assert main(args) == 0
+    rows = read(tmp_path / "layer.csv")
+    measured = {dtype: {row["impl"] for row in rows if row["dtype"] == dtype} for dtype in ("float32", "bfloat16")}
+    peers = {peer for peer, _ in impls.PEERS.values()}
+    assert measured["float32"] == {impls.BASELINE, impls.COPY, *impls.PEERS, *peers}
+    assert measured["float32"] - measured["bfloat16"] == {"timm.SEModule", "timm.FilterResponseNormAct2d"}
+    details = json.loads((tmp_path / "layer.json").read_text(encoding="utf-8"))
+    assert details["wrong_values"] == []
+    assert [line for line in details["skipped"] if "SEModule" in line] == [
+        "skipped, timm.SEModule: it takes no bfloat16 beside tensors of float32"
+    ]
+    table = peer_table([timings.Timing(**of(row)) for row in rows])
+    assert table is not None
+    assert [row[:2] for row in table.rows if row[2:4] == ["eval", "float32"]] == [
+        [ours, peer] for ours, (peer, _) in impls.PEERS.items()
+    ]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert impls.timm_problem("timm.SEModule", "norm") == "timm is not installed"
+
+
+def of(row: dict[str, str]) -> dict[str, Any]:
+    """A row of the CSV with its numbers."""
+    numbers = {"p20_ms", "p50_ms", "p80_ms", "gb_per_s", "ratio_to_bn", "peak_mib"}
+    return {name: (float(text) if text else None) if name in numbers else text for name, text in row.items()}
 
 
 def test_mismatch_names_what_is_wrong() -> None:

@@ -18,8 +18,8 @@ SHOWN = re.compile(r"^(?:torchrun .*-m )?calibnorm (.+)$")
 RUNS = (
     "lab.demo", "lab.training.command", "lab.experiments.compare", "lab.experiments.tables.run",
     "lab.experiments.single", "lab.experiments.reopening", "lab.experiments.gates", "lab.stylize.apply",
-    "lab.stylize.export", "bench.command", "lab.classifier.predict", "lab.classifier.export",
-    "lab.detect.evaluation", "lab.detect.show", "lab.detect.making",
+    "lab.stylize.export", "lab.classifier.predict", "lab.classifier.export", "lab.detect.evaluation", "lab.detect.show",
+    "lab.detect.making", "bench.command",
 )  # fmt: skip
 """Where a command, when its words have been read, begins to work."""
 

@@ -24,6 +24,9 @@ LAYERS: dict[str, Callable[[], Any]] = {
         5, center_stat="std", scale_stat="std", noise=(2.0, 0.1), noise_in="train"
     ),
     "rbn, double": lambda: cn.RBN2d(5, dtype=torch.float64),
+    "gn": lambda: cn.GN2d(5, groups=1, noise=(0.8, 0.5)),
+    "se": lambda: cn.SE2d(5, reduction=2),
+    "iebn over sn": lambda: cn.IEBN2d(5, over="sn"),
 }
 
 
@@ -129,10 +132,12 @@ def test_leaves_inputs_to_the_long_way(x: Any, residual: Any) -> None:
     assert ordinary.normalized(cn.RBN2d(4), x, residual, False) is None
 
 
-def test_leaves_other_methods_and_plain_eval_to_the_long_way() -> None:
+def test_leaves_methods_of_other_statistics_and_plain_eval_to_the_long_way() -> None:
     x = image()
-    for layer in (cn.GN2d(4, groups=2), cn.IEBN2d(4, operator="fc", reduction=2), cn.BN2d(4).eval()):
+    for layer in (cn.AN2d(4), cn.GhostBN2d(4, size=2), cn.BRN2d(4), cn.RBN2d(4, scale_stat="spatial_std")):
         assert ordinary.normalized(layer, x, None, False) is None
+    assert ordinary.normalized(cn.BN2d(4).eval(), x, None, False) is None
+    assert ordinary.normalized(cn.IN2d(4), x[..., :1], None, False) is None  # which refuses planes of one pixel
 
 
 def test_one_value_is_taken_with_running_statistics(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,8 @@ from calibnorm.bench.impls import (
     COMPILED,
     EAGER,
     FAMILY,
-    TIMMS,
+    PEERS,
+    WITH_PEERS,
     compile_problem,
     eager,
     family,
@@ -138,14 +139,15 @@ class LayerConfig(BenchConfig):
     impls: tuple[str, ...] = option(
         (),
         "nn.BatchNorm2d (always measured), cn.IEBN2d, authors.RBN, cn.GN2d, compiled:cn.RBN2d and so on, and with a "
-        "ReLU timm.BatchNormAct2d; family stands for all methods beside BN, IEBN and RBN",
+        "ReLU timm.BatchNormAct2d; family stands for all methods beside BN, IEBN and RBN, peers for those that torch "
+        "or timm has too, and theirs: nn.GroupNorm, nn.InstanceNorm2d, timm.SEModule and so on",
     )
     load: tuple[str, ...] = option((), "modules or Python files to import first, which register methods of your own")
 
     def __post_init__(self) -> None:
         """Refuse what cannot run, before anything does."""
         load(self.load)
-        check_choices("impls", self.impls, (*impls(), FAMILY))
+        check_choices("impls", self.impls, (*impls(), FAMILY, WITH_PEERS))
         super().__post_init__()
         cases.parse_shapes(self.shapes, self.torch_device.type)
 
@@ -171,7 +173,9 @@ class LayerConfig(BenchConfig):
         """Return the implementations that are measured in a case, the baseline first."""
         if self.impls:
             wanted = {BASELINE, *self.impls, *(family() if FAMILY in self.impls else ())}
-            return [name for name in impls() if name in wanted and timm_problem(name, case.op) is None]
+            if WITH_PEERS in self.impls:
+                wanted |= {*PEERS, *(peer for peer, _ in PEERS.values())}
+            return [n for n in impls() if n in wanted and timm_problem(n, case.op, case.dtype) is None]
         compiles = (
             cases.PRESETS[self.preset].compiled
             and cases.shape_name(case.shape) in cases.COMPILED
@@ -186,9 +190,9 @@ class LayerConfig(BenchConfig):
         wanted = {name for case in plan for name in self.names(case)}
         compiles = any(name.startswith(COMPILED) for name in wanted)
         lines = [f"skipped, compiled implementations: {why}"] if compiles and (why := compile_problem()) else []
-        if TIMMS in self.impls:
-            reasons = [timm_problem(TIMMS, op) for op in dict.fromkeys(case.op for case in plan)]
-            lines += [f"skipped, {TIMMS}: {why}" for why in dict.fromkeys(reasons) if why]
+        theirs = {*self.impls, *((peer for peer, _ in PEERS.values()) if WITH_PEERS in self.impls else ())}
+        problems = [(name, timm_problem(name, case.op, case.dtype)) for name in sorted(theirs) for case in plan]
+        lines += [f"skipped, {name}: {why}" for name, why in dict.fromkeys(problems) if why]
         return lines
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -65,12 +66,41 @@ def batchnorm_act(channels: int, op: str) -> tuple[nn.Module, Call]:
     return followed(norm, channels, "norm" if own else op)
 
 
-def timm_problem(name: str, op: str) -> str | None:
-    """Return why timm's layer is not measured in an operation, or None; of other names always None."""
-    if name != TIMMS:
+class BatchNormSE(nn.Module):
+    """BatchNorm, and timm's SE module with the weights of ours: what SE-ResNets are built of."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        ours: Any = seeded("se")(channels)
+        self.bn = nn.BatchNorm2d(channels)
+        self.se = importlib.import_module("timm.layers").SEModule(channels, rd_channels=ours.fc1_weight.shape[0])
+        with torch.no_grad():
+            for convolution, name in ((self.se.fc1, "fc1"), (self.se.fc2, "fc2")):
+                for tensor in ("weight", "bias"):
+                    given = getattr(ours, f"{name}_{tensor}")
+                    getattr(convolution, tensor).copy_(given.view_as(getattr(convolution, tensor)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the scaled output of BatchNorm."""
+        y: Tensor = self.se(self.bn(x))
+        return y
+
+
+def filter_response(channels: int) -> nn.Module:
+    """Return timm's FRN without its activation, with the paper's eps, which is ours."""
+    norm = importlib.import_module("timm.layers").FilterResponseNormAct2d
+    layer: nn.Module = norm(channels, apply_act=False, eps=1e-6)
+    return layer
+
+
+def timm_problem(name: str, op: str, dtype: str = "float32") -> str | None:
+    """Return why a layer of timm's is not measured in an operation, or None; of other names always None."""
+    if not name.startswith("timm."):
         return None
-    if op == "norm":
+    if name == TIMMS and op == "norm":
         return "norm alone is nn.BatchNorm2d"
+    if name != TIMMS and dtype != "float32":
+        return f"it takes no {dtype} beside tensors of float32"
     return None if importlib.util.find_spec("timm") else "timm is not installed"
 
 
@@ -82,6 +112,19 @@ EAGER: dict[str, Impl] = {
     "authors.IEBN": Impl("iebn", functools.partial(followed, AuthorsIEBN)),
     "authors.RBN": Impl("rbn", functools.partial(followed, AuthorsRBN)),
 }
+PEERS: dict[str, tuple[str, Impl]] = {
+    "cn.GN2d": ("nn.GroupNorm", Impl("gn", functools.partial(followed, lambda c: nn.GroupNorm(math.gcd(32, c), c)))),
+    "cn.LN2d": ("nn.GroupNorm(1)", Impl("ln", functools.partial(followed, lambda c: nn.GroupNorm(1, c)))),
+    "cn.IN2d": (
+        "nn.InstanceNorm2d",
+        Impl("in", functools.partial(followed, functools.partial(nn.InstanceNorm2d, affine=True))),
+    ),
+    "cn.SE2d": ("timm.SEModule", Impl("se", functools.partial(followed, BatchNormSE))),
+    "cn.FRN2d": ("timm.FilterResponseNormAct2d", Impl("frn", functools.partial(followed, filter_response))),
+}
+"""By our layer, what torch or timm has in its place; SE's comes after nn.BatchNorm2d. The others have no peer there."""
+WITH_PEERS = "peers"
+"""Stands for the layers that have a natural peer in torch or timm, and for those."""
 IMPLS = EAGER | {TIMMS: Impl("bn", batchnorm_act)} | {COMPILED + name: impl.compiled() for name, impl in EAGER.items()}
 FAMILY = "family"
 """Stands for our layer of every method that is not measured anyway."""
@@ -115,7 +158,8 @@ def family() -> dict[str, Impl]:
 def impls() -> dict[str, Impl]:
     """Return everything that can be measured, by name."""
     others = family()
-    return IMPLS | others | {COMPILED + name: impl.compiled() for name, impl in others.items()}
+    compiled = {COMPILED + name: impl.compiled() for name, impl in others.items()}
+    return IMPLS | others | dict(PEERS.values()) | compiled
 
 
 @functools.cache
@@ -135,6 +179,8 @@ def set_values(layer: nn.Module, values: dict[str, Tensor]) -> None:
     """Give a layer of any implementation the same gamma, beta, running statistics and gates, by their last names."""
     with torch.no_grad():
         for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
+            if name.startswith("se."):  # timm's SE module has its values
+                continue
             if (value := values.get(name.rpartition(".")[2])) is not None:
                 tensor.copy_(value.view_as(tensor))
 

@@ -8,7 +8,7 @@ from functools import partial
 from statistics import geometric_mean
 
 from calibnorm.bench.cases import PASSES, PLANES, planes
-from calibnorm.bench.impls import BASELINE, COPY, OURS
+from calibnorm.bench.impls import BASELINE, COPY, OURS, PEERS
 from calibnorm.bench.results import command_line
 from calibnorm.bench.timings import Measured, Timing, unsteady
 from calibnorm.report.document import Block, Bullets, Command, Document, Facts, Paragraph, Picture, Section, Table
@@ -35,6 +35,8 @@ def layer_report(measured: Measured) -> Document:
     timings = measured.timings
     explained = Paragraph("Geometric means over shapes of time over that of nn.BatchNorm2d:")
     on_screen: list[Block] = [replace(explained, on="screen"), replace(ratio_table(timings), on="screen")]
+    if of_peers := peer_table(timings):
+        on_screen.append(of_peers)
     more = [
         Section("Every ratio", [EXPLAINED, *pictures(timings, "layer")], on="file"),
         Section("Ratios by group", [explained, ratio_table(timings)], on="file"),
@@ -131,6 +133,25 @@ def ratio_table(timings: Sequence[Timing]) -> Table:
         cells += [mean_text(ratios(members, ours, authors)) for ours, authors in pairs]
         lines.append([*group, str(shapes), *cells, mean_text(floors(members))])
     return Table(header, lines, left=5)
+
+
+def peer_table(timings: Sequence[Timing]) -> Table | None:
+    """Return the time of our layers over that of their peers in torch and timm, or None where none were measured."""
+    header = ["layer", "peer", "mode", "dtype", "layout", "cases", "mean", "largest", "in"]
+    lines = []
+    kinds = dict.fromkeys((t.mode, t.dtype, t.layout) for t in timings)
+    for ours, (peer, _) in PEERS.items():
+        for kind in kinds:
+            of = [t for t in timings if (t.mode, t.dtype, t.layout) == kind]
+            theirs = {t.case: t.p50_ms for t in of if t.impl == peer}
+            found = [
+                (t.p50_ms / theirs[t.case], f"{t.op} {t.shape}") for t in of if t.impl == ours and t.case in theirs
+            ]
+            if found:
+                mean, (largest, where) = mean_text([ratio for ratio, _ in found]), max(found)
+                lines.append([ours, peer, *kind, str(len(found)), mean, f"{largest:.2f}", where])
+    title = "Time over that of the natural peer in torch or timm: geometric means over cases, and the largest ratio"
+    return Table(header, lines, left=5, title=title) if lines else None
 
 
 def overview(timings: Sequence[Timing]) -> Table:

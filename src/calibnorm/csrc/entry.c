@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "kernels.h"
+#include "programs.h"
 
 #define CN_PAST_BYTES (16 << 20)     /* half of a desktop processor's last cache */
 #define CN_THROUGH_BYTES (512 << 10) /* what a core's second cache holds, with what is written */
@@ -337,4 +338,176 @@ EXPORT void calibnorm_update_running(const cn_running_job *job)
         MOVE(double);
     }
     if (job->batches) ++*job->batches;
+}
+
+/* Tensors of a program: with instances, and without. */
+typedef struct {
+    const double *rows[4];
+    double *rows_out[3];
+    double *const *fixed, *const *fixed_out;
+} cn_tensors;
+
+#define CN_BLOCK_DOUBLES 8192 /* a unit's scratch: a few arrays of this size together stay in the second cache */
+
+/* Run a program on N instances. Return 1 where memory is short, else 0. */
+static int32_t run_program(const cn_program *program, int64_t N, int64_t C, const cn_tensors *tensors)
+{
+    const cn_memory *memory = program_memories(program);
+    const int64_t scratch = program->fixed + N * program->whole;
+    double **memories = malloc(sizeof(double *) * (size_t)program->memories + sizeof(double) * (size_t)scratch);
+    if (!memories) return 1;
+    double *fixed = (double *)(memories + program->memories), *whole = fixed + program->fixed;
+    for (int64_t k = 0; k < program->memories; k++) {
+        const int64_t place = memory[k].place;
+        switch (memory[k].kind) {
+        case CN_WHOLE:
+            memories[k] = whole + N * place;
+            break;
+        case CN_FIXED:
+            memories[k] = fixed + place;
+            break;
+        case CN_ROWS_IN:
+            memories[k] = (double *)tensors->rows[place];
+            break;
+        case CN_FIXED_IN:
+            memories[k] = tensors->fixed[place];
+            break;
+        case CN_ROWS_OUT:
+            memories[k] = tensors->rows_out[place];
+            break;
+        case CN_FIXED_OUT:
+            memories[k] = tensors->fixed_out[place];
+            break;
+        case CN_NUMBER:
+            memories[k] = fixed + place;
+            *memories[k] = memory[k].value;
+            if (memory[k].power) *memories[k] *= memory[k].power > 0 ? (double)N : 1.0 / (double)N;
+            break;
+        default:
+            memories[k] = NULL;
+        }
+    }
+    cn_stage_job job = {.program = program, .memories = memories, .N = N};
+    job.block = program->local ? CN_BLOCK_DOUBLES / program->local : N;
+    if (job.block < 1) job.block = 1;
+    for (int64_t k = 0; k < program->stages && !job.failed; k++) {
+        job.stage = program_stages(program) + k;
+        const int64_t units = job.stage->number % 2 ? (N + job.block - 1) / job.block : 1;
+        run(table->stage, units, job.block * C * job.stage->count, &job);
+    }
+    free(memories);
+    return job.failed;
+}
+
+/* Run a program by itself: `tensors` are those with instances, then those without, then the same of what it leaves. */
+EXPORT int32_t calibnorm_program(const cn_program *program, int64_t N, int64_t C, int64_t rows, int64_t rows_out,
+                                 double *const *tensors)
+{
+    cn_tensors t = {.fixed = tensors + rows, .fixed_out = tensors + rows + program->inputs + rows_out};
+    for (int64_t i = 0; i < rows; i++) t.rows[i] = tensors[i];
+    for (int64_t i = 0; i < rows_out; i++) t.rows_out[i] = tensors[rows + program->inputs + i];
+    return run_program(program, N, C, &t);
+}
+
+/* Doubles of the tensors of a kind. */
+static int64_t doubles(const cn_program *program, int64_t kind)
+{
+    int64_t count = 0;
+    for (int64_t k = 0; k < program->memories; k++)
+        if (program_memories(program)[k].kind == kind) count += program_memories(program)[k].size;
+    return count;
+}
+
+/* Fill `tensors` with those of a kind as doubles: `given` where it is of doubles (from the `wide`th on always), else
+ * room for them, into which inputs are widened. */
+static void as_doubles(const cn_program *program, int64_t kind, void *const *given, const cn_traced_job *layer,
+                       int64_t wide, double **free_from, double **tensors)
+{
+    for (int64_t k = 0; k < program->memories; k++) {
+        const cn_memory *memory = program_memories(program) + k;
+        const int64_t i = memory->place;
+        if (memory->kind != kind) continue;
+        tensors[i] = given[i];
+        if (tensors[i] && (!layer->narrow || i >= wide)) continue;
+        tensors[i] = take(free_from, memory->size);
+        for (int64_t j = 0; kind == CN_FIXED_IN && j < memory->size; j++) tensors[i][j] = ((const float *)given[i])[j];
+    }
+}
+
+/* moments, coefficients, affine. Returns 0, or 1 if memory is short. */
+EXPORT int32_t calibnorm_traced_forward(const cn_traced_job *layer)
+{
+    const cn_program *program = layer->coefficients;
+    const int64_t numbers = layer->N * layer->C, inputs = program->inputs;
+    const size_t size = sizeof(double) * (size_t)(4 * numbers + doubles(program, CN_FIXED_IN) + inputs);
+    double *memory = malloc(size), *free_from = memory;
+    if (!memory) return 1;
+    double **fixed = (double **)take(&free_from, inputs);
+    as_doubles(program, CN_FIXED_IN, layer->tensors, layer, inputs - layer->wide, &free_from, fixed);
+    double *m = layer->m ? layer->m : take(&free_from, numbers), *v = layer->m ? layer->v : take(&free_from, numbers);
+    double *scale = take(&free_from, numbers), *shift = take(&free_from, numbers);
+    const cn_tensors tensors = {.rows = {m, v},
+                                .rows_out = {scale, shift},
+                                .fixed = fixed,
+                                .fixed_out = (double *const *)(layer->tensors + inputs)};
+    int32_t short_of_memory = calibnorm_moments(LAYER_SHAPE, layer->x, m, v);
+    if (!short_of_memory) short_of_memory = run_program(program, layer->N, layer->C, &tensors);
+    if (!short_of_memory)
+        short_of_memory =
+            calibnorm_affine(LAYER_SHAPE, layer->x, m, scale, shift, layer->residual, layer->relu, layer->y);
+    free(memory);
+    return short_of_memory;
+}
+
+/* gradient sums, the step's vector-Jacobian product, gradient apply. Returns 0, or 1 if memory is short. */
+EXPORT int32_t calibnorm_traced_backward(const cn_traced_job *layer)
+{
+    const cn_program *program = layer->vjp;
+    const int64_t numbers = layer->N * layer->C, inputs = program->inputs, outputs = program->outputs;
+    const int64_t fixed_doubles = doubles(program, CN_FIXED_IN) + doubles(program, CN_FIXED_OUT);
+    double *memory = malloc(sizeof(double) * (size_t)(8 * numbers + fixed_doubles + inputs + outputs));
+    double *free_from = memory;
+    if (!memory) return 1;
+    double **fixed = (double **)take(&free_from, inputs), **found = (double **)take(&free_from, outputs);
+    void *const *gradients = layer->tensors + inputs;
+    as_doubles(program, CN_FIXED_IN, layer->tensors, layer, inputs - layer->wide, &free_from, fixed);
+    as_doubles(program, CN_FIXED_OUT, gradients, layer, outputs, &free_from, found);
+    double *m = layer->m ? layer->m : take(&free_from, numbers), *v = layer->m ? layer->v : take(&free_from, numbers);
+    double *scale = take(&free_from, numbers), *shift = take(&free_from, numbers);
+    double *sum_dy = take(&free_from, numbers), *sum_dy_centred = take(&free_from, numbers);
+    double *offset = take(&free_from, numbers), *slope = take(&free_from, numbers);
+
+    int32_t short_of_memory = layer->m ? 0 : calibnorm_moments(LAYER_SHAPE, layer->x, m, v);
+    if (!short_of_memory && layer->relu) { /* what the mask is computed from */
+        const cn_tensors tensors = {.rows = {m, v}, .rows_out = {scale, shift}, .fixed = fixed};
+        short_of_memory = run_program(layer->coefficients, layer->N, layer->C, &tensors);
+    }
+    if (!short_of_memory)
+        short_of_memory = calibnorm_gradient_sums(LAYER_SHAPE, layer->dy, layer->x, m, layer->relu ? scale : NULL,
+                                                  layer->relu ? shift : NULL, layer->residual, layer->relu,
+                                                  layer->masked, sum_dy, sum_dy_centred);
+    if (!short_of_memory) {
+        const cn_tensors tensors = {.rows = {m, v, sum_dy, sum_dy_centred},
+                                    .rows_out = {scale, offset, slope},
+                                    .fixed = fixed,
+                                    .fixed_out = found};
+        short_of_memory = run_program(program, layer->N, layer->C, &tensors);
+    }
+    if (!short_of_memory && layer->y) {
+        const int again = layer->relu && !layer->masked; /* the mask is computed a second time */
+        const double per_pixel = 1.0 / (double)layer->S;
+        for (int64_t i = 0; i < numbers; i++) {
+            offset[i] = (offset[i] - scale[i] * sum_dy[i]) * per_pixel;
+            slope[i] *= 2.0 * per_pixel;
+        }
+        short_of_memory = calibnorm_gradient_apply(LAYER_SHAPE, layer->masked ? layer->masked : layer->dy, layer->x, m,
+                                                   scale, slope, offset, again ? shift : NULL, again, layer->y);
+    }
+    for (int64_t k = 0; k < program->memories && layer->narrow; k++) {
+        const cn_memory *out = program_memories(program) + k;
+        float *to = out->kind == CN_FIXED_OUT ? gradients[out->place] : NULL;
+        for (int64_t j = 0; to && j < out->size; j++) to[j] = (float)found[out->place][j];
+    }
+    free(memory);
+    return short_of_memory;
 }

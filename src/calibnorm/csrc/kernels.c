@@ -11,6 +11,7 @@
 #include "exponential.h"
 #include "merge.h"
 #include "coefficients.h"
+#include "instructions.h"
 
 #define TILE 2048 /* pixels that are read twice: 8 KiB of float, a quarter of the smallest L1 */
 #define STRIP 32  /* vectors of columns whose numbers and sums stay in L1 */
@@ -80,4 +81,5 @@ const cn_table CN_TABLE = {
     .through = {EACH(through_planes), EACH(through_rows)},
     .prepare = prepare_channels,
     .prepared_bytes = sizeof(coefficient_channels) * CN_CHANNEL_BLOCK / CN_DOUBLES,
+    .stage = run_stage,
 };

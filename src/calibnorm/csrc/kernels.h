@@ -78,6 +78,7 @@ typedef struct {
     cn_work through[CN_LAYOUTS][CN_DTYPES]; /* units are CN_CHANNEL_BLOCK planes of an instance, or an instance */
     void (*prepare)(const cn_coefficient_job *job, void *channels);
     int64_t prepared_bytes; /* of every CN_CHANNEL_BLOCK channels */
+    cn_work stage;          /* of a program; units are blocks of instances, or one */
 } cn_table;
 
 extern const cn_table cn_table_base, cn_table_avx2, cn_table_avx512;

@@ -3,7 +3,8 @@
  * Planes are taken LANES at a time: what is found for each, or is the same for all pixels of each, is computed for all
  * of them at once, which for a 7x7 plane is most of the work. */
 
-#define SMALL 256 /* pixels of a plane: LANES of such stay in L1 between the two readings of the moments */
+#define TINY_PLANE 64 /* pixels of a plane that is read once */
+#define SMALL 256     /* pixels of a plane: LANES of such stay in L1 between the two readings of the moments */
 
 /* Some consecutive units: their planes, and pixels [at, at + n) of the tensor for the first, n more for each next. */
 typedef struct {
@@ -83,6 +84,64 @@ INLINE V FN(deviations)(const T *x, int64_t n, V k, int squared, const T *base)
 #undef ADD
 }
 
+/* The sums of x - k and of its square over n pixels, lane by lane. */
+INLINE void FN(both_deviations)(const T *x, int64_t n, V k, const T *base, V *sum, V *squares)
+{
+    V s0 = {0}, s1 = {0}, q0 = {0}, q1 = {0}, a, b;
+    int64_t i = 0;
+    if (n == LANES) { /* a 4x4 plane spent its time on the questions below */
+        *sum = LOAD(x) - k;
+        *squares = *sum * *sum;
+        return;
+    }
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        LOADS(x + i, &a, &b);
+        a -= k;
+        b -= k;
+        s0 += a;
+        s1 += b;
+        q0 += a * a;
+        q1 += b * b;
+    }
+    if (i + LANES <= n) {
+        a = LOAD(x + i) - k;
+        s0 += a;
+        q0 += a * a;
+        i += LANES;
+    }
+    if (i < n) {
+        b = FN(masked)(FN(tail)(x + n, n - i, base) - k, FN(tail_mask)(n - i));
+        s1 += b;
+        q1 += b * b;
+    }
+    *sum = s0 + s1;
+    *squares = q0 + q1;
+}
+
+/* Of planes that are read once: both sums of differences from a value near the mean, whose own difference is then taken
+ * out of the squares. It is the mean of two pixels, so that the square of what it is off is at most n times the
+ * variance, and about as large as that but for rare planes: few bits are lost, and where a plane is constant none. */
+INLINE void FN(tiny_moments)(const cn_job *job, FN(group) at, double *means, double *variances)
+{
+    const T *x = (const T *)job->x + at.at;
+    const double inverse = 1.0 / (double)at.n;
+    V sums[LANES], squares[LANES];
+    A near[LANES] = {0}, sum[LANES], square[LANES];
+    for (int j = 0; j < at.count; j++) {
+        V k = FIRST(x + j * at.n) * (A)0.5 + FIRST(x + j * at.n + at.n / 2) * (A)0.5;
+        near[j] = k[0];
+        FN(both_deviations)(x + j * at.n, at.n, k, job->x, sums + j, squares + j);
+    }
+    for (int j = at.count; j < LANES; j++) sums[j] = squares[j] = (V){0};
+    TOTALS(sums, sum);
+    TOTALS(squares, square);
+    for (int j = 0; j < at.count; j++) {
+        double off = (double)sum[j] * inverse, v = (double)square[j] * inverse - off * off;
+        means[j] = (double)near[j] + off;
+        variances[j] = v < 0 ? 0 : v;
+    }
+}
+
 /* Of planes that are read twice while they are in L1. The first reading sums differences from the first pixel: a
  * constant plane has exactly that mean and variance 0. The second takes deviations from the rounded mean, whose error
  * is then taken out of their squares. */
@@ -137,6 +196,11 @@ static void FN(moments_planes)(int64_t begin, int64_t end, void *p)
     const cn_job *job = p;
     for (int64_t u = begin; u < end;) {
         FN(group) at = FN(units)(job, u, end);
+        if (job->S <= TINY_PLANE) {
+            FN(tiny_moments)(job, at, job->first + at.plane, job->second + at.plane);
+            u += at.count;
+            continue;
+        }
         if (job->S <= SMALL) {
             FN(small_moments)(job, at, job->first + at.plane, job->second + at.plane);
             u += at.count;
@@ -212,8 +276,7 @@ INLINE void FN(sums_planes)(int64_t begin, int64_t end, const cn_job *job, int r
         for (int64_t t = 0; t < at.n; t += TILE) {
             V a[LANES], b[LANES];
             A found[2][LANES];
-            memset(a, 0, sizeof a);
-            memset(b, 0, sizeof b);
+            for (int j = at.count; j < LANES; j++) a[j] = b[j] = (V){0};
             for (int j = 0; j < at.count; j++)
                 FN(sums)(job, at.at + j * at.n + t, at.n - t < TILE ? at.n - t : TILE, &of, j, a + j, b + j, relu,
                          residual);
@@ -301,7 +364,8 @@ INLINE void FN(through_groups)(int64_t begin, int64_t end, const cn_through_job 
             const FN(group) at = {plane * S, S, plane, (int)count};
             double m[LANES + CN_DOUBLES] = {0}, v[LANES + CN_DOUBLES] = {0};
             double scale[LANES + CN_DOUBLES], shift[LANES + CN_DOUBLES];
-            if (S <= SMALL) FN(small_moments)(pixels, at, m + lead, v + lead);
+            if (S <= TINY_PLANE) FN(tiny_moments)(pixels, at, m + lead, v + lead);
+            else if (S <= SMALL) FN(small_moments)(pixels, at, m + lead, v + lead);
             for (int64_t j = 0; S > SMALL && j < count; j++) {
                 FN(moments) found = FN(large_moments)(pixels, at.at + j * S, S);
                 m[lead + j] = found.mean;
@@ -379,3 +443,4 @@ static void FN(gradient_apply_planes)(int64_t begin, int64_t end, void *p)
     if (job->past) streamed();
 }
 #undef SMALL
+#undef TINY_PLANE

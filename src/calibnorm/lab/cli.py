@@ -401,9 +401,9 @@ def elsewhere(option: str) -> str:
     compared = for_recipe(CompareConfig, Classification)  # the demo's, too, which takes seconds to import
     settings: dict[str, tuple[type, ...]] = {
         "train": (Classification, RunOptions), "stylize train": (Stylization, RunOptions),
-        "predict": (PredictConfig,), "export": (ExportClassifierConfig,),
         "detect train": (Panoptic, RunOptions), "detect eval": (EvalConfig,), "detect show": (ShowConfig,),
-        "detect make-mini": (MiniConfig,), "stylize apply": (ApplyConfig,), "stylize export": (ExportConfig,),
+        "detect make-mini": (MiniConfig,), "predict": (PredictConfig,), "export": (ExportClassifierConfig,),
+        "stylize apply": (ApplyConfig,), "stylize export": (ExportConfig,),
         "compare": (compared,), "demo": (compared,), "table": (TableConfig,),
         "inspect gates": (GatesConfig,), **{f"bench {name}": (kind,) for name, kind in BENCHES.items()},
     }  # fmt: skip

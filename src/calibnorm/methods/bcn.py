@@ -9,7 +9,7 @@ from torch import Tensor
 
 from calibnorm import _checks
 from calibnorm.methods.base import Batch, Instance, Method, Parameter, Params, inverse_std
-from calibnorm.methods.group import check_groups, group_moments, groups_of
+from calibnorm.methods.group import check_groups, group_moments, groups_of, in_groups
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,10 @@ class BCN(Method):
     def coefficients(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
         """Return the coefficients of both affine maps, one after the other."""
         a, b = super().coefficients(x, batch, p)
-        channels = b.shape[1]
-        mean, var = group_moments(b, a.square() * x.V, groups_of(self.groups, channels))
+        groups = groups_of(self.groups, b.shape[1])
+        mean, var = group_moments(b, a.square() * x.V, groups)
         c = inverse_std(var, batch.eps)
-        weight, bias = (_each_channel(p[name], channels) for name in ("channel_weight", "channel_bias"))
-        return weight * c * a, weight * c * (b - mean) + bias
-
-
-def _each_channel(t: Tensor, channels: int) -> Tensor:
-    """Return (C,) from one number a group of neighbouring channels, or a channel."""
-    return t[:, None].expand(-1, channels // t.numel()).reshape(channels)
+        weight, bias = (p[name].view(groups, -1) for name in ("channel_weight", "channel_bias"))
+        scale = weight * c * in_groups(a.expand_as(b), groups)
+        shift = weight * c * (in_groups(b, groups) - mean) + bias
+        return scale.reshape(b.shape), shift.reshape(b.shape)

@@ -13,15 +13,25 @@ from calibnorm.methods.base import Batch, Instance, Method, Params
 
 
 def group_moments(m: Tensor, v: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance of every group of channels, (N, C), each channel its group's.
+    """Return mean and biased variance of every group of channels, (N, G, 1).
 
     With planes of one size, ``mean = mean_c m`` and ``var = mean_c v + mean_c (m - mean)^2``.
     """
-    n, c = m.shape
-    m_NGc, v_NGc = (t.view(n, groups, c // groups) for t in (m, v))  # n may be 0, so no -1
+    m_NGc, v_NGc = in_groups(m, groups), in_groups(v, groups)
     mean = m_NGc.mean(-1, keepdim=True)
-    var = (v_NGc + (m_NGc - mean).square()).mean(-1, keepdim=True)
-    return mean.expand_as(m_NGc).reshape(n, c), var.expand_as(m_NGc).reshape(n, c)
+    return mean, (v_NGc + (m_NGc - mean).square()).mean(-1, keepdim=True)
+
+
+def in_groups(t_NC: Tensor, groups: int) -> Tensor:
+    """View (N, C) as (N, G, C / G)."""
+    n, c = t_NC.shape
+    return t_NC.view(n, groups, c // groups)  # n may be 0, so no -1
+
+
+def standardize_groups(x: Instance, batch: Batch, groups: int) -> tuple[Tensor, Tensor]:
+    """Return 1 / sd_g and (M - mean_g) / sd_g, with no statistic of the batch, (N, C)."""
+    a, b = batch.standardize_by(in_groups(x.M, groups), *group_moments(x.M, x.V, groups))
+    return a.expand_as(b).reshape(x.M.shape), b.reshape(x.M.shape)
 
 
 def check_groups(groups: object, name: str = "groups") -> None:
@@ -57,7 +67,7 @@ class _Grouped(Method):
 
     def standardize(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
         """Return 1 / sd_g and (m - mean_g) / sd_g, with no statistic of the batch."""
-        return batch.standardize_by(x.M, *group_moments(x.M, x.V, self.groups_of(x.M.shape[1])))
+        return standardize_groups(x, batch, self.groups_of(x.M.shape[1]))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from calibnorm.methods.base import Batch, Instance, Method, Parameter, Params
 from calibnorm.methods.bottleneck import check_reduction
-from calibnorm.methods.group import check_groups, group_moments, groups_of
+from calibnorm.methods.group import check_groups, group_moments, groups_of, standardize_groups
 
 
 @dataclass(frozen=True)
@@ -64,19 +64,21 @@ class ILM(Method):
 
     def standardize(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
         """Return those of the group's mean and variance."""
-        return batch.standardize_by(x.M, *group_moments(x.M, x.V, groups_of(self.groups, x.M.shape[1])))
+        return standardize_groups(x, batch, groups_of(self.groups, x.M.shape[1]))
 
     def coefficients(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
         """Return omega / sd_g and omega * (m - mean_g) / sd_g + beta."""
         n, c = x.M.shape
         a, b = self.standardize(x, batch, p)
         keys = self.keys_of(c)
-        mean, var = (t.view(n, keys, c // keys)[:, :, 0] for t in group_moments(x.M, x.V, keys))
+        mean, var = (t[:, :, 0] for t in group_moments(x.M, x.V, keys))
 
         def decode(keys_NK: Tensor, decoder: str) -> Tensor:
-            z = torch.relu(keys_NK @ p["encoder_weight"].t()) @ p[decoder].t()
-            return z[:, :, None].expand(-1, -1, c // keys).reshape(n, c)
+            return torch.relu(keys_NK @ p["encoder_weight"].t()) @ p[decoder].t()
 
-        omega = p.get("weight", 1.0) + torch.sigmoid(decode(var, "scale_decoder_weight"))
-        beta = p.get("bias", 0.0) + torch.tanh(decode(mean, "shift_decoder_weight"))
+        def each_channel(keys_NK: Tensor) -> Tensor:
+            return keys_NK[:, :, None].expand(-1, -1, c // keys).reshape(n, c)
+
+        omega = p.get("weight", 1.0) + each_channel(torch.sigmoid(decode(var, "scale_decoder_weight")))
+        beta = p.get("bias", 0.0) + each_channel(torch.tanh(decode(mean, "shift_decoder_weight")))
         return omega * a, omega * b + beta

@@ -30,7 +30,7 @@ class SN(Method):
     def standardize(self, x: Instance, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
         """Return 1 / sd and (m - mean) / sd with the mixed mean and variance."""
         w, u = torch.softmax(p["mean_weight"], 0), torch.softmax(p["var_weight"], 0)
-        mean_ln, var_ln = group_moments(x.M, x.V, 1)
+        mean_ln, var_ln = (t[:, 0] for t in group_moments(x.M, x.V, 1))
         mean = w[0] * x.M + w[1] * mean_ln + w[2] * batch.mean
         var = u[0] * x.V + u[1] * var_ln + u[2] * batch.var
         return batch.standardize_by(x.M, mean, var)

@@ -1,25 +1,27 @@
 """The ordinary call of a layer, at once.
 
 In most calls there is nothing of what :meth:`CalibratedNorm.forward` looks for: the child is a plain BatchNorm without
-hooks, the method is one that kernels know, all tensors are plain and of the right shapes. To find that out part by part
-took 50 us of a small layer, where all of ``nn.BatchNorm2d`` takes 20. Here the questions are asked in a row. Where one
-has another answer, the long way is taken, which knows what it means. What is computed, and by what, is the same.
+hooks, the method keeps no statistics but the child's, all tensors are plain and of the right shapes. To find that out
+part by part took 50 us of a small layer, where all of ``nn.BatchNorm2d`` takes 20. Here the questions are asked in a
+row. Where one has another answer, the long way is taken, which knows what it means. What is computed, and by what, is
+the same.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.nn import Parameter
 
+from calibnorm.methods import Method
 from calibnorm.nn.child import PLAIN
 from calibnorm.nn.hooks import has_hooks
 from calibnorm.ops import Call, Step
 from calibnorm.ops.autograd import computed
 from calibnorm.ops.dispatch import update_running
 from calibnorm.ops.inputs import transformed
-from calibnorm.ops.kernel_methods import kind_of
 
 if TYPE_CHECKING:
     from calibnorm.nn.layer import CalibratedNorm
@@ -46,14 +48,17 @@ def normalized(layer: CalibratedNorm, x: Tensor, residual: Tensor | None, relu: 
         not (drop is None and (act is None or act == "relu"))
         or not (type(eps) is float and 0.0 < eps < 1.0 and type(momentum) is float and 0.0 <= momentum <= 1.0)
         or layer._gamma_unseen
-        or kind_of(method) is None
     ):
         return None
+    simple, takes_statistics, has_own = _statistics_of(method)
+    if not simple or (has_own and (len(shape) == 2 or shape[-1] == 1)):  # an instance's own may be of one value
+        return None
     of_channels = (channels,)
-    for tensor in (*tensors, mean, var):
-        if (type(tensor) is not Parameter and type(tensor) is not Tensor) or tensor.shape != of_channels:
+    its_shapes = (of_channels, of_channels, *shapes.values(), of_channels, of_channels)
+    for tensor, its_shape in zip((*tensors, mean, var), its_shapes, strict=True):
+        if (type(tensor) is not Parameter and type(tensor) is not Tensor) or tensor.shape != its_shape:
             return None
-    of_batch = child.training and not own["frozen"]
+    of_batch = takes_statistics and child.training and not own["frozen"]
     values = x.numel() // channels
     if (
         len(shape) not in layer._ranks
@@ -66,11 +71,23 @@ def normalized(layer: CalibratedNorm, x: Tensor, residual: Tensor | None, relu: 
         return None
     noise = own["noise"] if own["noise_in"] == "always" or own["training"] else None
     step = Step(method, ("weight", "bias", *shapes), eps, noise)
-    y, statistics = computed(x, Call(step, None if of_batch else (mean, var), tensors, residual, relu or act == "relu"))
+    given = (mean, var) if takes_statistics and not of_batch else None
+    y, statistics = computed(x, Call(step, given, tensors, residual, relu or act == "relu"))
     if of_batch and child.track_running_stats:
         buffers = (mean, var) if count is None else (mean, var, count)
         update_running(buffers, *statistics, momentum, values / (values - 1))
     return y
+
+
+@functools.lru_cache(maxsize=256)
+def _statistics_of(method: Method) -> tuple[bool, bool, bool]:
+    """Return whether a method keeps no others than the child's, whether it takes those, and whether an instance's own.
+
+    In a training step those are of the whole batch.
+    """
+    simple = not (method.spatial or method.reads_running or method.extra_statistics(method.divisor))
+    own = method.own_values(method.divisor, 1) is not None
+    return simple and method.ghost_size is None, method.batch_statistics, own
 
 
 def _fits(residual: Tensor, x: Tensor) -> bool:

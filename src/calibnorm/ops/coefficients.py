@@ -88,7 +88,18 @@ class Pulled(NamedTuple):
 def pull_back(
     call: Call, m: Tensor, v: Tensor, sums: tuple[Tensor, Tensor], pixels: int, wanted: tuple[bool, ...]
 ) -> Pulled:
-    """Return the gradients from S1 and S2; ``wanted`` is about x and then the learnable tensors.
+    """Return the gradients from S1 and S2; ``wanted`` is about x and then the learnable tensors."""
+    scale, dm, dv, d_wide = vjp(call, m, v, sums, wanted)
+    d_tensors = [None if d is None else d.to(t.dtype) for d, t in zip(d_wide, call.tensors, strict=True)]
+    if dm is None or dv is None:
+        return Pulled(scale, None, None, d_tensors)
+    return Pulled(scale, dv * (2.0 / pixels), (dm - scale * sums[0]) / pixels, d_tensors)
+
+
+def vjp(
+    call: Call, m: Tensor, v: Tensor, sums: tuple[Tensor, Tensor], wanted: tuple[bool, ...]
+) -> tuple[Tensor, Tensor | None, Tensor | None, list[Tensor | None]]:
+    """Return scale, dm, dv and the gradients of the learnable tensors, all in the dtype of m.
 
     By autograd, but through the statistics of the batch by their reduction's own gradient.
     """
@@ -115,11 +126,7 @@ def pull_back(
         found = [direct + more for direct, more in zip(found, through, strict=True)]
     of_leaf = iter(found)
     dm, dv, *d_wide = (next(of_leaf) if leaf.requires_grad else None for leaf in leaves)
-    d_tensors = [None if d is None else d.to(t.dtype) for d, t in zip(d_wide, call.tensors, strict=True)]
-    scale = scale.detach()
-    if dm is None or dv is None:
-        return Pulled(scale, None, None, d_tensors)
-    return Pulled(scale, dv * (2.0 / pixels), (dm - scale * sum_dy) / pixels, d_tensors)
+    return scale.detach(), dm, dv, d_wide
 
 
 def _vjp(outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor]) -> list[Tensor]:

@@ -2,8 +2,8 @@
 
 :class:`StepByStep` calls the method's own functions between the four passes and lets autograd find their gradient. Its
 forty small torch operations take as long as the passes where pixels are few. A backend may therefore bring a fused
-implementation (another :class:`ThreeSteps`) for the methods of :mod:`calibnorm.ops.kernel_methods`, which is checked
-against this one.
+implementation (another :class:`ThreeSteps`) for the methods of :mod:`calibnorm.ops.kernel_methods`, and one for those
+whose step can be made a program (:mod:`calibnorm.ops.programs`); both are checked against this one.
 """
 
 from __future__ import annotations

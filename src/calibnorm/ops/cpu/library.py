@@ -46,8 +46,12 @@ class Library:
             function.argtypes, function.restype = [ctypes.c_char_p], None
         self.forward = library.calibnorm_forward
         self.backward = library.calibnorm_backward
-        for function in (self.forward, self.backward):
+        self.traced_forward = library.calibnorm_traced_forward
+        self.traced_backward = library.calibnorm_traced_backward
+        for function in (self.forward, self.backward, self.traced_forward, self.traced_backward):
             function.argtypes = [ctypes.c_char_p]
+        self.program = library.calibnorm_program
+        self.program.argtypes = [_POINTER, *[_LONG] * 4, ctypes.c_char_p]
 
 
 def _parallel_for() -> int | None:
