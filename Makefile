@@ -23,6 +23,7 @@ BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.calibnorm-installed
 PACKING   ?= .venv-wheel
 TOOLS     ?= .venv-tools
+CASES     ?= 10000
 
 # mkdocs-material would speak of its successor at every build.
 export NO_MKDOCS_2_WARNING = 1
@@ -113,7 +114,7 @@ soak: $(INSTALLED)
 	@mkdir -p docs/results/soak
 	@$(BIN)/python -c 'import datetime, platform, hypothesis, torch; print(datetime.date.today(), "torch", torch.__version__, \
 	  "hypothesis", hypothesis.__version__, platform.machine())' > docs/results/soak/log.txt
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --no-header tests/properties/test_layers.py \
+	CASES=$(CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --no-header tests/properties/test_layers.py \
 	  tests/properties/test_conversion.py --hypothesis-profile=soak \
 	  --hypothesis-show-statistics --hypothesis-seed=$$(date +%Y%m%d) >> docs/results/soak/log.txt; \
 	  code=$$?; tail -n 3 docs/results/soak/log.txt; exit $$code

@@ -10,7 +10,7 @@ from torch import nn
 
 import calibnorm as cn
 from cases import each_layer, each_layout, each_mode, gradients, image, parameters, randn, randomize
-from tolerances import ORACLE, error, rounding
+from tolerances import ORACLE, error, reduction, rounding
 
 LAYOUTS = {
     "strided": lambda x: torch.stack([x, x], -1).flatten(-2)[..., ::2],
@@ -227,16 +227,18 @@ def test_every_pair_of_dtypes_in_both_modes(layer_type, training, dtype, paramet
     assert y.isfinite().all()
 
 
+@pytest.mark.parametrize("parameters_in", [torch.float32, None], ids=["wide", "half"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("method", ["bn", "brn", "ghost", "rbn"])
 @each_odd_layout
-def test_gammas_gradient_in_eval_is_not_added_up_in_half_precision(method, change, dtype):
+def test_gammas_gradient_in_eval_is_not_added_up_in_half_precision(method, change, dtype, parameters_in):
     """torch's own adds it up so where an input or a gradient has gaps in memory; it was off by half of itself."""
     x, dy = (randn(9, 4, 14, 13, seed=seed, mean=mean, dtype=dtype) for seed, mean in ((1, -3.0), (2, 0.0)))
-    layer = randomize(cn.norm_layer(method)(4, dtype=dtype)).eval()
+    layer = randomize(cn.norm_layer(method)(4, dtype=parameters_in or dtype)).eval()
     wide = copy.deepcopy(layer).double()
     found, expected = (
         gradients(each(x), parameters(each), dy)
         for each, x, dy in ((layer, change(x), change(dy)), (wide, x.double(), dy.double()))
     )
-    assert all(error(found[name], value) <= rounding(dtype, 2) for name, value in expected.items())
+    allowed = {dtype: rounding(dtype, 2), torch.float32: reduction(torch.float32, 9 * 14 * 13)}
+    assert all(error(found[name], value) <= allowed[found[name].dtype] for name, value in expected.items())

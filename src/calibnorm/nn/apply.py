@@ -198,9 +198,9 @@ def _empty(x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
 def _batch_norm_takes(x: Tensor, statistics: Statistics, tensors: Mapping[str, Tensor]) -> bool:
     """Whether torch's own takes these dtypes: all as x's, or float32 beside a half x. It refuses most other pairs."""
     dtypes = {tensor.dtype for tensor in (*statistics, *tensors.values())}
-    if dtypes == {x.dtype} != {accumulation_dtype(x.dtype)} and torch.is_grad_enabled():
-        # Of a gradient or an input with gaps in memory, torch adds up gamma's gradient in bfloat16: 53 % off, once.
-        return not any(tensor.requires_grad for tensor in tensors.values())
+    learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors.values())
+    if learns and x.dtype is not accumulation_dtype(x.dtype):
+        return False  # of x or of a gradient with gaps in memory, torch adds up gamma's in bfloat16: 53 % off, once
     return dtypes in ({x.dtype}, {accumulation_dtype(x.dtype)})
 
 

@@ -48,6 +48,7 @@ def normalized(layer: CalibratedNorm, x: Tensor, residual: Tensor | None, relu: 
         not (drop is None and (act is None or act == "relu"))
         or not (type(eps) is float and 0.0 < eps < 1.0 and type(momentum) is float and 0.0 <= momentum <= 1.0)
         or layer._gamma_unseen
+        or own["_gate_channels"] != channels  # the child was replaced, and perhaps the gates
     ):
         return None
     simple, takes_statistics, has_own = _statistics_of(method)
