@@ -15,7 +15,7 @@ from calibnorm.nn.built_in import __all__
 from calibnorm.nn.functional import iebn, rbn
 from calibnorm.ops import backends, use_backend
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ += (
     "average_statistics",
