@@ -16,8 +16,9 @@ from torch import nn
 
 import calibnorm as cn
 from calibnorm.methods import BN, METHODS, Parameter, reparameterize
-from calibnorm.nn import LAYERS, registered
+from calibnorm.nn import registered
 from cases import image, randomize
+from registries import taken_back
 from tolerances import COMPILED, error
 
 TUTORIAL = Path(__file__).parents[2] / "docs" / "register_a_method.md"
@@ -25,12 +26,8 @@ TUTORIAL = Path(__file__).parents[2] / "docs" / "register_a_method.md"
 
 @pytest.fixture(autouse=True)
 def _registered_for_one_test():
-    spaces = (METHODS, LAYERS, vars(registered))
-    before = [dict(space) for space in spaces]
-    yield
-    for space, kept in zip(spaces, before, strict=True):
-        for name in [name for name in space if name not in kept]:
-            del space[name]
+    with taken_back():
+        yield
 
 
 def half(x, batch, p, *, factor=0.5, names=("a",)):

@@ -31,6 +31,7 @@ from cases import EVERY_METHOD, gradients, layer_of, randomize
 from drawn import randn
 from layer_checks import both_ways, call_of, moved
 from pass_checks import laid
+from registries import taken_back
 from tolerances import error, reduction
 
 pytestmark = pytest.mark.skipif(passes.unavailable() is not None, reason=str(passes.unavailable()))
@@ -277,15 +278,13 @@ def random_method(seed: int) -> Callable[..., tuple[Tensor, Tensor]]:
 @pytest.fixture
 def registered() -> Iterator[Callable[..., Any]]:
     """Register a method for one test; return what makes its layers."""
-    before = dict(METHODS)
 
     def register(function: Any, **options: Any) -> Any:
         cn.register_method("for_a_test", replace="for_a_test" in METHODS, **options)(function)
         return cn.norm_layer("for_a_test", dtype=torch.float64)
 
-    yield register
-    for name in METHODS.keys() - before.keys():
-        del METHODS[name]
+    with taken_back():
+        yield register
 
 
 def results(layer: Any, x: Tensor, backend: str) -> list[Tensor]:

@@ -147,7 +147,7 @@ def test_pictures_of_every_kind_are_well_formed_and_inside_their_panels() -> Non
         assert "nan" not in text
         for name in drawing.legend:
             assert f"{name}</li>" in text
-    assert text.count('class="full" style="clip-path:inset(') == 2 * 4  # two halves: two ratios, a mean, a legend
+    assert text.count('class="full" style="clip-path:inset(') == 2 * 2  # two halves: a mean, a legend
 
 
 def test_colours_stand_out_in_both_modes_and_every_mark_has_an_outline() -> None:

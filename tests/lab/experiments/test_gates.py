@@ -44,7 +44,7 @@ def test_table(comparison, capsys):
         assert float(row["spread"]) > 0
         assert (row["average_scale"] == "") == (norm != "rbn")
         assert 0 <= float(row["instance_share"]) <= 1
-    assert "gates vary" in capsys.readouterr().out
+    assert "Trained gates, held constant" in capsys.readouterr().out
 
 
 def test_spread_and_figure(comparison):

@@ -64,8 +64,8 @@ def counted(found: Map, truth: Tensor, classes: Tensor, crowds: Tensor, count: i
 def qualities(sums: Tensor, classes: Iterable[int]) -> tuple[float, float, float]:
     """Return PQ, SQ and RQ in percent, means over those of some classes that were there or were found; NaN for none.
 
-    >>> qualities(torch.tensor([[1.5, 2, 1, 1], [0, 0, 0, 0]]), (0, 1))
-    (50.0, 75.0, 66.66666666666667)
+    >>> qualities(torch.tensor([[1.5, 2, 2, 2], [0, 0, 0, 0]]), (0, 1))
+    (37.5, 75.0, 50.0)
     """
     found = []
     for of in classes:
