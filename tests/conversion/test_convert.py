@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 from functools import partial
 
@@ -16,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.parallel import DistributedDataParallel
 
 import calibnorm as cn
+from calibnorm.conversion.checking import OF_CONVERT
 from cases import randn
 from conversion.helpers import convert, relative, small, snapshot
 
@@ -200,6 +202,7 @@ def test_a_network_with_compile_of_its_own_forward():
             TypeError,
             "'positoin' is not an option of 'iebn', which takes operator, position",
         ),
+        (["rbn"], {"preserv": True}, TypeError, "'preserv' is not an option of 'rbn', .*; did you mean preserve"),
         (["iebn"], {"eps": 1e-3}, ValueError, "eps=0.001 belongs to the BatchNorm"),
         (["iebn"], {"num_features": 3}, ValueError, "num_features=3 belongs to the BatchNorm"),
         (["iebn"], {"report": True}, TypeError, "report=True must be a function"),
@@ -212,6 +215,11 @@ def test_bad_arguments(arguments, options, error, message):
     with pytest.raises(error, match=message):
         cn.convert(net, *arguments, **options)
     assert snapshot(net) == before
+
+
+def test_arguments_that_a_mistyped_one_may_have_meant():
+    kinds = inspect.signature(cn.convert).parameters.values()
+    assert [kind.name for kind in kinds if kind.kind is kind.KEYWORD_ONLY] == list(OF_CONVERT)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,16 +93,27 @@ def test_what_ends_a_command_is_a_line_and_a_status(
     assert capsys.readouterr().err.strip() == f"calibnorm: {line}"
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--list"], ["demo", "--help"]])
-def test_a_reader_that_leaves_is_no_error(words: list[str]) -> None:
-    """As `calibnorm train --list | head -1`: the pipe is closed before anything is written."""
+def left(words: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command whose reader has left, as `head -1` does: the pipe is closed before anything is written."""
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "calibnorm", *words]
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
-    assert done.returncode == 141
-    assert done.stderr == ""
+    return done
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--list"], ["demo", "--help"]])
+def test_a_reader_that_leaves_is_no_error(words: list[str]) -> None:
+    done = left(words)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_reader_that_leaves_finds_the_page_all_the_same(tmp_path: Path) -> None:
+    run = shutil.copytree(Path(__file__).parents[1] / "upgrade/0.1/finished", tmp_path / "run")
+    done = left(["inspect", str(run)])
+    assert (done.returncode, done.stderr) == (141, "")
+    assert (run / "report.html").exists()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to a process group")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +18,9 @@ from calibnorm.networks import finding
 from calibnorm.networks.finding import Found
 from calibnorm.nn import CalibratedNorm, layer_type
 from calibnorm.nn.arguments import layer_options
+
+OF_CONVERT = ("preserve", "include", "exclude", "where", "stages", "skip", "report")
+"""Arguments of cn.convert and cn.plan, which a mistyped option may have meant."""
 
 
 def check(model: nn.Module, found: list[Found], plan: Plan) -> None:
@@ -78,7 +82,8 @@ def probe(method: str, dims: int, features: int | None, affine: bool, options: M
         if name in arguments and name not in known:
             raise ValueError(f"{name}={options[name]!r} belongs to the BatchNorm, which keeps its own; leave it out")
         if name not in known:
-            raise TypeError(not_an_option(name, method, known))
+            near = difflib.get_close_matches(name.lower(), [*known, *OF_CONVERT], 1, 0.8)
+            raise TypeError(not_an_option(name, method, known) + (f"; did you mean {near[0]}?" if near else ""))
     features = kind.fewest_channels(options) if features is None else features
     return kind(features, affine=affine, device="meta", **options)
 

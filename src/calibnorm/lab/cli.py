@@ -340,7 +340,9 @@ def main(args: Sequence[str]) -> int:
         behind_ctrl_c = "\n" if isinstance(error, KeyboardInterrupt) else ""  # a terminal has shown ^C
         print(f"{behind_ctrl_c}calibnorm: {text}", file=sys.stderr)
         return exit_status(error)
-    except BrokenPipeError:  # whoever read the output, such as `head`, has left
+    except (BrokenPipeError, SystemExit) as error:  # whoever read the output, such as `head`, has left
+        if not isinstance(error.__context__ or error, BrokenPipeError):  # rich makes a SystemExit of it
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # as a shell has it for SIGPIPE
     return 0

@@ -11,7 +11,9 @@ from torch import nn
 
 from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.data.coco.feed import ObjectFeed
+from calibnorm.lab.recipes import Boxes
 from calibnorm.lab.tasks.detect import Detect
+from calibnorm.lab.training.folder import read_recipe
 from calibnorm.lab.training.trained import trained
 
 
@@ -39,9 +41,10 @@ def opened(run: Path, data_root: Path) -> Iterator[Detector]:
     """
     if not run.is_dir():
         raise UsageError(Setting("run", run), "is no folder; name a run of calibnorm detect train")
+    recipe = read_recipe(run)
+    if recipe is not None and not isinstance(recipe, Boxes):
+        raise UsageError(Setting("run", run), f"is a run of {recipe.task}; name one of calibnorm detect train")
     with trained(run, data_root) as found:
-        if not isinstance(found.task, Detect):
-            kind = found.task.recipe.task
-            raise UsageError(Setting("run", run), f"is a run of {kind}; name one of calibnorm detect train")
+        assert isinstance(found.task, Detect)
         assert isinstance(found.feeds.test, ObjectFeed)
         yield Detector(found.task, found.network, found.feeds.test)

@@ -42,8 +42,11 @@ def run(config: InspectConfig, console: Console | None = None) -> int:
     """
     console = console or Console()
     document = SingleRun(config.folder, config.data_root, layer=config.layer).document()
-    screen.show(document, console)
-    screen.say_where(console, written_into(document, config.folder))
+    try:
+        screen.show(document, console)
+    finally:  # also where whoever reads the output leaves
+        page = written_into(document, config.folder)
+    screen.say_where(console, page)
     return 0
 
 

@@ -69,9 +69,7 @@ class Stylization(Recipe):
         self.check_counts("steps", "image_size", "style_size", "width", "blocks")
         near = [count for count in (self.steps // self.epochs, -(-self.steps // self.epochs)) if count]
         choice = " or ".join(str(count * self.epochs) for count in near)
-        self.require(
-            "steps", self.steps % self.epochs == 0, f"must be a multiple of the {self.epochs} epochs; {choice}"
-        )
+        self.require("steps", self.steps % self.epochs == 0, f"must be a multiple of epochs, {self.epochs}: {choice}")
         for name in ("content_weight", "style_weight", "variation_weight"):
             self.require(name, 0 <= getattr(self, name) < float("inf"), "must be 0 or a positive number")
         self.require("style_layers", len(set(self.style_layers)) == len(self.style_layers), "has a layer twice")
