@@ -24,6 +24,7 @@ from torch import Tensor, nn
 import calibnorm as cn
 from calibnorm.bench.clock import Clock, Run, Times, measure
 from calibnorm.bench.inference import runner
+from calibnorm.lab.experiments.calibration import first
 from calibnorm.lab.naming import slug
 from calibnorm.lab.training.trained import Trained, trained
 from calibnorm.networks import finding
@@ -85,13 +86,7 @@ def nothing() -> None:
 
 def first_images(of: Trained) -> Tensor:
     """Return training images, as many as IMAGES."""
-    found, count = list[Tensor](), 0
-    for images, _ in of.feeds.train:
-        found.append(images)
-        count += len(images)
-        if count >= IMAGES:
-            break
-    return torch.cat(found)[:IMAGES]
+    return torch.cat(list(first(of.feeds.train, IMAGES)))
 
 
 def row(name: str, variant: str, of: Trained, network: nn.Module, plan: Any) -> dict[str, Any]:

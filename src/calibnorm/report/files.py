@@ -8,7 +8,8 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,15 @@ def refuse_file(name: str, folder: Path) -> None:
     for place in (folder, *folder.parents):
         if place.exists() and not place.is_dir():
             raise UsageError(Setting(name, place), "is a file; name a folder")
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Raise UsageError, which names the setting ``out``, where the system refuses what is written inside."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(Setting("out", out), f"cannot be written ({error.strerror})") from error
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -93,17 +103,17 @@ def png(picture: Tensor) -> bytes:
     """Return a picture as the bytes of a PNG file.
 
     Args:
-        picture: (3, H, W) in uint8: red, green, blue.
+        picture: (C, H, W) in uint8: red, green and blue, or gray alone.
 
     >>> png(torch.zeros(3, 2, 2, dtype=torch.uint8))[1:4]
     b'PNG'
     """
-    _, high, wide = picture.shape
+    channels, high, wide = picture.shape
     filtered = torch.cat([torch.zeros(high, 1, dtype=torch.uint8), picture.cpu().permute(1, 2, 0).flatten(1)], 1)
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", wide, high, 8, 2, 0, 0, 0))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", wide, high, 8, 0 if channels == 1 else 2, 0, 0, 0))
     pixels = zlib.compress(filtered.numpy().tobytes(), 9)
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")

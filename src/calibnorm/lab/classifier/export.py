@@ -8,11 +8,10 @@ import json
 import torch
 from rich.console import Console
 
-from calibnorm.errors import Setting, UsageError
 from calibnorm.lab import exporting
 from calibnorm.lab.classifier.config import ExportClassifierConfig
 from calibnorm.lab.classifier.opening import Classifier, Deployed, opened
-from calibnorm.report.files import write_whole
+from calibnorm.report.files import write_whole, writing
 
 DETAILS = "calibnorm.json"
 """The file in a program of torch.export that holds what the metadata of the others do."""
@@ -30,10 +29,8 @@ def run(config: ExportClassifierConfig, console: Console | None = None) -> int:
     exporting.check(config.out)
     classifier = opened(config.run)
     makers = {".onnx": as_onnx, ".pt2": as_program, ".safetensors": as_safetensors}
-    try:
+    with writing(config.out):
         write_whole(config.out, makers[config.out.suffix](classifier))
-    except OSError as error:
-        raise UsageError(Setting("out", config.out), f"cannot be written ({error.strerror})") from error
     said = f"{config.out}: {classifier.words}"
     (console or Console()).print(said, highlight=False, markup=False, soft_wrap=True)
     return 0

@@ -12,7 +12,7 @@ from calibnorm.lab.data import Pixels
 from calibnorm.lab.recipes import Classification, Recipe
 from calibnorm.lab.tasks.classify import blank
 from calibnorm.lab.training.contents import WEIGHTS, read, refused
-from calibnorm.lab.training.folder import LAST
+from calibnorm.lab.training.folder import weights_file
 
 REMEDY = "name the folder of a run of calibnorm train, or its best.pt or last.pt"
 
@@ -70,10 +70,7 @@ def opened(place: Path) -> Classifier:
         UsageError: There is none, it is a network of another task, or it is of a version that did not note its pixels.
     """
     asked = Setting("run", place)
-    path = place / LAST if place.is_dir() else place
-    if not path.is_file():
-        missing = f"holds no {LAST}, as a run has after its first epoch" if place.is_dir() else "is not there"
-        raise UsageError(asked, f"{missing}; {REMEDY}")
+    path = weights_file(place, REMEDY)
     content = read(path, path.read_bytes(), WEIGHTS, REMEDY)
     recipe = Recipe.from_dict(content.get("recipe"), path)
     if not isinstance(recipe, Classification):

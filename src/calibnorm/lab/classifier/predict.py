@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from calibnorm.errors import Setting, UsageError
+from calibnorm.errors import UsageError
 from calibnorm.lab.classifier.config import PredictConfig
 from calibnorm.lab.classifier.opening import Classifier, Deployed, opened
 from calibnorm.lab.data.feed import Pixels
@@ -21,7 +21,7 @@ from calibnorm.lab.data.listing import named
 from calibnorm.lab.data.pictures import pixels_of, read_picture
 from calibnorm.lab.data.workers import readers
 from calibnorm.lab.training.machine import choose
-from calibnorm.report.files import write_csv
+from calibnorm.report.files import write_csv, writing
 
 Answer = list[tuple[str, float]]
 """Classes with their probabilities, the most probable first."""
@@ -53,10 +53,8 @@ def run(config: PredictConfig, console: Console | None = None) -> int:
         else:
             rows.append(line(path, answer))
     if config.out is not None:
-        try:
+        with writing(config.out):
             write_csv(config.out, rows, columns(min(config.top, len(classifier.classes))))
-        except OSError as error:
-            raise UsageError(Setting("out", config.out), f"cannot be written ({error.strerror})") from error
         said = f"{config.out}: {len(paths) - left_out} of {len(paths)} pictures; {classifier.words}"
         console.print(said, highlight=False, markup=False, soft_wrap=True)
     return 1 if left_out else 0

@@ -11,7 +11,6 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.detect import results
 from calibnorm.lab.detect.config import EvalConfig
 from calibnorm.lab.detect.opening import Detector, opened
@@ -19,6 +18,7 @@ from calibnorm.lab.tasks.detect import QUALITIES, Detections, PanopticDetections
 from calibnorm.lab.tasks.precision import COLUMNS
 from calibnorm.lab.training.processes import Processes
 from calibnorm.report.document import Document, Section, Table
+from calibnorm.report.files import writing
 from calibnorm.report.screen import show
 
 
@@ -42,11 +42,9 @@ def run(config: EvalConfig, console: Console | None = None) -> int:
                     meter.add(detector.network, batch)
         found = meter.gathered(Processes(1))
         if config.out is not None:
-            try:
+            with writing(config.out):
                 config.out.mkdir(parents=True, exist_ok=True)
                 results.write(config.out, found, detector.test.categories)
-            except OSError as error:
-                raise UsageError(Setting("out", config.out), f"cannot be written ({error.strerror})") from error
         recipe = detector.task.recipe
         title = f"{config.results or config.run}: {recipe.model}, {recipe.backbone}, {recipe.norm} on {recipe.data}"
         show(Document(title, [Section("", tables(meter.of_all(found)))]), console)

@@ -11,14 +11,15 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from calibnorm.errors import Setting, UsageError
+from calibnorm.errors import UsageError
 from calibnorm.lab.data.coco.feed import Scenes, Target
-from calibnorm.lab.data.listing import pictures_below
+from calibnorm.lab.data.listing import named
 from calibnorm.lab.data.pictures import Damaged, pixels_of, read_picture
 from calibnorm.lab.detect.config import ShowConfig
 from calibnorm.lab.detect.opening import Detector, opened
 from calibnorm.lab.tasks.detect import SOLID, DetectPanoptic
 from calibnorm.lab.tasks.merging import Map
+from calibnorm.report.files import writing
 from calibnorm.report.pictures import save
 
 if TYPE_CHECKING:
@@ -58,10 +59,8 @@ def run(config: ShowConfig, console: Console | None = None) -> int:
                 continue
             name = path.stem if path.stem not in written else path.name
             written.add(name)
-            try:
+            with writing(config.out):
                 save(drawn(detector, picture, truth, config.least_score), config.out / f"{name}.png")
-            except OSError as error:
-                raise UsageError(Setting("out", config.out), f"cannot be written ({error.strerror})") from error
     console.print(f"{len(written)} drawings in {config.out}", highlight=False, soft_wrap=True)
     return 1 if left_out else 0
 
@@ -72,12 +71,7 @@ def chosen(config: ShowConfig, validation: Sequence[Path]) -> Iterator[Path]:
     Raises:
         UsageError: One is not there, or a folder holds none.
     """
-    for named in config.pictures or validation[: config.count]:
-        if not named.exists():
-            raise UsageError(f"{named}: is not there")
-        found = pictures_below(named) if named.is_dir() else [named]
-        if not found:
-            raise UsageError(f"{named}: holds no picture")
+    for _, found in named(config.pictures or validation[: config.count]):
         yield from found
 
 

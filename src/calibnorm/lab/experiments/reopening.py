@@ -21,7 +21,7 @@ from calibnorm.lab.experiments.gathered import Gathered, gather, side_by_side
 from calibnorm.lab.experiments.grid import NOTE, Grid, condition_name
 from calibnorm.lab.experiments.outcomes import outcomes
 from calibnorm.lab.experiments.report import Report
-from calibnorm.lab.experiments.single import RUNS, SingleRun, finished_run, written_into
+from calibnorm.lab.experiments.single import RUNS, SingleRun, finished_run, tell
 from calibnorm.lab.experiments.summary import summarize
 from calibnorm.lab.experiments.tables import run as tables
 from calibnorm.lab.experiments.tables.definitions import TABLES
@@ -58,9 +58,7 @@ def run(config: ReportConfig, console: Console | None = None) -> int:
         return of_bench(benches[0], config, out, console)
     folders = {place: run_folders(place) for place in config.runs}
     if len(config.runs) == 1 and (config.runs[0] / CONFIG).exists():
-        document = SingleRun(config.runs[0], config.data_root, config.gates).document()
-        screen.show(document, console)
-        screen.say_where(console, written_into(document, out))
+        tell(SingleRun(config.runs[0], config.data_root, config.gates).document(), out, console)
         return 0
     report = reopened(config) or gathered(config, [run for of in folders.values() for run in of])
     networks = read_networks(report, config) if config.gates else []
@@ -91,9 +89,7 @@ def of_bench(place: Path, config: ReportConfig, out: Path, console: Console) -> 
         other = next(each for each in config.runs if each != place)
         raise UsageError(f"{place}: holds a bench's results, which stand by themselves; name it without {other}")
     for path in bench.found(place):
-        document = report_of(bench.read(path))
-        screen.show(document, console)
-        screen.say_where(console, written_into(document, out / path.stem))
+        tell(report_of(bench.read(path)), out / path.stem, console)
     return 0
 
 

@@ -40,26 +40,24 @@ def run(config: InspectConfig, console: Console | None = None) -> int:
         UsageError: There is no finished run, its files are not whole, its images are missing, or the folder cannot be
             written.
     """
-    console = console or Console()
-    document = SingleRun(config.folder, config.data_root, layer=config.layer).document()
-    try:
-        screen.show(document, console)
-    finally:  # also where whoever reads the output leaves
-        page = written_into(document, config.folder)
-    screen.say_where(console, page)
+    tell(SingleRun(config.folder, config.data_root, layer=config.layer).document(), config.folder, console or Console())
     return 0
 
 
-def written_into(document: Document, folder: Path) -> Path:
-    """Write a document into a folder; return the page.
+def tell(document: Document, folder: Path, console: Console) -> None:
+    """Print a document, write it into a folder, and say where its page is.
 
     Raises:
         UsageError: It cannot be written.
     """
     try:
-        return write(document, folder)[0]
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be written ({error.strerror}); make room, or choose another") from error
+        screen.show(document, console)
+    finally:  # also where whoever reads the output leaves
+        try:
+            page, *_ = write(document, folder)
+        except OSError as error:
+            raise UsageError(f"{folder}: cannot be written ({error.strerror}); make room, or choose another") from error
+    screen.say_where(console, page)
 
 
 def finished_run(folder: Path) -> tuple[Recipe, Result]:

@@ -20,7 +20,7 @@ from calibnorm.lab.models.transformation import TransformationNetwork
 from calibnorm.lab.stylize.config import ApplyConfig
 from calibnorm.lab.stylize.opening import opened
 from calibnorm.lab.stylize.strips import in_strips, on_disk
-from calibnorm.report.files import write_whole
+from calibnorm.report.files import write_whole, writing
 
 GIB = 1024**3
 WHOLE, STRIPS = 24, 6
@@ -56,10 +56,8 @@ def run(config: ApplyConfig, console: Console | None = None) -> int:
             left_out += 1
             print(f"calibnorm: left out: {error}", file=sys.stderr)
             continue
-        try:
+        with writing(target):
             write_whole(target, encoded(done, config.format, trained.words))
-        except OSError as error:
-            raise UsageError(Setting("out", target), f"cannot be written ({error.strerror})") from error
     console.print(f"{len(pairs) - left_out} of {len(pairs)} pictures in {config.out}", highlight=False, soft_wrap=True)
     return 1 if left_out else 0
 

@@ -7,11 +7,10 @@ import json
 import torch
 from rich.console import Console
 
-from calibnorm.errors import Setting, UsageError
 from calibnorm.lab import exporting
 from calibnorm.lab.stylize.config import ExportConfig
 from calibnorm.lab.stylize.opening import METADATA, Opened, opened
-from calibnorm.report.files import write_whole
+from calibnorm.report.files import write_whole, writing
 
 
 def run(config: ExportConfig, console: Console | None = None) -> int:
@@ -23,14 +22,11 @@ def run(config: ExportConfig, console: Console | None = None) -> int:
     Raises:
         UsageError: The network is not there, a package is missing, or the file cannot be written.
     """
-    asked = Setting("out", config.out)
     exporting.check(config.out)
     trained = opened(config.run)
     written = as_safetensors(trained) if config.out.suffix == ".safetensors" else as_onnx(trained)
-    try:
+    with writing(config.out):
         write_whole(config.out, written)
-    except OSError as error:
-        raise UsageError(asked, f"cannot be written ({error.strerror})") from error
     (console or Console()).print(f"{config.out}: {trained.words}", highlight=False, soft_wrap=True)
     return 0
 

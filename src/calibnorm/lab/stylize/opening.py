@@ -13,7 +13,7 @@ from calibnorm.lab.models.pretrained import read_tensors
 from calibnorm.lab.models.transformation import TransformationNetwork
 from calibnorm.lab.recipes import Recipe, Stylization
 from calibnorm.lab.training.contents import WEIGHTS, read, refused
-from calibnorm.lab.training.folder import LAST
+from calibnorm.lab.training.folder import weights_file
 
 METADATA = "calibnorm"
 """The entry of a safetensors file, and of an ONNX model, that holds the recipe."""
@@ -46,10 +46,7 @@ def opened(place: Path) -> Opened:
         UsageError: There is none, or it is a network of another task.
     """
     asked = Setting("run", place)
-    path = place / LAST if place.is_dir() else place
-    if not path.is_file():
-        missing = f"holds no {LAST}, as a run has after its first epoch" if place.is_dir() else "is not there"
-        raise UsageError(asked, f"{missing}; {REMEDY}")
+    path = weights_file(place, REMEDY)
     if path.suffix == ".safetensors":
         tensors: Any = read_tensors(path, "network")
         settings = json.loads(metadata(path).get(METADATA, "null"))

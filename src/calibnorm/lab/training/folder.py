@@ -105,6 +105,19 @@ def waited(rows: Sequence[EpochFigures], task: Task[Any], patience: int | None) 
     return patience is not None and since >= patience
 
 
+def weights_file(place: Path, remedy: str) -> Path:
+    """Return the file of the weights that a run's folder ended with, or the place itself, which is a file of weights.
+
+    Raises:
+        UsageError: There is none; the text says what to do.
+    """
+    path = place / LAST if place.is_dir() else place
+    if not path.is_file():
+        missing = f"holds no {LAST}, as a run has after its first epoch" if place.is_dir() else "is not there"
+        raise UsageError(Setting("run", place), f"{missing}; {remedy}")
+    return path
+
+
 def read_result(folder: Path) -> Result | None:
     """Return the result of a finished run, or None; raise UsageError where something else is in the file."""
     if not (folder / RESULT).exists():
