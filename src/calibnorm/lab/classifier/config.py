@@ -11,6 +11,7 @@ import tyro
 from calibnorm.errors import Setting, UsageError
 from calibnorm.lab.experiments.config import Loading
 from calibnorm.lab.training.machine import Accelerator
+from calibnorm.report.files import refuse_folder
 
 ENDINGS = (".onnx", ".pt2", ".safetensors")
 
@@ -41,8 +42,8 @@ class PredictConfig(Loading):
         for name in ("top", "batch_size"):
             if getattr(self, name) < 1:
                 raise UsageError(Setting(name, getattr(self, name)), "must be at least 1")
-        if self.out is not None and self.out.is_dir():
-            raise UsageError(Setting("out", self.out), "is a folder; name a file, such as answers.csv")
+        if self.out is not None:
+            refuse_folder("out", self.out, "answers.csv")
 
 
 @dataclass(frozen=True, kw_only=True)

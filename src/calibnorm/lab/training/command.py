@@ -18,7 +18,7 @@ from calibnorm import loading
 from calibnorm._stopping import advised
 from calibnorm._stopping import speaks as first_process
 from calibnorm.errors import NOT_GIVEN, ReasonedError, RunFailed, Setting, Stopped, UsageError, as_option, exit_status
-from calibnorm.lab.arguments import parsed
+from calibnorm.lab.arguments import given, parsed
 from calibnorm.lab.naming import check_name, slug
 from calibnorm.lab.recipes import RECIPES, Recipe, recipe, refuse_without_effect, summary
 
@@ -154,7 +154,7 @@ def read(name: str, words: Sequence[str], program: str = "", text: str = "") -> 
     default = both(chosen, RunOptions())
     prog, description = program or f"{PROGRAM} {name}", text or summary(name)
     command = parsed(both, words, prog=prog, description=description, default=default)
-    refuse_without_effect([command.recipe], chosen)
+    refuse_without_effect([command.recipe], given(words))
     return command.recipe, command.options
 
 
