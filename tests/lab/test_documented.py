@@ -14,7 +14,7 @@ from lab.calling import main
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
-SHOWN = re.compile(r"^(?:torchrun .*-m )?calibnorm (.+)$")
+SHOWN = re.compile(r"^(?:\$ |torchrun .*-m )?calibnorm (.+)$")
 RUNS = (
     "lab.demo", "lab.training.command", "lab.experiments.compare", "lab.experiments.tables.run",
     "lab.experiments.single", "lab.experiments.reopening", "lab.experiments.gates", "lab.stylize.apply",

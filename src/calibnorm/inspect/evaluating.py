@@ -33,7 +33,9 @@ def batches_of(images: Images) -> Iterator[tuple[Tensor, tuple[Any, ...]]]:
     if not batches:
         raise ValueError("images holds no batch; an iterator can be read once, so pass a list or a new one")
     if not pixels:
-        raise ValueError(f"images holds nothing to read: its last batch has the shape {tuple(first.shape)}; pass images")
+        raise ValueError(
+            f"images holds nothing to read: its last batch has the shape {tuple(first.shape)}; pass images"
+        )
 
 
 def evaluate(model: nn.Module, images: Images) -> None:

@@ -50,7 +50,12 @@ def no_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     [
         (["digits-tyni"], "recipe digits-tyni: is not known; did you mean digits-tiny or"),
         ([], "train: a recipe comes first"),
-        (["--epochs", "3"], "train --epochs: a recipe comes first"),
+        (["--epochs", "3"], "train --epochs: a recipe comes first, such as calibnorm train digits-tiny ("),
+        (["--data", "folders"], "train --data: a recipe comes first, such as calibnorm train folders-small ("),
+        (
+            ["/"],
+            "/: is a folder, and a recipe comes first; for pictures of your own: calibnorm train folders-small --data-r",
+        ),
         (["digits-tiny", "--epcohs", "3"], "--epcohs"),
         (["digits-tiny", "--epochs", "many"], "--epochs"),
         (["digits-tiny", "--epochs", "0"], "--epochs 0"),

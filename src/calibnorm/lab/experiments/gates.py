@@ -76,7 +76,8 @@ def run(config: GatesConfig, console: Console | None = None) -> int:
     runs, unfinished = gated_runs(config.folder)
     for sentence in changed_sources(runs):
         console.print(sentence, style="yellow", highlight=False, soft_wrap=True)
-    measured = [measure(folder, config.data_root) for folder in track(runs, "testing", console=console)]
+    shown = track(runs, "testing", console=console, transient=True, disable=not console.is_terminal)
+    measured = [measure(folder, config.data_root) for folder in shown]
     rows = [row for row, _ in measured]
     tell(document(rows, measured[0][1], unfinished, config), config.folder, console, Path(TABLE).stem)
     return 0

@@ -40,7 +40,12 @@ def run(config: InspectConfig, console: Console | None = None) -> int:
         UsageError: There is no finished run, its files are not whole, its images are missing, or the folder cannot be
             written.
     """
-    tell(SingleRun(config.folder, config.data_root, layer=config.layer).document(), config.folder, console or Console())
+    console = console or Console()
+    with console.status(
+        "reading the trained network: its gates, and its batch noise"
+    ):  # a minute or two; on a terminal
+        said = SingleRun(config.folder, config.data_root, layer=config.layer).document()
+    tell(said, config.folder, console)
     return 0
 
 

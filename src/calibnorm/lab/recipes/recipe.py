@@ -263,13 +263,14 @@ class Recipe:
             raise UsageError(f"{where}: {error}") from error
 
 
-def refuse_without_effect(recipes: Iterable[Recipe], given: Container[str]) -> None:
+def refuse_without_effect(recipes: Iterable[Recipe], default: Recipe, given: Container[str]) -> None:
     """Refuse a setting that somebody has given and that changes nothing in any of these recipes.
 
-    What takes a setting away, such as no milestones, is not refused.
+    What takes a setting away, such as no milestones, is not refused, nor is what every recipe has by default.
 
     Args:
         recipes: What is to be trained.
+        default: The recipe before anything was given.
         given: The names of the settings that were given.
 
     Raises:
@@ -277,7 +278,9 @@ def refuse_without_effect(recipes: Iterable[Recipe], given: Container[str]) -> N
     """
     vain = [{name: (recipe, why) for name, why in recipe.without_effect().items()} for recipe in recipes]
     for name, (recipe, why) in vain[0].items():
-        if name in given and getattr(recipe, name) not in ((), None) and all(name in each for each in vain):
+        value = getattr(recipe, name)
+        usual = value in ((), None) or value == getattr(default, name) == getattr(type(default), name, None)
+        if name in given and not usual and all(name in each for each in vain):
             recipe.require(name, False, *why)
 
 
