@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,14 +59,14 @@ def test_a_run_has_its_losses_and_columns_apart_and_says_what_it_reads(runs: dic
 
 
 @pytest.mark.untraced
-def test_interrupted_in_an_epoch_it_goes_on_bit_for_bit(mini: Path, tmp_path: Path) -> None:
+def test_killed_in_an_epoch_it_goes_on_bit_for_bit(mini: Path, tmp_path: Path) -> None:
     recipe = small("panoptic", mini, norm="rbn", image_size=(48, 64), ema=0.5)
-    with pytest.raises(KeyboardInterrupt):
-        tiny.run(recipe, tmp_path / "ended", workers=0, checkpoint_minutes=0.0, watcher=tiny.Interrupting(4))
-    assert tiny.state(tmp_path / "ended")["progress"]["step"] == 3
-    for folder in ("ended", "whole"):
+    status = children.run(children.train_and_die, recipe, tmp_path / "killed", 0.0, "step", 4)
+    assert status == -signal.SIGKILL
+    assert tiny.state(tmp_path / "killed")["progress"]["step"] == 3
+    for folder in ("killed", "whole"):
         tiny.run(recipe, tmp_path / folder, workers=0)
-    tiny.assert_same_run(tmp_path / "ended", tmp_path / "whole")
+    tiny.assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 
 @pytest.mark.untraced

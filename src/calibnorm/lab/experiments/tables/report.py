@@ -256,4 +256,4 @@ class TableReport(Report):
 
 def absent(left_out: Mapping[str, str]) -> list[str]:
     """Return a sentence for every row that is left out; said before anything else."""
-    return [f"{row}: left out. {why[0].upper()}{why[1:]}." for row, why in left_out.items()]
+    return [f"{row}: left out. {texts.beginning(why)}." for row, why in left_out.items()]
