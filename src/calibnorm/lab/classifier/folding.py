@@ -38,10 +38,11 @@ def folded(of: Classifier, places: Sequence[Path], tolerance: float) -> Classifi
     with ThreadPoolExecutor(readers()) as pool:
         part = paths[:: -(-len(paths) // MOST)]
         pictures = [whole(each) for each in pool.map(lambda path: seen(path, of.pixels), part)]
-    images = standardize(torch.stack(pictures), *of.pixels.statistics("cpu"))
+    images = standardize(torch.stack(pictures), *of.pixels.statistics(torch.device("cpu")))
+    batches = [images[first : first + BATCH] for first in range(0, len(images), BATCH)]
     said: list[str] = []
     try:
-        plan = cn.fold_plan(of.network, images.split(BATCH), tolerance=tolerance)
+        plan = cn.fold_plan(of.network, batches, tolerance=tolerance)
     except ValueError as error:
         raise UsageError(Setting("fold", places), f"cannot be folded by: {error}") from error
     network = cn.fold(of.network, plan, into_convolutions=True, report=said.append)
