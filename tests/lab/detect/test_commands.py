@@ -284,7 +284,7 @@ def test_what_cannot_be_done_is_said(
 def test_a_run_of_another_task_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny.run(replace(tiny.TINY, epochs=1, train_images=64), tmp_path / "run")
     assert main(["detect", "eval", str(tmp_path / "run")]) == 2
-    assert "is a run of classification; name one of calibnorm detect train" in capsys.readouterr().err
+    assert "has a network of classification, which calibnorm predict and calibnorm" in capsys.readouterr().err
 
 
 def test_the_miniature_is_made_where_it_is_missing(

@@ -29,7 +29,8 @@ from calibnorm.report.measure import Measure
 LOSSES = {"loss_objectness": "objectness", "loss_rpn_box_reg": "proposals", "loss_classifier": "classes"}
 LOSSES |= {"loss_box_reg": "boxes", "loss_mask": "masks", "loss_semantic": "semantic"}
 """The losses of a detector, as torchvision names them and as the figures do."""
-SIZES = {"aps": " of small objects", "apm": " of medium objects", "apl": " of large objects"}
+SIZES = {"aps": " small", "apm": " medium", "apl": " large"}
+"""Of objects of a size."""
 QUALITIES = ("pq", "sq", "rq")
 SOLID = 0.5
 """From this probability on, a pixel is a mask's."""
