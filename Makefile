@@ -74,7 +74,7 @@ docs: $(INSTALLED)
 # other's when it is done ("worksteal"), so that most fixtures of modules and packages are made once, not twice. Triton's
 # interpreter is chosen once for a process.
 test: lint docs
-	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/triton -n $(JOBS) --dist worksteal --cov --cov-report= --cov-fail-under=0
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/ops/triton -n $(JOBS) --dist worksteal --cov --cov-report= --cov-fail-under=0
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-append --cov-report=term
 
 bench: $(INSTALLED)
