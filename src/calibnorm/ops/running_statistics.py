@@ -31,6 +31,11 @@ def update_running(
     buffers: tuple[Tensor, ...] = (running_mean, running_var)
     if num_batches_tracked is not None:
         buffers = (*buffers, num_batches_tracked)
+    if isinstance(count, Tensor) and count.is_cpu and not transformed(count):
+        count = int(count)
+        if count == 0:
+            momentum = 0.0
+        count = max(count, 2)
     if isinstance(momentum, float) and isinstance(count, int) and not transformed(mean):
         dispatch.update_running(buffers, mean, var, momentum, count / (count - 1))
         return
