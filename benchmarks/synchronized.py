@@ -1,9 +1,10 @@
-"""What sharing statistics costs, in two gloo processes of one thread each: times over those of the layer that shares none.
+"""What sharing statistics costs: times over those of the layer that shares none, in two gloo processes of one thread.
 
     python benchmarks/synchronized.py [--methods iebn rbn] [--repeats 60]
 
-Forward and backward in float32, interleaved, both processes at once, from a barrier to the end on rank 0. ``floor`` is
-the layer that shares nothing with the two exchanges of one that does, of as many numbers, beside it.
+Forward and backward in float32, interleaved, both processes at once, from a barrier to the end on rank 0: the 20th
+percentile and the median of wall time, and the median of the process's own time, on which other work on the machine
+counts little. ``floor`` is the layer that shares nothing, with the exchanges of one that does beside it.
 """
 
 from __future__ import annotations
@@ -11,47 +12,40 @@ from __future__ import annotations
 import argparse
 import copy
 import tempfile
-from collections.abc import Callable
+import time
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from calibnorm.bench.clock import Clock, Times, measure
+from calibnorm.bench.clock import Clock, Run, Times, measure
 from calibnorm.nn import layer_type
 from calibnorm.ops import synchronized
 
 SHAPES = ((8, 64, 56, 56), (32, 256, 14, 14), (32, 512, 7, 7))
 
 
-def both_ways(layer: nn.Module, x: Tensor, dy: Tensor) -> None:
-    """Run a layer forward and back."""
-    layer(x).backward(dy)
-    x.grad = None
+class ProcessorClock(Clock):
+    """The process's own time, in all of its threads."""
+
+    def time(self, run: Run, into: Times) -> None:
+        """Time one call."""
+        start = time.process_time()
+        run()
+        into.ms.append(1e3 * (time.process_time() - start))
 
 
-def floor(layer: nn.Module, x: Tensor, dy: Tensor) -> None:
-    """The same, and the exchanges that a layer with shared statistics has."""
+def both_ways(layer: nn.Module, x: Tensor, dy: Tensor, exchange: bool = False) -> None:
+    """Run a layer forward and back, with the exchanges of shared statistics beside it where asked."""
     group = dist.group.WORLD
     assert group is not None
     y = layer(x)
-    synchronized._all_gather(torch.ones(2 + 2 * x.shape[1], dtype=torch.float64), group)
+    if exchange:
+        synchronized._all_gather(torch.ones(2 + 2 * x.shape[1], dtype=torch.float64), group)
     y.backward(dy)
-    synchronized._all_reduce(torch.ones(2, x.shape[1], dtype=torch.float64), group)
+    if exchange:
+        synchronized._all_reduce(torch.ones(2, x.shape[1], dtype=torch.float64), group)
     x.grad = None
-
-
-def times(name: str, shape: tuple[int, ...], repeats: int) -> dict[str, Times]:
-    """Return the times of the layer alone, with shared statistics, and of the floor."""
-    own = layer_type(name, 2)(shape[1])
-    shared = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(own))
-    x, dy = torch.randn(shape, requires_grad=True), torch.randn(shape)
-    runs: dict[str, Callable[[], None]] = {
-        "own": lambda: both_ways(own, x, dy),
-        "shared": lambda: both_ways(shared, x, dy),
-        "floor": lambda: floor(own, x, dy),
-    }
-    return measure({name: (dist.barrier, run) for name, run in runs.items()}, Clock(), repeats)
 
 
 def serve(rank: int, store: str, methods: list[str], repeats: int) -> None:
@@ -60,12 +54,25 @@ def serve(rank: int, store: str, methods: list[str], repeats: int) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     for shape in SHAPES:
         for name in methods:
-            found = times(name, shape, repeats)
+            own = layer_type(name, 2)(shape[1])
+            shared = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(own))
+            x, dy = torch.randn(shape, requires_grad=True), torch.randn(shape)
+            runs: dict[str, Run] = {
+                "own": lambda layer=own, x=x, dy=dy: both_ways(layer, x, dy),
+                "shared": lambda layer=shared, x=x, dy=dy: both_ways(layer, x, dy),
+                "floor": lambda layer=own, x=x, dy=dy: both_ways(layer, x, dy, exchange=True),
+            }
+            variants = {variant: (dist.barrier, run) for variant, run in runs.items()}
+            wall, processor = (measure(variants, clock, repeats) for clock in (Clock(), ProcessorClock()))
             if rank == 0:
-                low, middle, _ = zip(*(t.quantiles for t in found.values()), strict=True)
-                text = " ".join(f"{variant} {ms:6.2f} ms" for variant, ms in zip(found, middle, strict=True))
-                ratios = " ".join(f"{a / low[0]:5.2f} {b / middle[0]:5.2f}" for a, b in zip(low[1:], middle[1:], strict=True))
-                print(f"{name:5} {'x'.join(map(str, shape)):12} {text}  shared, floor over own (p20 p50): {ratios}", flush=True)
+                print(f"{name:5} {'x'.join(map(str, shape)):12} own {wall['own'].quantiles[1]:5.2f} ms", end="")
+                for variant in ("shared", "floor"):
+                    ratios = [
+                        times[variant].quantiles[i] / times["own"].quantiles[i]
+                        for times, i in ((wall, 0), (wall, 1), (processor, 1))
+                    ]
+                    print(f"  {variant} {' / '.join(f'{ratio:.2f}' for ratio in ratios)}", end="")
+                print(flush=True)
     dist.destroy_process_group()
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from calibnorm.ops.inputs import transformed
 from calibnorm.ops.statistics import Share, Statistics, batch_statistics
 
 if TYPE_CHECKING:
@@ -136,25 +137,35 @@ class _Summed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, t: Tensor, group: ProcessGroup) -> Tensor:
         ctx.group = group
-        return _all_reduce(t, group)
+        return _all_reduce(t.clone(), group)
 
     @staticmethod
     def backward(ctx: Any, d: Tensor) -> tuple[Tensor, None]:
         return _Summed.apply(d, ctx.group), None
 
 
-# The operators under torch's functional collectives: they compile, and run with gloo and NCCL.
+# The group's own calls took 250 and 300 us where the operators under torch's functional collectives took 330 and 340 (two
+# gloo processes on two busy cores); those compile.
 
 
 def _all_gather(t: Tensor, group: ProcessGroup) -> Tensor:
     """Return every process's t, (R, *t.shape), in the order of the ranks."""
-    operators = torch.ops._c10d_functional
-    gathered = operators.all_gather_into_tensor(t[None].contiguous(), group.size(), group.group_name)
-    received: Tensor = operators.wait_tensor(gathered)
+    if transformed(t):
+        operators = torch.ops._c10d_functional
+        gathered = operators.all_gather_into_tensor(t[None].contiguous(), group.size(), group.group_name)
+        received: Tensor = operators.wait_tensor(gathered)
+        return received
+    received = t.new_empty((group.size(), *t.shape))
+    group.allgather([list(received.unbind())], [t.contiguous()]).wait()
     return received
 
 
 def _all_reduce(t: Tensor, group: ProcessGroup) -> Tensor:
-    operators = torch.ops._c10d_functional
-    total: Tensor = operators.wait_tensor(operators.all_reduce(t.contiguous(), "sum", group.group_name))
-    return total
+    """Return the sum over the processes; t may be it."""
+    t = t.contiguous()
+    if transformed(t):
+        operators = torch.ops._c10d_functional
+        total: Tensor = operators.wait_tensor(operators.all_reduce(t, "sum", group.group_name))
+        return total
+    group.allreduce([t]).wait()
+    return t

@@ -1,7 +1,7 @@
-"""The layer of any method whose statistics several processes share: C between the exchanges, by programs.
+"""The layer of any method whose statistics several processes share: C between the exchanges.
 
-Everything on (N, C) numbers is five programs, made together at the first call of a kind. Where a step has none, torch's
-operations exchange the same numbers: what other processes run does not matter.
+What is on (N, C) numbers is written by hand or a program, and programs are made together at the first call of a kind.
+Where a step has none, torch's operations exchange the same numbers: what other processes run does not matter.
 """
 
 from __future__ import annotations
@@ -14,21 +14,23 @@ from torch import Tensor
 
 from calibnorm.ops import coefficients, programs
 from calibnorm.ops.coefficients import Call, Pulled, Step
+from calibnorm.ops.cpu import coefficients as by_hand
 from calibnorm.ops.cpu import passes
 from calibnorm.ops.cpu.traced import made, run
+from calibnorm.ops.kernel_methods import kind_of
 from calibnorm.ops.programs import Program, Shapes
 from calibnorm.ops.statistics import Statistics
 from calibnorm.ops.three_steps import StepByStep
 
 
 class Programs(NamedTuple):
-    """What runs between the passes and the exchanges; see :mod:`calibnorm.ops.programs.synchronized`."""
+    """What runs before and after the exchanges; see :mod:`calibnorm.ops.programs.synchronized`."""
 
     statistics: Program
     of_all: Program
-    coefficients: Program
-    gradients: Program
     through: Program
+    step: tuple[Program, Program] | None
+    """Coefficients and gradients; None where these are written by hand."""
 
 
 def find_coefficients(call: Call, m: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Statistics]:
@@ -36,13 +38,14 @@ def find_coefficients(call: Call, m: Tensor, v: Tensor) -> tuple[Tensor, Tensor,
     found, shared = _programs_of(call, m), call.step.synchronized
     if found is None or shared is None:
         return call.coefficients(m, v)
-    tensors = [_wide(t) for t in call.tensors]
-    used = call.found
+    tensors, used = _wide(call), call.found
     if used is None:
         received = shared.gather(*run(found.statistics, (m, v, *tensors), 0), len(m))
         mean, var, shared.values = run(found.of_all, (received,), 0)
         used = mean, var
-    scale, shift = run(found.coefficients, (m, v, *tensors, *used), 2)
+    if found.step is None:
+        return by_hand.coefficients(call._replace(statistics=used, tensors=tensors), m, v)
+    scale, shift = run(found.step[0], (m, v, *tensors, *used), 2)
     return scale, shift, used
 
 
@@ -54,12 +57,19 @@ def pull_back(
     # Without a gradient of x it depends on the method whether there is an exchange.
     if found is None or shared is None or call.found is None or shared.values is None or not wanted[0]:
         return coefficients.pull_back(call, m, v, sums, pixels, wanted)
-    tensors, area = [_wide(t) for t in call.tensors], m.new_full((1,), pixels)
-    mean, var = call.found
-    scale, slope, offset, *some, d_mean, d_var = run(found.gradients, (m, v, *sums, *tensors, mean, var, area), 3)
+    tensors, (mean, var), area = _wide(call), call.found, m.new_full((1,), pixels)
+    if found.step is None:
+        d_mean, d_var = torch.empty_like(mean), torch.empty_like(var)
+        given = call._replace(statistics=call.found, tensors=tensors)
+        direct = by_hand.pull_back(given, m, v, sums, pixels, (True,) * len(wanted), (d_mean, d_var))
+        scale, slope, offset, some = direct
+    else:
+        fixed = *tensors, mean, var, area
+        scale, slope, offset, *some, d_mean, d_var = run(found.step[1], (m, v, *sums, *fixed), 3)
     total = shared.sum(d_mean, d_var)
-    given = m, v, slope, offset, *tensors, *some, mean, total, shared.values, area
-    slope, offset, *gradients = run(found.through, given, 2)
+    slope, offset, *gradients = run(
+        found.through, (m, v, slope, offset, *tensors, *some, mean, total, shared.values, area), 2
+    )
     every = zip(gradients, call.tensors, wanted[1:], strict=True)
     return Pulled(scale, slope, offset, [d.to(t.dtype) if want else None for d, t, want in every])
 
@@ -67,8 +77,8 @@ def pull_back(
 LAYERS = StepByStep(passes, find_coefficients, pull_back)
 
 
-def _wide(t: Tensor) -> Tensor:
-    return t.detach().double().contiguous()
+def _wide(call: Call) -> tuple[Tensor, ...]:
+    return tuple([t.double().contiguous() for t in call.tensors])
 
 
 def _programs_of(call: Call, m: Tensor) -> Programs | None:
@@ -84,19 +94,15 @@ def _programs(step: Step, channels: int, shapes: Shapes) -> Programs | None:
     statistics = made(programs.statistics(step), 2, channels, shapes)
     if statistics is None or len(statistics.outputs) != 2:
         return None
-    of_both, one = statistics.outputs, (1,)
-    (columns,) = of_both[0]
-    found = [
-        statistics,
-        made(programs.of_all(channels), 1, 2 + 2 * columns, ()),
-        made(programs.coefficients(step, len(shapes), True), 2, channels, (*shapes, *of_both)),
-        made(programs.gradients_but_statistics(step), 4, channels, (*shapes, *of_both, one)),
-        made(
-            programs.gradients_through_statistics(step, channels),
-            4,
-            channels,
-            (*shapes, *shapes, of_both[0], (2, columns), (2,), one),
-        ),
-    ]
-    every = [program for program in found if program is not None]
-    return Programs(*every) if len(every) == len(found) else None
+    (columns,), one = statistics.outputs[0], (1,)
+    pair = (columns,), (columns,)
+    of_all = made(programs.of_all(channels), 1, 2 + 2 * columns, ())
+    fixed = (*shapes, *shapes, pair[0], (2, columns), (2,), one)
+    through = made(programs.gradients_through_statistics(step, channels), 4, channels, fixed)
+    if of_all is None or through is None:
+        return None
+    if kind_of(step.method):
+        return Programs(statistics, of_all, through, None)
+    forward = made(programs.coefficients(step, len(shapes), True), 2, channels, (*shapes, *pair))
+    back = made(programs.gradients_but_statistics(step), 4, channels, (*shapes, *pair, one))
+    return None if forward is None or back is None else Programs(statistics, of_all, through, (forward, back))
