@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from calibnorm.ops.coefficients import Call, Pulled
+from calibnorm.ops.coefficients import Call
 from calibnorm.ops.cpu.passes import address, library
 from calibnorm.ops.kernel_methods import kind_of, slots_of
 from calibnorm.ops.statistics import Statistics
@@ -30,25 +30,18 @@ def coefficients(call: Call, m: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Stat
     return scale, shift, used
 
 
-def pull_back(
-    call: Call,
-    m: Tensor,
-    v: Tensor,
-    sums: tuple[Tensor, Tensor],
-    pixels: int,
-    wanted: tuple[bool, ...],
-    of_statistics: tuple[Tensor | None, Tensor | None] = (None, None),
-) -> Pulled:
-    """Return the gradients from S1 and S2, those of given statistics in ``of_statistics``, (C,), where it is given.
+def gradients(call: Call, m: Tensor, v: Tensor, sums: tuple[Tensor, Tensor], pixels: int) -> list[Tensor]:
+    """Return scale, slope, offset and the gradients of the learnable tensors from S1 and S2, then those of E and Var.
 
-    ``wanted`` is about x and then the learnable tensors.
+    Where these are given the others have them constant, else not.
     """
-    scale, slope, offset = torch.empty_like(m), torch.empty_like(m), torch.empty_like(m)
-    found = [torch.empty_like(t) if want else None for t, want in zip(call.tensors, wanted[1:], strict=True)]
-    numbers = (scale, None, *sums, slope, offset)
+    scale, slope, offset = numbers = torch.empty_like(m), torch.empty_like(m), torch.empty_like(m)
+    found = [torch.empty_like(t) for t in call.tensors]
+    of_statistics = m.new_empty(m.shape[1]), m.new_empty(m.shape[1])
     used = call.statistics or (None, None)
-    library().coefficients_vjp(_job(call, pixels, m, v, used, numbers, found, of_statistics))
-    return Pulled(scale, slope, offset, found)
+    job = _job(call, pixels, m, v, used, (scale, None, *sums, slope, offset), found, of_statistics)
+    library().coefficients_vjp(job)
+    return [*numbers, *found, *of_statistics]
 
 
 def _job(

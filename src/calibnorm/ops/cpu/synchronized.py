@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from calibnorm.ops import coefficients, programs
@@ -40,8 +39,8 @@ def find_coefficients(call: Call, m: Tensor, v: Tensor) -> tuple[Tensor, Tensor,
         return call.coefficients(m, v)
     tensors, used = _wide(call), call.found
     if used is None:
-        received = shared.gather(*run(found.statistics, (m, v, *tensors), 0), len(m))
-        mean, var, shared.values = run(found.of_all, (received,), 0)
+        mean, var = run(found.statistics, (m, v, *tensors), 0)
+        mean, var, shared.values = run(found.of_all, (shared.gather(mean, var, len(m)),), 0)
         used = mean, var
     if found.step is None:
         return by_hand.coefficients(call._replace(statistics=used, tensors=tensors), m, v)
@@ -59,17 +58,13 @@ def pull_back(
         return coefficients.pull_back(call, m, v, sums, pixels, wanted)
     tensors, (mean, var), area = _wide(call), call.found, m.new_full((1,), pixels)
     if found.step is None:
-        d_mean, d_var = torch.empty_like(mean), torch.empty_like(var)
         given = call._replace(statistics=call.found, tensors=tensors)
-        direct = by_hand.pull_back(given, m, v, sums, pixels, (True,) * len(wanted), (d_mean, d_var))
-        scale, slope, offset, some = direct
+        direct = by_hand.gradients(given, m, v, sums, pixels)
     else:
-        fixed = *tensors, mean, var, area
-        scale, slope, offset, *some, d_mean, d_var = run(found.step[1], (m, v, *sums, *fixed), 3)
-    total = shared.sum(d_mean, d_var)
-    slope, offset, *gradients = run(
-        found.through, (m, v, slope, offset, *tensors, *some, mean, total, shared.values, area), 2
-    )
+        direct = run(found.step[1], (m, v, *sums, *tensors, mean, var, area), 3)
+    scale, slope, offset, *some, d_mean, d_var = direct
+    fixed = *tensors, *some, mean, shared.sum(d_mean, d_var), shared.values, area
+    slope, offset, *gradients = run(found.through, (m, v, slope, offset, *fixed), 2)
     every = zip(gradients, call.tensors, wanted[1:], strict=True)
     return Pulled(scale, slope, offset, [d.to(t.dtype) if want else None for d, t, want in every])
 
