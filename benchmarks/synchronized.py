@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
 import tempfile
 import time
 
@@ -19,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from calibnorm.bench.clock import Clock, Run, Times, measure
+from calibnorm.bench.command import ALLOCATOR
 from calibnorm.nn import layer_type
 from calibnorm.ops import synchronized
 
@@ -82,6 +84,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["iebn", "rbn"])
     parser.add_argument("--repeats", type=int, default=60)
     given = parser.parse_args()
+    os.environ.update(ALLOCATOR)  # memory that is returned and asked for again costs as much as a small layer
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(serve, (f"{folder}/store", given.methods, given.repeats), 2)
 

@@ -15,6 +15,7 @@ from calibnorm.ops import coefficients, programs
 from calibnorm.ops.coefficients import Call, Pulled, Step
 from calibnorm.ops.cpu import coefficients as by_hand
 from calibnorm.ops.cpu import passes
+from calibnorm.ops.cpu.passes import wide
 from calibnorm.ops.cpu.traced import made, run
 from calibnorm.ops.kernel_methods import kind_of
 from calibnorm.ops.programs import Program, Shapes
@@ -37,7 +38,7 @@ def find_coefficients(call: Call, m: Tensor, v: Tensor) -> tuple[Tensor, Tensor,
     found, shared = _programs_of(call, m), call.step.synchronized
     if found is None or shared is None:
         return call.coefficients(m, v)
-    tensors, used = _wide(call), call.found
+    tensors, used = tuple(map(wide, call.tensors)), call.found
     if used is None:
         mean, var = run(found.statistics, (m, v, *tensors), 0)
         mean, var, shared.values = run(found.of_all, (shared.gather(mean, var, len(m)),), 0)
@@ -56,7 +57,7 @@ def pull_back(
     # Without a gradient of x it depends on the method whether there is an exchange.
     if found is None or shared is None or call.found is None or shared.values is None or not wanted[0]:
         return coefficients.pull_back(call, m, v, sums, pixels, wanted)
-    tensors, (mean, var), area = _wide(call), call.found, m.new_full((1,), pixels)
+    tensors, (mean, var), area = tuple(map(wide, call.tensors)), call.found, m.new_full((1,), pixels)
     if found.step is None:
         given = call._replace(statistics=call.found, tensors=tensors)
         direct = by_hand.gradients(given, m, v, sums, pixels)
@@ -70,10 +71,6 @@ def pull_back(
 
 
 LAYERS = StepByStep(passes, find_coefficients, pull_back)
-
-
-def _wide(call: Call) -> tuple[Tensor, ...]:
-    return tuple([t.double().contiguous() for t in call.tensors])
 
 
 def _programs_of(call: Call, m: Tensor) -> Programs | None:

@@ -168,7 +168,7 @@ def run(program: Program, given: Sequence[Tensor], rows_out: int) -> list[Tensor
     """Run a program by itself, on contiguous float64 tensors; so many of its results are (N, C)."""
     n, c = given[0].shape
     shapes = [(n, c)] * rows_out + [*program.outputs]
-    found = [torch.empty(shape, dtype=torch.float64, device="cpu") for shape in shapes]
+    found = [given[0].new_empty(shape) for shape in shapes]
     text = struct.pack(f"{len(given) + len(found)}P", *map(address, (*given, *found)))
     ran(library().program(program.address, n, c, len(given) - len(program.inputs), rows_out, text))
     return found
