@@ -55,7 +55,7 @@ def run(config: CompareConfig, console: Console | None = None, report: type[Comp
     recipe = replace(default, **config.override)
     with called(norm="norms"):
         grid = plan(config, recipe)
-        recipes.refuse_without_effect([cell.recipe for cell in grid.cells], default)
+        recipes.refuse_without_effect([cell.recipe for cell in grid.cells], default, config.override)
         with data.remembered():
             check(grid.runs(), config.data_root, config.accelerator)
     console = console or Console()
@@ -211,8 +211,8 @@ class Comparison(Report):
         less = "" if measure.higher_is_better else " Less is better: a negative difference is a gain."
         at_chance = measure.chance_in_words
         sentences = [
-            f"{measure.plural.capitalize()} are those after the last epoch on the test images, mean ± sample standard "
-            f"deviation over seeds; runs that failed are not in them.{less}",
+            f"{texts.beginning(measure.plural)} are those after the last epoch on the test images, mean ± sample "
+            f"standard deviation over seeds; runs that failed are not in them.{less}",
             "Differences are paired by seed: runs of a seed share initial weights and batches. Intervals are 95 %, "
             "Student's t over seeds. They assume that the differences are independent and roughly normal, which fails "
             "where some runs train and others stay at chance. Look at each seed there.",

@@ -18,19 +18,19 @@ from rich.progress import track
 import calibnorm as cn
 from calibnorm.errors import UsageError
 from calibnorm.lab import models
+from calibnorm.lab.experiments import texts
 from calibnorm.lab.experiments.config import GatesConfig
 from calibnorm.lab.experiments.grid import changed_sources, condition_name
+from calibnorm.lab.experiments.single import tell
 from calibnorm.lab.training.folder import CONFIG, RESULT, read_recipe
 from calibnorm.lab.training.trained import trained
 from calibnorm.methods import METHODS, Method
 from calibnorm.nn import CalibratedNorm
-from calibnorm.report import pictures, screen
+from calibnorm.report import pictures
 from calibnorm.report.document import Command, Document, Facts, Paragraph, Picture, Section, Table
 from calibnorm.report.environment import describe_environment, named
-from calibnorm.report.files import write_csv
 from calibnorm.report.measure import Measure
 from calibnorm.report.pictures import Seeds
-from calibnorm.report.writing import write
 
 TABLE = "average_gates.csv"
 
@@ -77,16 +77,10 @@ def run(config: GatesConfig, console: Console | None = None) -> int:
     runs, unfinished = gated_runs(config.folder)
     for sentence in changed_sources(runs):
         console.print(sentence, style="yellow", highlight=False, soft_wrap=True)
-    measured = [measure(folder, config.data_root) for folder in track(runs, "testing", console=console)]
+    shown = track(runs, "testing", console=console, transient=True, disable=not console.is_terminal)
+    measured = [measure(folder, config.data_root) for folder in shown]
     rows = [row for row, _ in measured]
-    said = document(rows, measured[0][1], unfinished, config)
-    screen.show(said, console)
-    try:
-        write_csv(config.folder / TABLE, [asdict(row) for row in rows])
-        page, *_ = write(said, config.folder, Path(TABLE).stem)
-    except OSError as error:  # what was measured has been printed
-        raise UsageError(f"{config.folder / TABLE}: cannot be written ({error.strerror})") from error
-    screen.say_where(console, page)
+    tell(document(rows, measured[0][1], unfinished, config), config.folder, console, Path(TABLE).stem)
     return 0
 
 
@@ -153,7 +147,7 @@ def document(rows: list[GatesHeld], measure: Measure, unfinished: int, config: G
     """Return what was measured, as a table and drawn: each norm beside itself with its gates held."""
     tested = ["as trained", "average gates", "lost", "scale held"]
     columns = ["condition", "norm", "seed", *tested, "gates vary by", "by the instance"]
-    texts = [
+    cells = [
         [
             row.condition,
             row.norm,
@@ -168,8 +162,9 @@ def document(rows: list[GatesHeld], measure: Measure, unfinished: int, config: G
         for row in rows
     ]
     left_out = f"{unfinished} unfinished runs are left out." if unfinished else ""
+    name = texts.beginning(measure.label)
     how = (
-        f"{measure.label.capitalize()} of every run as trained, and with every gate held at the constant of an average "
+        f"{name} of every run as trained, and with every gate held at the constant of an average "
         'input. For RBN there is also a test with its scaling gate alone held. "Gates vary by" is the standard '
         'deviation of a gate from image to image, over its mean; "by the instance" is the share of its variance, '
         "between channels and between images, that is between images."
@@ -180,16 +175,15 @@ def document(rows: list[GatesHeld], measure: Measure, unfinished: int, config: G
         panel.setdefault(row.norm, {})[row.seed] = row.as_trained
         panel.setdefault(f"{row.norm}{',' if ':' in row.norm else ':'} gates held", {})[row.seed] = row.average_gates
     seeds = {title: {name: Seeds(of) for name, of in panel.items()} for title, panel in panels.items()}
-    shows = (
-        f"{measure.label.capitalize()} of every run as trained and with its gates held; lines connect those of a seed"
-    )
+    shows = f"{name} of every run as trained and with its gates held; lines connect those of a seed"
     picture = Picture("average_gates.png", shows, partial(pictures.finals, seeds, measure.label_with_unit))
     return Document(
         "Trained gates, held constant",
         [
-            Section("", [Paragraph(how), Table(columns, texts, left=2), Paragraph(left_out)]),
+            Section("", [Paragraph(how), Table(columns, cells, left=2), Paragraph(left_out)]),
             Section("Every run", [picture], on="file"),
             Section("The command that makes this", [Command(f"calibnorm inspect gates {config.folder}")], on="file"),
             Section("Made with", [Facts(named(describe_environment()))], on="file", folded=True),
         ],
+        {TABLE: [asdict(row) for row in rows]},
     )

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from calibnorm.errors import Setting, UsageError, as_option, written
 from calibnorm.lab import tasks
-from calibnorm.lab.experiments import calibration, layers, noise
+from calibnorm.lab.experiments import calibration, layers, noise, texts
 from calibnorm.lab.experiments.config import Common, InspectConfig, data_words
 from calibnorm.lab.experiments.grid import Run, condition_name
 from calibnorm.lab.experiments.origins import environments
@@ -40,23 +40,27 @@ def run(config: InspectConfig, console: Console | None = None) -> int:
         UsageError: There is no finished run, its files are not whole, its images are missing, or the folder cannot be
             written.
     """
-    tell(SingleRun(config.folder, config.data_root, layer=config.layer).document(), config.folder, console or Console())
+    console = console or Console()
+    with console.status(
+        "reading the trained network: its gates, and its batch noise"
+    ):  # a minute or two; on a terminal
+        said = SingleRun(config.folder, config.data_root, layer=config.layer).document()
+    tell(said, config.folder, console)
     return 0
 
 
-def tell(document: Document, folder: Path, console: Console) -> None:
-    """Print a document, write it into a folder, and say where its page is.
+def tell(document: Document, folder: Path, console: Console, name: str = "report") -> None:
+    """Write a document into a folder, print it, and say where its page is.
 
     Raises:
-        UsageError: It cannot be written.
+        UsageError: It cannot be written; it has been printed then.
     """
     try:
+        page, *_ = write(document, folder, name)  # first, as whoever reads the output may leave
+    except OSError as error:
         screen.show(document, console)
-    finally:  # also where whoever reads the output leaves
-        try:
-            page, *_ = write(document, folder)
-        except OSError as error:
-            raise UsageError(f"{folder}: cannot be written ({error.strerror}); make room, or choose another") from error
+        raise UsageError(f"{folder}: cannot be written ({error.strerror}); make room, or choose another") from error
+    screen.show(document, console)
     screen.say_where(console, page)
 
 
@@ -187,13 +191,14 @@ class SingleRun:
             panel = columns.setdefault(axis, {}).setdefault(axis, {})
             panel[name] = [[(row["epoch"], row[measure.name]) for row in rows]]
         shows = f"{', '.join(axis.partition(' (')[0] for axis in columns)} over epochs, in training and in testing"
-        picture = Picture("curves.png", shows[0].upper() + shows[1:], partial(pictures.curves, columns))
+        picture = Picture("curves.png", texts.beginning(shows), partial(pictures.curves, columns))
         return Section("Learning curves", [picture] if rows else [], on="file")
 
     def network(self) -> tuple[list[Section], Tables]:
         """Return what its task says of its trained network, what that has learned, and its batch noise; and tables."""
         recipe, _ = self.outcome
         with trained(self.folder, self.data_root) as of:
+            calibration.check(of.network, self.layer)  # before the test images are read, again and again
             which = of, condition_name(recipe.noise), recipe.norm
             rows, company = layers.read(*which), noise.read(*which)
             steps = calibration.sections(of, rows, self.layer)

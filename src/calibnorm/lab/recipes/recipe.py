@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_type_hints
@@ -32,11 +32,13 @@ class Recipe:
 
     Attributes:
         task: What is learned.
+        opened_by: The commands that take a trained network of the task, in words.
         changeable: Settings that may change in a run that is under way; with another value of any other setting, a
             checkpoint would be that of another network or of other data.
     """
 
     task: ClassVar[str]
+    opened_by: ClassVar[str] = ""
     changeable: ClassVar[frozenset[str]] = frozenset(
         ("epochs", "test_every", "learning_rate", "weight_decay", "schedule", "milestones", "gamma", "warmup_epochs")
     ) | {"clip_norm", "channels_last", "compile", "sync_statistics", "patience"}
@@ -125,8 +127,11 @@ class Recipe:
             reason = f"{self.milestones[-1]} is never reached in "
             remedy = ("; give others, or none by ", Setting("milestones"), " alone")
             self.require("milestones", False, reason, Setting("epochs", self.epochs), *remedy)
-        warm = 0 <= self.warmup_epochs < self.epochs
-        self.require("warmup_epochs", warm, "must be at least 0 and less than ", Setting("epochs"))
+        warm = Setting("warmup_epochs", self.warmup_epochs)
+        self.require("warmup_epochs", self.warmup_epochs >= 0, "must not be negative")
+        # Either may be the one that was typed.
+        short = ("must be more than ", warm, ", in which the learning rate rises; give more, or fewer of these")
+        self.require("epochs", self.warmup_epochs < self.epochs, *short)
         self.require("clip_norm", self.clip_norm is None or self.clip_norm > 0, "must be a positive number")
         self.require("ema", self.ema is None or 0 < self.ema < 1, "must be between 0 and 1, such as 0.999")
 
@@ -179,6 +184,10 @@ class Recipe:
     def subject(self) -> str:
         """What the name of a run begins with, beside what a comparison varies: nothing, or a word of a task's own."""
         return ""
+
+    def not_for_this(self) -> str:
+        """Say, behind the name of a run, that its network is another command's."""
+        return f"has a network of {self.task}{f', which {self.opened_by} take' if self.opened_by else ''}"
 
     def in_words(self) -> str:
         """Return in a sentence how a run is trained: the usual settings, and every other one that is not its default.
@@ -260,21 +269,24 @@ class Recipe:
             raise UsageError(f"{where}: {error}") from error
 
 
-def refuse_without_effect(recipes: Iterable[Recipe], default: Recipe) -> None:
-    """Refuse a setting that somebody has changed and that changes nothing in any of these recipes.
+def refuse_without_effect(recipes: Iterable[Recipe], default: Recipe, given: Container[str]) -> None:
+    """Refuse a setting that somebody has given and that changes nothing in any of these recipes.
 
-    What takes a setting away, such as no milestones, is not refused.
+    What takes a setting away, such as no milestones, is not refused, nor is what every recipe has by default.
 
     Args:
         recipes: What is to be trained.
-        default: The recipe before somebody changed it.
+        default: The recipe before anything was given.
+        given: The names of the settings that were given.
 
     Raises:
         UsageError: There is one; the text says what it would need.
     """
     vain = [{name: (recipe, why) for name, why in recipe.without_effect().items()} for recipe in recipes]
     for name, (recipe, why) in vain[0].items():
-        if getattr(recipe, name) not in ((), None, getattr(default, name)) and all(name in each for each in vain):
+        value = getattr(recipe, name)
+        usual = value in ((), None) or value == getattr(default, name) == getattr(type(default), name, None)
+        if name in given and not usual and all(name in each for each in vain):
             recipe.require(name, False, *why)
 
 
