@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import calibnorm as cn
-import coefficient_step
 from calibnorm.methods import BN, IEBN, RBN, Method
 from calibnorm.ops import Call, Step
 from calibnorm.ops.coefficients import pull_back
+from calibnorm.ops.cpu import coefficients as by_hand
 from calibnorm.ops.cpu.passes import unavailable
 from calibnorm.ops.kernel_methods import kind_of
 from cases import gradients, image, randn, randomize
@@ -54,24 +54,15 @@ def test_equals_the_generic_step(n: int, method: Method, affine: bool, fixed: bo
     statistics = (m[0].clone(), v[1] + 0.1) if fixed else None
     sums = (randn(n, channels, seed=3, dtype=torch.float64), randn(n, channels, seed=4, dtype=torch.float64))
     call = Call(how, statistics, tensors)
-    forward = [coefficient_step.coefficients(call, m, v), call.coefficients(m, v)]
+    forward = [by_hand.coefficients(call, m, v), call.coefficients(m, v)]
     for a, b in zip((*forward[0][:2], *forward[0][2]), (*forward[1][:2], *forward[1][2]), strict=True):
         assert error(a, b) <= FUSED_TOLERANCE
     wanted = (True,) * (1 + len(tensors))
-    ours, theirs = (pull(call, m, v, sums, 12, wanted) for pull in (coefficient_step.pull_back, pull_back))
-    for a, b in zip((*ours[:3], *ours.tensors), (*theirs[:3], *theirs.tensors), strict=True):
-        assert a is not None
+    *ours, _, _ = by_hand.gradients(call, m, v, sums, 12)
+    theirs = pull_back(call, m, v, sums, 12, wanted)
+    for a, b in zip(ours, (*theirs[:3], *theirs.tensors), strict=True):
         assert b is not None
         assert error(a, b) <= FUSED_TOLERANCE
-
-
-def test_only_wanted_gradients_are_written() -> None:
-    how, tensors = step(RBN(), 5, True)
-    m, v = randn(3, 5, seed=1, dtype=torch.float64), randn(3, 5, seed=2, dtype=torch.float64).square()
-    found = coefficient_step.pull_back(
-        Call(how, None, tensors), m, v, (m, v), 4, (True, False, True, False, True, False)
-    )
-    assert [g is None for g in found.tensors] == [True, False, True, False, True]
 
 
 @pytest.mark.parametrize("method", [IEBN(operator="fc"), IEBN(activation="tanh"), RBN(restrict="softsign")], ids=str)
@@ -85,7 +76,7 @@ def test_the_gate_over_its_whole_range() -> None:
     one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     fixed = (zero, one)
     quiet = how._replace(eps=0.0)
-    scale, _, _ = coefficient_step.coefficients(Call(quiet, fixed, (one, zero)), z, torch.ones_like(z))
+    scale, _, _ = by_hand.coefficients(Call(quiet, fixed, (one, zero)), z, torch.ones_like(z))
     expected = torch.sigmoid(z)
     normal = expected > 1e-300
     assert ((scale - expected).abs() / expected)[normal].max() < 1e-14
@@ -96,7 +87,7 @@ def test_nan_where_the_variance_overflows() -> None:
     how, tensors = step(BN(), 3, True)
     m, v = torch.zeros(2, 3, dtype=torch.float64), torch.ones(2, 3, dtype=torch.float64)
     v[1, 1] = torch.inf
-    scale, _, _ = coefficient_step.coefficients(Call(how, None, tensors), m, v)
+    scale, _, _ = by_hand.coefficients(Call(how, None, tensors), m, v)
     assert scale.isnan().any(0).tolist() == [False, True, False]
 
 

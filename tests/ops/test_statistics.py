@@ -60,3 +60,17 @@ def test_update_running_keeps_no_graph():
     update_running(running_mean, running_var, mean, mean, 0.1, 4)
     assert not running_mean.requires_grad
     assert not running_var.requires_grad
+
+
+@pytest.mark.parametrize("momentum", [0.1, torch.tensor(0.25)], ids=str)
+def test_update_running_by_a_count_in_a_tensor(momentum):
+    """As processes share it; where nobody has a value, the batch is counted and nothing moves."""
+    mean, var = randn(3, seed=1, dtype=torch.float64), randn(3, seed=2, dtype=torch.float64).abs()
+    moved, expected = ((torch.zeros(3), torch.ones(3), torch.tensor(4)) for _ in range(2))
+    update_running(*moved[:2], mean, var, momentum, torch.tensor(7.0).double(), moved[2])
+    update_running(*expected[:2], mean, var, momentum, 7, expected[2])
+    assert all(error(a, b) <= rounding(torch.float32, 4) for a, b in zip(moved, expected, strict=True))
+    before = [t.clone() for t in moved]
+    update_running(*moved[:2], mean, var, momentum, torch.tensor(0.0).double(), moved[2])
+    assert all(torch.equal(a, b) for a, b in zip(moved[:2], before[:2], strict=True))
+    assert moved[2] == before[2] + 1

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import coefficient_step
 from calibnorm.methods import BN, IEBN, RBN, Method
 from calibnorm.ops import Call
+from calibnorm.ops.cpu import coefficients as by_hand
 from calibnorm.ops.cpu import fused, passes
 from cases import randn
 from layer_checks import call_of, moved
@@ -50,7 +50,7 @@ def three_passes(x: Tensor, call: Call) -> tuple[Tensor, Tensor, Tensor]:
     assert call.statistics is not None
     mean, var = call.statistics
     wide = call._replace(statistics=(mean.double(), var.double()), tensors=tuple(t.double() for t in call.tensors))
-    scale, shift, _ = coefficient_step.coefficients(wide, m, v)
+    scale, shift, _ = by_hand.coefficients(wide, m, v)
     return passes.affine(x, m, scale, shift, call.residual, call.relu), m, v
 
 

@@ -231,9 +231,13 @@ INLINE void coefficients_vjp_of(const cn_coefficient_job *job, int64_t first, in
         }
     }
     /* and what reaches them through the batch's mean and variance. */
+    vector_f64 d_var = d_a * job->noise_a * -0.5 * s.inverse * s.inverse * s.inverse;
+    vector_f64 d_mean = -d_b_sum * s.a;
+    coefficient_write(&s, job->d_mean, d_mean);
+    coefficient_write(&s, job->d_var, d_var);
     if (job->statistics != CN_GIVEN) {
-        const vector_f64 d_var = d_a * job->noise_a * -0.5 * s.inverse * s.inverse * s.inverse * per_instance;
-        const vector_f64 d_mean = -d_b_sum * s.a * per_instance;
+        d_var *= per_instance;
+        d_mean *= per_instance;
         for (int64_t n = 0, at = first; n < job->N; n++, at += job->C) {
             coefficient_instance i = coefficient_centred(&s, n, 1, center, gate);
             vector_f64 dM = d_mean + 2.0 * d_var * i.centred, dv = d_var;

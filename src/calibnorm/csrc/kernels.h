@@ -49,6 +49,7 @@ typedef struct {
     const double *sum_dy, *sum_dy_centred;                                 /* (N, C); from here on: the gradient step */
     double *slope, *offset;
     double *d_weight, *d_bias, *d_center_weight, *d_gate_weight, *d_gate_bias; /* (C,) or NULL */
+    double *d_mean, *d_var; /* (C,): of given statistics, where wanted, which other processes then add to */
 } cn_coefficient_job;
 
 /* Arguments of a whole layer, one direction. Where `narrow`, the learnable arrays, their gradients, and mean and var

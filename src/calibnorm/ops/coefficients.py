@@ -103,30 +103,64 @@ def vjp(
 
     By autograd, but through the statistics of the batch by their reduction's own gradient.
     """
+    direct = vjp_but_statistics(call, m, v, sums, wanted)
+    found = direct.found
+    if direct.of_statistics is not None:
+        reduction, mean = call.step.reduction, direct.mean
+        assert reduction is not None
+        d_entering = reduction.vjp(direct.instance.M.detach(), mean, *direct.of_statistics)
+        through = vjp_of_instance(direct.instance, direct.learning, d_entering)
+        found = [one + more for one, more in zip(found, through, strict=True)]
+    of_leaf = iter(found)
+    dm, dv, *d_wide = (next(of_leaf) if want else None for want in (wanted[0], *wanted))
+    return direct.scale, dm, dv, d_wide
+
+
+class Direct(NamedTuple):
+    """A gradient without what passes through the statistics of a batch."""
+
+    scale: Tensor
+    mean: Tensor
+    """The statistic that was used."""
+    instance: Instance
+    """With its graph."""
+    learning: list[Tensor]
+    """m, v and the learnable tensors, those that want a gradient."""
+    found: list[Tensor]
+    """Their gradients."""
+    of_statistics: tuple[Tensor, Tensor] | None
+    """Those of mean and variance, where they are of the batch and something that wants a gradient enters them."""
+
+
+def vjp_but_statistics(
+    call: Call, m: Tensor, v: Tensor, sums: tuple[Tensor, Tensor], wanted: tuple[bool, ...]
+) -> Direct:
+    """Return the gradients with the statistics held constant, and those of the statistics."""
     sum_dy, sum_dy_centred = sums
-    needed = (wanted[0], *wanted)
-    # Wide before they are leaves: the two parts of a gradient below may cancel, and are rounded when they are one.
+    # Wide before they are leaves: the two parts of a gradient may cancel, and are rounded when they are one.
     wide = (t.detach().to(m.dtype) for t in (m, v, *call.tensors))
-    leaves = [t.requires_grad_(want) for t, want in zip(wide, needed, strict=True)]
-    reduction = call.step.reduction if call.statistics is None else None
+    leaves = [t.requires_grad_(want) for t, want in zip(wide, (wanted[0], *wanted), strict=True)]
     with torch.enable_grad():
         x, params = call.step.instance(leaves[0], leaves[1], tuple(leaves[2:]))
-        entering = [t for t in (x.M, x.V) if t.requires_grad] if reduction is not None else []
+        of_batch = call.statistics is None and call.step.reduction is not None
+        enters = of_batch and (x.M.requires_grad or x.V.requires_grad)
         used = call.statistics or call.found or call.step.reduce(x)
-        mean, var = (t.detach().to(m.dtype).requires_grad_(bool(entering)) for t in used)
+        mean, var = (t.detach().to(m.dtype).requires_grad_(enters) for t in used)
         scale, shift = call.step.finish(x, (mean, var), params)
     reached = [(out, d_out) for out, d_out in ((scale, sum_dy_centred), (shift, sum_dy)) if out.requires_grad]
     learning = [leaf for leaf in leaves if leaf.requires_grad]
     outputs, cotangents = [out for out, _ in reached], [d_out for _, d_out in reached]
-    found = _vjp(outputs, [*learning, mean, var] if entering else learning, cotangents)
-    if reduction is not None and entering:
+    found, of_statistics = _vjp(outputs, [*learning, mean, var] if enters else learning, cotangents), None
+    if enters:
         *found, d_mean, d_var = found
-        d_entering = zip((x.M, x.V), reduction.vjp(x.M.detach(), mean.detach(), d_mean, d_var), strict=True)
-        through = _vjp(entering, learning, [d for t, d in d_entering if t.requires_grad])
-        found = [direct + more for direct, more in zip(found, through, strict=True)]
-    of_leaf = iter(found)
-    dm, dv, *d_wide = (next(of_leaf) if leaf.requires_grad else None for leaf in leaves)
-    return scale.detach(), dm, dv, d_wide
+        of_statistics = d_mean, d_var
+    return Direct(scale.detach(), mean.detach(), x, learning, found, of_statistics)
+
+
+def vjp_of_instance(x: Instance, learning: list[Tensor], cotangents: tuple[Tensor, Tensor]) -> list[Tensor]:
+    """Return the gradients of what learns by way of M and V, from theirs."""
+    reached = [(t, d) for t, d in zip((x.M, x.V), cotangents, strict=True) if t.requires_grad]
+    return _vjp([t for t, _ in reached], learning, [d for _, d in reached])
 
 
 def _vjp(outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor]) -> list[Tensor]:

@@ -21,6 +21,7 @@ from calibnorm.ops import reference
 from calibnorm.ops.coefficients import Step
 from calibnorm.ops.cpu import fused as cpu_layers
 from calibnorm.ops.cpu import passes as cpu
+from calibnorm.ops.cpu import synchronized as cpu_synchronized
 from calibnorm.ops.cpu import traced as traced_layers
 from calibnorm.ops.kernel_methods import kind_of
 from calibnorm.ops.three_steps import Passes, StepByStep, ThreeSteps
@@ -43,6 +44,8 @@ class Backend:
     """The layers of the methods that kernels know, or None."""
     traced: ThreeSteps | None = None
     """The layers of other methods, by the program of their coefficient step, or None."""
+    synchronized: ThreeSteps | None = None
+    """The layers of all methods where processes share statistics, or None."""
 
     @cached_property
     def step_by_step(self) -> ThreeSteps:
@@ -52,7 +55,7 @@ class Backend:
     def three_steps(self, step: Step) -> ThreeSteps:
         """Return what runs a layer: the fused implementation where there is one for the step, else the general one."""
         if step.synchronized is not None:  # one call of C has nowhere to exchange statistics
-            return self.step_by_step
+            return self.synchronized or self.step_by_step
         return (self.fused if kind_of(step.method) else self.traced) or self.step_by_step
 
 
@@ -67,7 +70,16 @@ class BackendStatus(NamedTuple):
 
 
 BACKENDS: list[Backend] = [
-    Backend("cpu", cpu, cpu.refuses, cpu.unavailable, cpu.runs_with, cpu_layers, traced_layers),
+    Backend(
+        "cpu",
+        cpu,
+        cpu.refuses,
+        cpu.unavailable,
+        cpu.runs_with,
+        cpu_layers,
+        traced_layers,
+        cpu_synchronized.LAYERS,
+    ),
     Backend("triton", triton, triton.refuses, triton.unavailable, triton.runs_with, triton_layers),
     Backend("reference", reference, lambda x: None),
 ]

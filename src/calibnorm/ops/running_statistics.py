@@ -31,10 +31,13 @@ def update_running(
     buffers: tuple[Tensor, ...] = (running_mean, running_var)
     if num_batches_tracked is not None:
         buffers = (*buffers, num_batches_tracked)
+    if isinstance(count, Tensor) and count.is_cpu and not transformed(count):
+        momentum = momentum if count else 0.0
+        count = max(int(count), 2)
     if isinstance(momentum, float) and isinstance(count, int) and not transformed(mean):
         dispatch.update_running(buffers, mean, var, momentum, count / (count - 1))
         return
-    if isinstance(count, Tensor):  # never read: on a GPU that would wait for the exchange
+    if isinstance(count, Tensor):  # not read: on a GPU that would wait for the exchange
         momentum = momentum * (count > 0).to(mean.dtype)
         count = count.clamp_min(2.0)
     reference.update_running(buffers, mean, var, momentum, count / (count - 1))

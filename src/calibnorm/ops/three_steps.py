@@ -9,6 +9,7 @@ whose step can be made a program (:mod:`calibnorm.ops.programs`); both are check
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from calibnorm.ops.coefficients import Call, pull_back
+from calibnorm.ops.coefficients import Call, Pulled, pull_back
 from calibnorm.ops.reference import Rectified, coefficient_dtype
 from calibnorm.ops.statistics import Statistics
 
@@ -84,12 +85,16 @@ class StepByStep:
     """The layer of any method, by the method's own functions between the four passes."""
 
     passes: Passes
+    coefficients: Callable[[Call, Tensor, Tensor], tuple[Tensor, Tensor, Statistics]] = Call.coefficients
+    """Scale, shift and the statistics used."""
+    pull_back: Callable[..., Pulled] = pull_back
+    """Their gradient, as :func:`calibnorm.ops.coefficients.pull_back`."""
 
     def forward(self, x: Tensor, call: Call) -> Normalized:
         """Return y, the moments and the statistics used."""
         with torch.no_grad(), without_autocast(x):
             m, v = self._moments(x)
-            scale, shift, statistics = call.coefficients(m, v)
+            scale, shift, statistics = self.coefficients(call, m, v)
             empty = x.numel() == 0
             y = torch.empty_like(x) if empty else self.passes.affine(x, m, scale, shift, call.residual, call.relu)
             # One pixel a plane: the moments are as many numbers as x has, and in a wider dtype.
@@ -106,11 +111,11 @@ class StepByStep:
             return _of_nothing(dy, x, (m, v), call, wanted)
         rectified, shift = None, None
         if call.relu:
-            scale, shift, _ = call.coefficients(m, v)
+            scale, shift, _ = self.coefficients(call, m, v)
             rectified = Rectified(scale, shift, call.residual)
         sum_dy, sum_dy_centred, masked = self.passes.gradient_sums(dy, x, m, rectified)
         d_residual = (dy if masked is None else masked) if wanted.residual else None
-        found = pull_back(call, m, v, (sum_dy, sum_dy_centred), pixels(x), (wanted.x, *wanted.tensors))
+        found = self.pull_back(call, m, v, (sum_dy, sum_dy_centred), pixels(x), (wanted.x, *wanted.tensors))
         if not wanted.x:
             return Gradients(None, d_residual, found.tensors)
         assert found.slope is not None

@@ -54,7 +54,7 @@ def affine(
 ) -> Tensor:
     """Return ``scale * (x - m) + shift`` (plus the residual, then rectified, where asked), laid out as x."""
     x, rows = dense(x)
-    given = x, _wide(m), _wide(scale), _wide(shift), like(residual, x)
+    given = x, wide(m), wide(scale), wide(shift), like(residual, x)
     y = torch.empty_like(x)
     ran(library().affine(*_shape(x, rows), *map(address, given), relu, address(y)))
     return y
@@ -67,9 +67,9 @@ def gradient_sums(
     x, rows = dense(x)
     scale, shift, residual, masked = None, None, None, None
     if relu is not None:
-        scale, shift, residual = _wide(relu.scale), _wide(relu.shift), like(relu.residual, x)
+        scale, shift, residual = wide(relu.scale), wide(relu.shift), like(relu.residual, x)
         masked = None if residual is None else torch.empty_like(x)
-    given = like(dy, x), x, _wide(m), scale, shift, residual
+    given = like(dy, x), x, wide(m), scale, shift, residual
     sums = _numbers(x), _numbers(x)
     outputs = map(address, (masked, *sums))
     ran(library().gradient_sums(*_shape(x, rows), *map(address, given), relu is not None, *outputs))
@@ -81,7 +81,7 @@ def gradient_apply(
 ) -> Tensor:
     """Return ``scale * dy + slope * (x - m) + offset``, laid out as x; with ``shift``, dy is masked by a ReLU first."""
     x, rows = dense(x)
-    numbers = _wide(m), _wide(scale), _wide(slope), _wide(offset), None if shift is None else _wide(shift)
+    numbers = wide(m), wide(scale), wide(slope), wide(offset), None if shift is None else wide(shift)
     given = like(dy, x), x, *numbers
     dx = torch.empty_like(x)
     ran(library().gradient_apply(*_shape(x, rows), *map(address, given), shift is not None, address(dx)))
@@ -129,8 +129,9 @@ def _numbers(x: Tensor) -> Tensor:
     return x.new_empty(x.shape[:2], dtype=torch.float64)
 
 
-def _wide(t: Tensor) -> Tensor:
-    return t.to(torch.float64).contiguous()
+def wide(t: Tensor) -> Tensor:
+    """Return t as C reads numbers of channels; asking first is cheaper than two calls of torch that return t itself."""
+    return t if t.dtype is torch.float64 and t.is_contiguous() else t.to(torch.float64).contiguous()
 
 
 def _shape(x: Tensor, rows: bool) -> tuple[int, bool, int, int, int]:

@@ -133,8 +133,11 @@ def _made(step: Step, channels: int, shapes: Shapes, statistics: Shapes, given: 
     if not given and not (step.reduction is None or isinstance(step.reduction, WholeBatch)):
         return None  # ghost batches are as many as the instances make
     make = programs.gradients if rows == 4 else programs.coefficients
-    function = make(step, len(shapes), given)
-    fixed = (*shapes, *statistics)
+    return made(make(step, len(shapes), given), rows, channels, (*shapes, *statistics))
+
+
+def made(function: programs.Function, rows: int, channels: int, fixed: Shapes) -> Program | None:
+    """Return the program of a function of ``rows`` tensors (N, C) and of fixed ones, or None where there is none."""
     with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
         try:
             program = programs.program_of(function, rows, channels, fixed)
@@ -165,7 +168,7 @@ def run(program: Program, given: Sequence[Tensor], rows_out: int) -> list[Tensor
     """Run a program by itself, on contiguous float64 tensors; so many of its results are (N, C)."""
     n, c = given[0].shape
     shapes = [(n, c)] * rows_out + [*program.outputs]
-    found = [torch.empty(shape, dtype=torch.float64, device="cpu") for shape in shapes]
+    found = [given[0].new_empty(shape) for shape in shapes]
     text = struct.pack(f"{len(given) + len(found)}P", *map(address, (*given, *found)))
     ran(library().program(program.address, n, c, len(given) - len(program.inputs), rows_out, text))
     return found
