@@ -21,7 +21,7 @@ from calibnorm.methods.bcn import BCN
 from calibnorm.methods.composed import Composed
 from calibnorm.methods.se import SE
 from calibnorm.methods.sn import SN
-from calibnorm.ops import Call, Step, synchronized
+from calibnorm.ops import Call, synchronized
 from calibnorm.ops.cpu import passes
 from calibnorm.ops.cpu import synchronized as under_test
 from calibnorm.ops.synchronized import Synchronized
@@ -73,9 +73,9 @@ def shared_call(method: Method, shape: tuple[int, ...], end: str, dtype: torch.d
     return call._replace(step=call.step._replace(synchronized=how))
 
 
-def programs_of(call: Call, channels: int) -> under_test.Programs | None:
-    step: Step = call.step._replace(synchronized=None)
-    return under_test._programs(step, channels, tuple(t.shape for t in call.tensors))
+def programs_of(call: Call, x: Tensor) -> tuple[under_test.Forward | None, under_test.Backward | None]:
+    kind = under_test._kind(call, x)
+    return under_test.forward_programs(*kind), under_test.backward_programs(*kind)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -90,7 +90,7 @@ def test_c_between_the_exchanges_equals_torch(
     results = []
     for how in (under_test.LAYERS, STEP_BY_STEP):
         call = shared_call(method, shape, end, dtype)
-        assert programs_of(call, shape[1]) is not None
+        assert None not in programs_of(call, x)
         results.append(list(both_ways(how, x, dy, call, True)))
         assert exchanged == ["gather", "reduce"]
         exchanged.clear()
@@ -124,7 +124,7 @@ class Constant(Method):
 def test_what_has_no_program_exchanges_the_same(method: Method, exchanges: int, exchanged: list[str]) -> None:
     shape = torch.Size((3, 6, 4, 6))
     x, dy = randn(*shape, seed=1, dtype=torch.float64), randn(*shape, seed=2, dtype=torch.float64)
-    assert programs_of(shared_call(method, shape, "none", torch.float64), 6) is None
+    assert programs_of(shared_call(method, shape, "none", torch.float64), x)[1] is None
     results = []
     for how in (under_test.LAYERS, STEP_BY_STEP):
         results.append(list(both_ways(how, x, dy, shared_call(method, shape, "none", torch.float64), True)))
