@@ -15,7 +15,10 @@
 
 #define TILE 2048 /* pixels that are read twice: 8 KiB of float, a quarter of the smallest L1 */
 #define STRIP 32  /* vectors of columns whose numbers and sums stay in L1 */
-#define FEW 8     /* rows whose mean the first variance of a column is taken around */
+#define BLOCK 4   /* of those, as many as stay in registers */
+#define LOW 8     /* rows of a tile that is written */
+#define ROWS 192  /* rows of a tile that is read alone, */
+#define FIRST_ROWS 64 /* and of the first one of moments */
 
 /* The passes are written once and included once a dtype, with SUFFIX its name; simd.h knows the rest by that. */
 #define JOIN_(a, b) a##_##b

@@ -1,14 +1,16 @@
 /* The four passes over channels_last, (N, S, C), for one dtype; see lanes.inc.h.
  *
- * Lanes are channels. Rows are read from left to right and one after another, which is the order of memory: two at a
- * time halve the loads and stores of what is kept for each column, and yet read memory at half the speed, since no
- * prefetcher follows them. A row longer than STRIP vectors is taken in strips, so that what is kept stays in L1. Where
- * C is no multiple of LANES, the last vector of a row begins LANES channels before its end and repeats some: sums are
- * kept by vector, not by channel, and stores write the same values again. */
+ * Lanes are channels. The numbers of a block of columns, and its sums, stay in registers while a pass walks down the
+ * rows of a tile; then the next block does. Row by row, with all that in memory, loads waited for stores to the same
+ * place of another page: a 32x512x7x7 affine took six times as long. Tiles that are written are low: the stores to many
+ * rows, a few KiB apart, drive one another out of the first cache. A row longer than STRIP vectors is taken in strips.
+ * Where C is no multiple of LANES, the last vector of a row begins LANES channels before its end and repeats some: sums
+ * are kept by vector, not by channel, and stores write the same values again. */
 
-/* Rows [lo, hi) of instance n, and of each `count` vectors from column `left` on, the last one at `last`. */
+/* Rows [lo, hi) of instance n, and of each `count` vectors from column `left` on, of which all but the last one, or all,
+ * follow `even`ly upon each other. */
 typedef struct {
-    int64_t n, lo, hi, left, last, count;
+    int64_t n, lo, hi, left, last, count, even;
 } FN(strip);
 
 /* The first strip of unit u, or the one after `at`; its count is 0 past the end. */
@@ -24,6 +26,7 @@ INLINE int FN(next)(FN(strip) *at, const cn_job *job, int narrow)
     int64_t rest = job->C - at->left;
     at->count = rest < STRIP * LANES ? (rest + LANES - 1) / LANES : STRIP;
     at->last = rest < STRIP * LANES && !narrow ? rest - LANES : (at->count - 1) * LANES;
+    at->even = narrow ? 0 : at->count - (at->last % LANES != 0);
     return rest > 0;
 }
 
@@ -36,28 +39,42 @@ INLINE int64_t FN(row)(const cn_job *job, const FN(strip) *at, int64_t r)
     return (at->n * job->S + r) * job->C + at->left;
 }
 
-/* LANES channels from `tensor` + i, of which C < LANES count where `narrow`; reads nothing past the tensor's end. */
-INLINE V FN(get)(const void *tensor, int64_t i, const cn_job *job, int narrow)
+/* LANES channels from p, of which C < LANES count where `narrow`; reads nothing past the tensor, of which `rest` pixels
+ * are left. */
+INLINE V FN(get)(const T *p, int64_t rest, int64_t C, int narrow)
 {
-    const T *p = (const T *)tensor + i;
-    if (__builtin_expect(!narrow || i + LANES <= job->N * job->S * job->C, 1)) return LOAD(p);
+    if (__builtin_expect(!narrow || rest >= LANES, 1)) return LOAD(p);
     T copy[LANES];
     memset(copy, 0, sizeof copy);
-    memcpy(copy, p, (size_t)job->C * sizeof(T));
+    memcpy(copy, p, (size_t)C * sizeof(T));
     return LOAD(copy);
 }
 
-INLINE void FN(put)(void *tensor, int64_t i, const cn_job *job, int narrow, V v)
+INLINE void FN(put)(T *p, int64_t C, int past, int narrow, V v)
 {
-    T *p = (T *)tensor + i;
-    if (__builtin_expect(!narrow, 1)) {
-        FN(put_vector)(p, v, job->past);
+    if (!narrow) {
+        FN(put_vector)(p, v, past);
         return;
     }
     T copy[LANES];
     STORE(copy, v);
-    memcpy(p, copy, (size_t)job->C * sizeof(T));
+    memcpy(p, copy, (size_t)C * sizeof(T));
 }
+
+/* Blocks of a strip's vectors, STEP(j, width) for each: the first one and how many, a constant. */
+#define BLOCKS(at, STEP)                                                 \
+    do {                                                                 \
+        int64_t j = 0;                                                   \
+        for (; j + BLOCK <= (at)->even; j += BLOCK) STEP(j, BLOCK);      \
+        for (; j + BLOCK / 2 <= (at)->even; j += BLOCK / 2) STEP(j, BLOCK / 2); \
+        for (; j < (at)->count; j++) STEP(j, 1);                         \
+    } while (0)
+
+/* Walk down a block's column: i is where it begins in row r of [lo, hi). */
+#define DOWN(lo, hi)                                                                                        \
+    for (int64_t r = lo, i = FN(row)(job, at, lo) + FN(column)(at, j), C = job->C, all = job->N * job->S * C; \
+         r < (hi); r++, i += C)
+#define GET(tensor, k) FN(get)((tensor) + i + (k) * LANES, all - i, C, narrow)
 
 /* The numbers of the strip's columns; see lanes.inc.h. */
 typedef struct {
@@ -105,63 +122,78 @@ INLINE void FN(fetch)(FN(columns) *into, const cn_job *job, FN(sources) from, co
     }
 }
 
-/* What is kept for each column: sums of x - k and of its square, and the moments of the rows before. */
+/* What is kept for each column: what its pixels' differences are taken from, and the moments of the rows before. */
 typedef struct {
-    V k[STRIP], s[STRIP], q[STRIP];
+    A k[STRIP * LANES];
     double mean[STRIP * LANES], m2[STRIP * LANES];
 } FN(found);
 
-INLINE void FN(add_moments)(FN(found) *f, const cn_job *job, const FN(strip) *at, int squares, int narrow, int64_t r)
+/* The moments of `rows` more rows of `lanes` columns after `seen`: s and q are the sums of x - k and of its square, k
+ * near their mean; then the next k. */
+INLINE void FN(take_up)(FN(found) *f, int64_t first, int lanes, const A *s, const A *q, double rows, double seen)
 {
-    int64_t row = FN(row)(job, at, r);
-    for (int64_t j = 0; j < at->count; j++) {
-        int64_t i = row + FN(column)(at, j);
-        V d = FN(get)(job->x, i, job, narrow) - f->k[j];
-        f->s[j] += d;
-        if (squares) f->q[j] += d * d;
+    const double share = 1 / (seen + rows);
+    A *k = f->k + first;
+    double *mean = f->mean + first, *m2 = f->m2 + first;
+    for (int i = 0; i < lanes; i++) {
+        double off = mean[i] - (double)k[i], sum = (double)s[i] - rows * off;
+        double more = (double)q[i] - off * ((double)s[i] + sum) - sum * sum * share;
+        mean[i] += sum * share;
+        m2[i] += more < 0 ? 0 : more;
+        k[i] = (A)mean[i];
     }
 }
 
-/* The moments of `rows` more rows after `seen`, whose sums are taken around k, near their mean; then the next k. */
-INLINE void FN(take_up)(FN(found) *f, int64_t lanes, double rows, double seen)
+INLINE void FN(moments_block)(FN(found) *f, const cn_job *job, const FN(strip) *at, int64_t lo, int64_t hi, double seen,
+                              int narrow, int64_t j, int width)
 {
-    A *k = (A *)f->k, *s = (A *)f->s, *q = (A *)f->q;
-    double share = 1 / (seen + rows);
-    for (int64_t i = 0; i < lanes; i++) {
-        double off = f->mean[i] - (double)k[i], sum = (double)s[i] - rows * off;
-        double m2 = (double)q[i] - off * ((double)s[i] + sum) - sum * sum * share;
-        f->mean[i] += sum * share;
-        f->m2[i] += m2 < 0 ? 0 : m2;
-        k[i] = (A)f->mean[i];
-        s[i] = q[i] = 0;
+    const T *x = job->x;
+    V k[BLOCK], s[BLOCK], q[BLOCK];
+    A sums[BLOCK * LANES], squares[BLOCK * LANES];
+    for (int w = 0; w < width; w++) {
+        memcpy(k + w, f->k + (j + w) * LANES, sizeof(V));
+        s[w] = q[w] = (V){0};
     }
+    DOWN(lo, hi)
+    {
+        for (int w = 0; w < width; w++) {
+            V d = GET(x, w) - k[w];
+            s[w] += d;
+            q[w] += d * d;
+        }
+    }
+    for (int w = 0; w < width; w++) {
+        memcpy(sums + w * LANES, s + w, sizeof(V));
+        memcpy(squares + w * LANES, q + w, sizeof(V));
+    }
+    FN(take_up)(f, j * LANES, width * (int)LANES, sums, squares, (double)(hi - lo), seen);
 }
 
-/* The moments of a strip's columns. */
+/* The moments of a strip's columns. The first tile takes differences from the mean of two of its pixels, which loses a
+ * factor of its rows at most, and hardly any of it but for rare columns; the later ones from the mean so far. */
 INLINE void FN(strip_moments)(const cn_job *job, const FN(strip) *at, int narrow, double *means, double *variances)
 {
     FN(found) f;
     const int valid = narrow ? (int)job->C : LANES;
-    const int64_t lanes = at->count * LANES, few = at->hi - at->lo < FEW ? at->hi - at->lo : FEW;
-    double seen = 0, inverse = 1.0 / (double)few;
+    const int64_t lo = at->lo, hi = at->hi, C = job->C, all = job->N * job->S * C;
+    const T *x = job->x;
     for (int64_t j = 0; j < at->count; j++) {
-        f.k[j] = FN(get)(job->x, FN(row)(job, at, at->lo) + FN(column)(at, j), job, narrow);
-        f.s[j] = f.q[j] = (V){0};
+        const int64_t i = FN(row)(job, at, lo) + FN(column)(at, j), other = i + (hi - lo) / 2 * C;
+        V k = FN(get)(x + i, all - i, C, narrow) * (A)0.5 + FN(get)(x + other, all - other, C, narrow) * (A)0.5;
+        memcpy(f.k + j * LANES, &k, sizeof k);
     }
-    for (int64_t r = at->lo; r < at->lo + few; r++) FN(add_moments)(&f, job, at, 0, narrow, r);
-    for (int64_t i = 0; i < lanes; i++) {
-        A *k = (A *)f.k, *s = (A *)f.s;
-        f.mean[i] = (double)k[i] + (double)s[i] * inverse;
-        k[i] = (A)f.mean[i];
-        f.m2[i] = s[i] = 0;
+    for (int64_t i = 0; i < at->count * LANES; i++) {
+        f.mean[i] = (double)f.k[i];
+        f.m2[i] = 0;
     }
-    for (int64_t t = at->lo, stop; t < at->hi; t = stop) {
-        stop = t + (seen ? 192 : 64) < at->hi ? t + (seen ? 192 : 64) : at->hi;
-        for (int64_t r = t; r < stop; r++) FN(add_moments)(&f, job, at, 1, narrow, r);
-        FN(take_up)(&f, lanes, (double)(stop - t), seen);
-        seen += (double)(stop - t);
+    for (int64_t t = lo, stop; t < hi; t = stop) {
+        stop = t > lo ? t + ROWS : t + FIRST_ROWS;
+        if (stop > hi) stop = hi;
+#define STEP(j, width) FN(moments_block)(&f, job, at, t, stop, (double)(t - lo), narrow, j, width)
+        BLOCKS(at, STEP);
+#undef STEP
     }
-    inverse = 1.0 / seen;
+    const double inverse = 1.0 / (double)(hi - lo);
     for (int64_t j = 0; j < at->count; j++) {
         double *mean = means + FN(column)(at, j), *var = variances + FN(column)(at, j);
         for (int i = 0; i < valid; i++) mean[i] = f.mean[j * LANES + i];
@@ -187,23 +219,39 @@ static void FN(moments_rows)(int64_t begin, int64_t end, void *p)
 
 typedef struct {
     FN(columns) of;
-    V s[2][STRIP];
     double sums[2][STRIP * LANES];
 } FN(gradients);
 
-INLINE void FN(add_gradients)(FN(gradients) *f, const cn_job *job, const FN(strip) *at, int relu, int residual,
-                              int narrow, int64_t r)
+INLINE void FN(sums_block)(FN(gradients) *f, const cn_job *job, const FN(strip) *at, int64_t lo, int64_t hi, int relu,
+                           int residual, int narrow, int64_t j, int width)
 {
-    int64_t row = FN(row)(job, at, r);
-    for (int64_t j = 0; j < at->count; j++) {
-        int64_t i = row + FN(column)(at, j);
-        V x_c = FN(get)(job->x, i, job, narrow) - f->of.m[j], g = FN(get)(job->dy, i, job, narrow), extra = {0};
-        if (residual) extra = FN(get)(job->residual, i, job, narrow);
-        if (relu) g = FN(relu_mask)(g, FN(linear)(x_c, f->of.scale[j], f->of.shift[j], extra, residual));
-        if (residual) FN(put)(job->y, i, job, narrow, g);
-        f->s[0][j] += g;
-        f->s[1][j] += g * x_c;
+    const T *x = job->x, *dy = job->dy, *added = job->residual;
+    T *masked = job->y;
+    V m[BLOCK], scale[BLOCK], shift[BLOCK], s[2][BLOCK];
+    for (int w = 0; w < width; w++) {
+        m[w] = f->of.m[j + w];
+        scale[w] = relu ? f->of.scale[j + w] : (V){0};
+        shift[w] = relu ? f->of.shift[j + w] : (V){0};
+        s[0][w] = s[1][w] = (V){0};
     }
+    DOWN(lo, hi)
+    {
+        for (int w = 0; w < width; w++) {
+            V x_c = GET(x, w) - m[w], g = GET(dy, w), extra = {0};
+            if (residual) extra = GET(added, w);
+            if (relu) g = FN(relu_mask)(g, FN(linear)(x_c, scale[w], shift[w], extra, residual));
+            if (residual) FN(put)(masked + i + w * LANES, C, 0, narrow, g);
+            s[0][w] += g;
+            s[1][w] += g * x_c;
+        }
+    }
+    for (int k = 0; k < 2; k++)
+        for (int w = 0; w < width; w++) {
+            A sums[LANES];
+            double *to = f->sums[k] + (j + w) * LANES;
+            memcpy(sums, &s[k][w], sizeof(V));
+            for (int l = 0; l < LANES; l++) to[l] += (double)sums[l];
+        }
 }
 
 INLINE void FN(sums_strips)(int64_t begin, int64_t end, const cn_job *job, int relu, int residual, int narrow)
@@ -213,19 +261,13 @@ INLINE void FN(sums_strips)(int64_t begin, int64_t end, const cn_job *job, int r
         FN(strip) at = FN(strip_of)(job, u);
         while (FN(next)(&at, job, narrow)) {
             FN(gradients) f;
-            const int64_t lanes = at.count * LANES;
             FN(fetch)(&f.of, job, FN(sources_of)(job, &at), &at, narrow);
-            for (int k = 0; k < 2; k++) {
-                memset(f.s[k], 0, sizeof(A) * lanes);
-                memset(f.sums[k], 0, sizeof(double) * lanes);
-            }
+            for (int k = 0; k < 2; k++) memset(f.sums[k], 0, sizeof(double) * (size_t)(at.count * LANES));
             for (int64_t t = at.lo, stop; t < at.hi; t = stop) {
-                stop = at.hi - t < 256 ? at.hi : t + 256;
-                for (int64_t r = t; r < stop; r++) FN(add_gradients)(&f, job, &at, relu, residual, narrow, r);
-                for (int k = 0; k < 2; k++) {
-                    for (int64_t i = 0; i < lanes; i++) f.sums[k][i] += ((const A *)f.s[k])[i];
-                    memset(f.s[k], 0, sizeof(A) * lanes);
-                }
+                stop = at.hi - t < ROWS ? at.hi : t + ROWS;
+#define STEP(j, width) FN(sums_block)(&f, job, &at, t, stop, relu, residual, narrow, j, width)
+                BLOCKS(&at, STEP);
+#undef STEP
             }
             for (int64_t j = 0; j < at.count; j++) {
                 const int64_t c = at.left + FN(column)(&at, j);
@@ -249,15 +291,37 @@ static void FN(gradient_sums_rows)(int64_t begin, int64_t end, void *p)
     else FN(sums_strips)(begin, end, job, 1, 1, 0);
 }
 
-INLINE void FN(affine_step)(const FN(columns) *of, const cn_job *job, const FN(strip) *at, int relu, int residual,
-                            int narrow, int64_t r)
+INLINE void FN(affine_block)(const FN(columns) *of, const cn_job *job, const FN(strip) *at, int64_t lo, int64_t hi,
+                             int relu, int residual, int narrow, int64_t j, int width)
 {
-    int64_t row = FN(row)(job, at, r);
-    for (int64_t j = 0; j < at->count; j++) {
-        int64_t i = row + FN(column)(at, j);
-        V x_c = FN(get)(job->x, i, job, narrow) - of->m[j], extra = {0};
-        if (residual) extra = FN(get)(job->residual, i, job, narrow);
-        FN(put)(job->y, i, job, narrow, FN(relu)(FN(linear)(x_c, of->scale[j], of->shift[j], extra, residual), relu));
+    const T *x = job->x, *added = job->residual;
+    T *y = job->y;
+    const int past = job->past;
+    V m[BLOCK], scale[BLOCK], shift[BLOCK];
+    for (int w = 0; w < width; w++) {
+        m[w] = of->m[j + w];
+        scale[w] = of->scale[j + w];
+        shift[w] = of->shift[j + w];
+    }
+    DOWN(lo, hi)
+    {
+        for (int w = 0; w < width; w++) {
+            V x_c = GET(x, w) - m[w], extra = {0};
+            if (residual) extra = GET(added, w);
+            V out = FN(relu)(FN(linear)(x_c, scale[w], shift[w], extra, residual), relu);
+            FN(put)(y + i + w * LANES, C, past, narrow, out);
+        }
+    }
+}
+
+INLINE void FN(affine_strip)(const FN(columns) *of, const cn_job *job, const FN(strip) *at, int relu, int residual,
+                             int narrow)
+{
+    for (int64_t t = at->lo, stop; t < at->hi; t = stop) {
+        stop = at->hi - t < LOW ? at->hi : t + LOW;
+#define STEP(j, width) FN(affine_block)(of, job, at, t, stop, relu, residual, narrow, j, width)
+        BLOCKS(at, STEP);
+#undef STEP
     }
 }
 
@@ -268,7 +332,7 @@ INLINE void FN(affine_strips)(int64_t begin, int64_t end, const cn_job *job, int
         while (FN(next)(&at, job, narrow)) {
             FN(columns) of;
             FN(fetch)(&of, job, FN(sources_of)(job, &at), &at, narrow);
-            for (int64_t r = at.lo; r < at.hi; r++) FN(affine_step)(&of, job, &at, relu, residual, narrow, r);
+            FN(affine_strip)(&of, job, &at, relu, residual, narrow);
         }
     }
 }
@@ -304,7 +368,7 @@ INLINE void FN(through_strips)(int64_t begin, int64_t end, const cn_through_job 
                                                       (width + CN_DOUBLES - 1) / CN_DOUBLES, m, v, scale, shift);
             FN(columns) of;
             FN(fetch)(&of, pixels, (FN(sources)){.m = m, .scale = scale, .shift = shift}, &at, narrow);
-            for (int64_t r = at.lo; r < at.hi; r++) FN(affine_step)(&of, pixels, &at, relu, residual, narrow, r);
+            FN(affine_strip)(&of, pixels, &at, relu, residual, narrow);
         }
     }
 }
@@ -321,15 +385,27 @@ static void FN(through_rows)(int64_t begin, int64_t end, void *p)
     if (job->pixels.past) streamed();
 }
 
-INLINE void FN(apply_step)(const FN(columns) *of, const cn_job *job, const FN(strip) *at, int relu, int narrow,
-                           int64_t r)
+INLINE void FN(apply_block)(const FN(columns) *of, const cn_job *job, const FN(strip) *at, int64_t lo, int64_t hi,
+                            int relu, int narrow, int64_t j, int width)
 {
-    int64_t row = FN(row)(job, at, r);
-    for (int64_t j = 0; j < at->count; j++) {
-        int64_t i = row + FN(column)(at, j);
-        V x_c = FN(get)(job->x, i, job, narrow) - of->m[j], g = FN(get)(job->dy, i, job, narrow);
-        if (relu) g = FN(relu_mask)(g, FN(linear)(x_c, of->scale[j], of->shift[j], (V){0}, 0));
-        FN(put)(job->y, i, job, narrow, of->scale[j] * g + (of->slope[j] * x_c + of->offset[j]));
+    const T *x = job->x, *dy = job->dy;
+    T *dx = job->y;
+    const int past = job->past;
+    V m[BLOCK], scale[BLOCK], shift[BLOCK], slope[BLOCK], offset[BLOCK];
+    for (int w = 0; w < width; w++) {
+        m[w] = of->m[j + w];
+        scale[w] = of->scale[j + w];
+        shift[w] = relu ? of->shift[j + w] : (V){0};
+        slope[w] = of->slope[j + w];
+        offset[w] = of->offset[j + w];
+    }
+    DOWN(lo, hi)
+    {
+        for (int w = 0; w < width; w++) {
+            V x_c = GET(x, w) - m[w], g = GET(dy, w);
+            if (relu) g = FN(relu_mask)(g, FN(linear)(x_c, scale[w], shift[w], (V){0}, 0));
+            FN(put)(dx + i + w * LANES, C, past, narrow, scale[w] * g + (slope[w] * x_c + offset[w]));
+        }
     }
 }
 
@@ -340,7 +416,12 @@ INLINE void FN(apply_strips)(int64_t begin, int64_t end, const cn_job *job, int 
         while (FN(next)(&at, job, narrow)) {
             FN(columns) of;
             FN(fetch)(&of, job, FN(sources_of)(job, &at), &at, narrow);
-            for (int64_t r = at.lo; r < at.hi; r++) FN(apply_step)(&of, job, &at, relu, narrow, r);
+            for (int64_t t = at.lo, stop; t < at.hi; t = stop) {
+                stop = at.hi - t < LOW ? at.hi : t + LOW;
+#define STEP(j, width) FN(apply_block)(&of, job, &at, t, stop, relu, narrow, j, width)
+                BLOCKS(&at, STEP);
+#undef STEP
+            }
         }
     }
 }
@@ -353,3 +434,7 @@ static void FN(gradient_apply_rows)(int64_t begin, int64_t end, void *p)
     else FN(apply_strips)(begin, end, job, 0, 0);
     if (job->past) streamed();
 }
+
+#undef BLOCKS
+#undef DOWN
+#undef GET
