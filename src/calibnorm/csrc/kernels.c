@@ -16,9 +16,8 @@
 #define TILE 2048 /* pixels that are read twice: 8 KiB of float, a quarter of the smallest L1 */
 #define STRIP 32  /* vectors of columns whose numbers and sums stay in L1 */
 #define BLOCK 4   /* of those, as many as stay in registers */
-#define LOW 8     /* rows of a tile that is written */
-#define ROWS 192  /* rows of a tile that is read alone, */
-#define FIRST_ROWS 64 /* and of the first one of moments */
+#define LOW 8     /* rows of a tile that is written, or of two tensors: streams that a processor fetches ahead */
+#define ROWS 64   /* rows whose sums are of the accumulation type alone */
 
 /* The passes are written once and included once a dtype, with SUFFIX its name; simd.h knows the rest by that. */
 #define JOIN_(a, b) a##_##b
@@ -41,6 +40,7 @@
 #define STREAM STORE
 #define STREAMS STORES
 #endif
+#define SPREAD FN(spread)
 #define FIRST FN(first)
 #define IOTA FN(iota)
 #define TOTAL FN(total)

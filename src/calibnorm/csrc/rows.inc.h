@@ -7,10 +7,10 @@
  * Where C is no multiple of LANES, the last vector of a row begins LANES channels before its end and repeats some: sums
  * are kept by vector, not by channel, and stores write the same values again. */
 
-/* Rows [lo, hi) of instance n, and of each `count` vectors from column `left` on, of which all but the last one, or all,
- * follow `even`ly upon each other. */
+/* Rows [lo, hi) of instance n, and of each `count` vectors from column `left` on, the last one at `last`; the first
+ * `paired` of them are loaded and stored two and two, their channels in the order that this gives (see simd.h). */
 typedef struct {
-    int64_t n, lo, hi, left, last, count, even;
+    int64_t n, lo, hi, left, last, count, paired;
 } FN(strip);
 
 /* The first strip of unit u, or the one after `at`; its count is 0 past the end. */
@@ -26,12 +26,19 @@ INLINE int FN(next)(FN(strip) *at, const cn_job *job, int narrow)
     int64_t rest = job->C - at->left;
     at->count = rest < STRIP * LANES ? (rest + LANES - 1) / LANES : STRIP;
     at->last = rest < STRIP * LANES && !narrow ? rest - LANES : (at->count - 1) * LANES;
-    at->even = narrow ? 0 : at->count - (at->last % LANES != 0);
+    at->paired = (narrow ? 0 : at->count - (at->last % LANES != 0)) / 2 * 2;
     return rest > 0;
 }
 
 /* Where vector j of the strip begins. */
 INLINE int64_t FN(column)(const FN(strip) *at, int64_t j) { return j * LANES < at->last ? j * LANES : at->last; }
+
+/* The channel in lane i of vector j. */
+INLINE int64_t FN(channel)(const FN(strip) *at, int64_t j, int i)
+{
+    if (SPREAD > 1 && j < at->paired) return j / 2 * 2 * LANES + j % 2 + SPREAD * i;
+    return FN(column)(at, j) + i;
+}
 
 /* Where the strip begins in row r. */
 INLINE int64_t FN(row)(const cn_job *job, const FN(strip) *at, int64_t r)
@@ -39,42 +46,56 @@ INLINE int64_t FN(row)(const cn_job *job, const FN(strip) *at, int64_t r)
     return (at->n * job->S + r) * job->C + at->left;
 }
 
-/* LANES channels from p, of which C < LANES count where `narrow`; reads nothing past the tensor, of which `rest` pixels
- * are left. */
-INLINE V FN(get)(const T *p, int64_t rest, int64_t C, int narrow)
+/* One vector of pixels from p, of which C < LANES count where `narrow`, or as many pairs as `width` has; reads nothing
+ * past the tensor, of which `rest` pixels are left. */
+INLINE void FN(get)(V *v, const T *p, int64_t rest, int64_t C, int narrow, int width)
 {
-    if (__builtin_expect(!narrow || rest >= LANES, 1)) return LOAD(p);
-    T copy[LANES];
-    memset(copy, 0, sizeof copy);
-    memcpy(copy, p, (size_t)C * sizeof(T));
-    return LOAD(copy);
-}
-
-INLINE void FN(put)(T *p, int64_t C, int past, int narrow, V v)
-{
-    if (!narrow) {
-        FN(put_vector)(p, v, past);
+    for (int w = 0; w < width / 2 * 2; w += 2) LOADS(p + w * LANES, v + w, v + w + 1);
+    if (width > 1) return;
+    if (__builtin_expect(!narrow || rest >= LANES, 1)) {
+        *v = LOAD(p);
         return;
     }
     T copy[LANES];
-    STORE(copy, v);
+    memset(copy, 0, sizeof copy);
+    memcpy(copy, p, (size_t)C * sizeof(T));
+    *v = LOAD(copy);
+}
+
+INLINE void FN(put)(T *p, const V *v, int64_t C, int past, int narrow, int width)
+{
+    for (int w = 0; w < width / 2 * 2; w += 2) FN(put_vectors)(p + w * LANES, v[w], v[w + 1], past);
+    if (width > 1) return;
+    if (!narrow) {
+        FN(put_vector)(p, *v, past);
+        return;
+    }
+    T copy[LANES];
+    STORE(copy, *v);
     memcpy(p, copy, (size_t)C * sizeof(T));
 }
 
 /* Blocks of a strip's vectors, STEP(j, width) for each: the first one and how many, a constant. */
-#define BLOCKS(at, STEP)                                                 \
-    do {                                                                 \
-        int64_t j = 0;                                                   \
-        for (; j + BLOCK <= (at)->even; j += BLOCK) STEP(j, BLOCK);      \
-        for (; j + BLOCK / 2 <= (at)->even; j += BLOCK / 2) STEP(j, BLOCK / 2); \
-        for (; j < (at)->count; j++) STEP(j, 1);                         \
+#define BLOCKS(at, STEP)                                                        \
+    do {                                                                        \
+        int64_t j = 0;                                                          \
+        for (; j + BLOCK <= (at)->paired; j += BLOCK) STEP(j, BLOCK);           \
+        for (; j + BLOCK / 2 <= (at)->paired; j += BLOCK / 2) STEP(j, BLOCK / 2); \
+        for (; j < (at)->count; j++) STEP(j, 1);                                \
     } while (0)
 
-/* Walk down a block's column: i is where it begins in row r of [lo, hi). */
-#define DOWN(lo, hi)                                                                                        \
+/* The same for every low tile, of rows [low, high), of [lo, hi). */
+#define LOW_TILES(at, lo, hi, STEP)                                      \
+    for (int64_t low = lo, high; low < (hi); low = high) {               \
+        high = (hi) - low < LOW ? (hi) : low + LOW;                      \
+        BLOCKS(at, STEP);                                                \
+    }
+
+/* Walk down the rows [lo, hi) of a block: i is where it begins in a row. */
+#define DOWN(lo, hi)                                                                                          \
     for (int64_t r = lo, i = FN(row)(job, at, lo) + FN(column)(at, j), C = job->C, all = job->N * job->S * C; \
          r < (hi); r++, i += C)
-#define GET(tensor, k) FN(get)((tensor) + i + (k) * LANES, all - i, C, narrow)
+#define GET(v, tensor) FN(get)(v, (tensor) + i, all - i, C, narrow, width)
 
 /* The numbers of the strip's columns; see lanes.inc.h. */
 typedef struct {
@@ -98,21 +119,19 @@ INLINE void FN(fetch)(FN(columns) *into, const cn_job *job, FN(sources) from, co
 {
     const int valid = narrow ? (int)job->C : LANES;
     for (int64_t j = 0; j < at->count; j++) {
-        const int64_t nc = FN(column)(at, j);
-        const double *m = from.m + nc;
         A values[LANES] = {0};
         double rest[LANES];
-        for (int i = 0; i < valid; i++) values[i] = (A)m[i];
-        for (int i = 0; i < valid; i++) rest[i] = m[i] - (double)values[i];
+        for (int i = 0; i < valid; i++) values[i] = (A)from.m[FN(channel)(at, j, i)];
+        for (int i = 0; i < valid; i++) rest[i] = from.m[FN(channel)(at, j, i)] - (double)values[i];
         memcpy(&into->m[j], values, sizeof values);
-#define FETCH(NAME, FACTOR)                                                                  \
-    if (from.NAME) {                                                                         \
-        const double *array = from.NAME + nc, *factor = from.FACTOR + nc;                    \
-        if (from.NAME == from.FACTOR)                                                        \
-            for (int i = 0; i < valid; i++) values[i] = (A)array[i];                         \
-        else                                                                                 \
-            for (int i = 0; i < valid; i++) values[i] = (A)(array[i] - factor[i] * rest[i]); \
-        memcpy(&into->NAME[j], values, sizeof values);                                       \
+#define FETCH(NAME, FACTOR)                                                             \
+    if (from.NAME) {                                                                    \
+        for (int i = 0; i < valid; i++) {                                               \
+            const int64_t c = FN(channel)(at, j, i);                                    \
+            const double less = from.NAME == from.FACTOR ? 0 : from.FACTOR[c] * rest[i]; \
+            values[i] = (A)(from.NAME[c] - less);                                       \
+        }                                                                               \
+        memcpy(&into->NAME[j], values, sizeof values);                                  \
     }
         FETCH(scale, scale);
         FETCH(shift, scale);
@@ -144,6 +163,24 @@ INLINE void FN(take_up)(FN(found) *f, int64_t first, int lanes, const A *s, cons
     }
 }
 
+/* Begin with the mean of two pixels of each column. */
+INLINE void FN(first_block)(FN(found) *f, const cn_job *job, const FN(strip) *at, int64_t other, int narrow, int64_t j,
+                            int width)
+{
+    const T *x = job->x;
+    V k[BLOCK] = {{0}}, more[BLOCK];
+    DOWN(at->lo, at->lo + 1) GET(k, x);
+    DOWN(other, other + 1) GET(more, x);
+    for (int w = 0; w < width; w++) {
+        k[w] = k[w] * (A)0.5 + more[w] * (A)0.5;
+        memcpy(f->k + (j + w) * LANES, k + w, sizeof(V));
+    }
+    for (int64_t i = j * LANES; i < (j + width) * LANES; i++) {
+        f->mean[i] = (double)f->k[i];
+        f->m2[i] = 0;
+    }
+}
+
 INLINE void FN(moments_block)(FN(found) *f, const cn_job *job, const FN(strip) *at, int64_t lo, int64_t hi, double seen,
                               int narrow, int64_t j, int width)
 {
@@ -156,10 +193,12 @@ INLINE void FN(moments_block)(FN(found) *f, const cn_job *job, const FN(strip) *
     }
     DOWN(lo, hi)
     {
+        V d[BLOCK];
+        GET(d, x);
         for (int w = 0; w < width; w++) {
-            V d = GET(x, w) - k[w];
-            s[w] += d;
-            q[w] += d * d;
+            d[w] -= k[w];
+            s[w] += d[w];
+            q[w] += d[w] * d[w];
         }
     }
     for (int w = 0; w < width; w++) {
@@ -175,29 +214,20 @@ INLINE void FN(strip_moments)(const cn_job *job, const FN(strip) *at, int narrow
 {
     FN(found) f;
     const int valid = narrow ? (int)job->C : LANES;
-    const int64_t lo = at->lo, hi = at->hi, C = job->C, all = job->N * job->S * C;
-    const T *x = job->x;
-    for (int64_t j = 0; j < at->count; j++) {
-        const int64_t i = FN(row)(job, at, lo) + FN(column)(at, j), other = i + (hi - lo) / 2 * C;
-        V k = FN(get)(x + i, all - i, C, narrow) * (A)0.5 + FN(get)(x + other, all - other, C, narrow) * (A)0.5;
-        memcpy(f.k + j * LANES, &k, sizeof k);
-    }
-    for (int64_t i = 0; i < at->count * LANES; i++) {
-        f.mean[i] = (double)f.k[i];
-        f.m2[i] = 0;
-    }
+    const int64_t lo = at->lo, hi = at->hi;
+#define STEP(j, width) FN(first_block)(&f, job, at, (lo + hi) / 2, narrow, j, width)
+    BLOCKS(at, STEP);
+#undef STEP
     for (int64_t t = lo, stop; t < hi; t = stop) {
-        stop = t > lo ? t + ROWS : t + FIRST_ROWS;
-        if (stop > hi) stop = hi;
+        stop = hi - t < ROWS ? hi : t + ROWS;
 #define STEP(j, width) FN(moments_block)(&f, job, at, t, stop, (double)(t - lo), narrow, j, width)
         BLOCKS(at, STEP);
 #undef STEP
     }
     const double inverse = 1.0 / (double)(hi - lo);
     for (int64_t j = 0; j < at->count; j++) {
-        double *mean = means + FN(column)(at, j), *var = variances + FN(column)(at, j);
-        for (int i = 0; i < valid; i++) mean[i] = f.mean[j * LANES + i];
-        for (int i = 0; i < valid; i++) var[i] = f.m2[j * LANES + i] * inverse;
+        for (int i = 0; i < valid; i++) means[FN(channel)(at, j, i)] = f.mean[j * LANES + i];
+        for (int i = 0; i < valid; i++) variances[FN(channel)(at, j, i)] = f.m2[j * LANES + i] * inverse;
     }
 }
 
@@ -219,6 +249,7 @@ static void FN(moments_rows)(int64_t begin, int64_t end, void *p)
 
 typedef struct {
     FN(columns) of;
+    A s[2][STRIP * LANES];
     double sums[2][STRIP * LANES];
 } FN(gradients);
 
@@ -232,26 +263,25 @@ INLINE void FN(sums_block)(FN(gradients) *f, const cn_job *job, const FN(strip) 
         m[w] = f->of.m[j + w];
         scale[w] = relu ? f->of.scale[j + w] : (V){0};
         shift[w] = relu ? f->of.shift[j + w] : (V){0};
-        s[0][w] = s[1][w] = (V){0};
+        for (int k = 0; k < 2; k++) memcpy(&s[k][w], f->s[k] + (j + w) * LANES, sizeof(V));
     }
     DOWN(lo, hi)
     {
+        V x_c[BLOCK], g[BLOCK], extra[BLOCK];
+        GET(x_c, x);
+        GET(g, dy);
+        if (residual) GET(extra, added);
         for (int w = 0; w < width; w++) {
-            V x_c = GET(x, w) - m[w], g = GET(dy, w), extra = {0};
-            if (residual) extra = GET(added, w);
-            if (relu) g = FN(relu_mask)(g, FN(linear)(x_c, scale[w], shift[w], extra, residual));
-            if (residual) FN(put)(masked + i + w * LANES, C, 0, narrow, g);
-            s[0][w] += g;
-            s[1][w] += g * x_c;
+            x_c[w] -= m[w];
+            if (relu)
+                g[w] = FN(relu_mask)(g[w], FN(linear)(x_c[w], scale[w], shift[w], residual ? extra[w] : m[w], residual));
+            s[0][w] += g[w];
+            s[1][w] += g[w] * x_c[w];
         }
+        if (residual) FN(put)(masked + i, g, C, 0, narrow, width);
     }
-    for (int k = 0; k < 2; k++)
-        for (int w = 0; w < width; w++) {
-            A sums[LANES];
-            double *to = f->sums[k] + (j + w) * LANES;
-            memcpy(sums, &s[k][w], sizeof(V));
-            for (int l = 0; l < LANES; l++) to[l] += (double)sums[l];
-        }
+    for (int w = 0; w < width; w++)
+        for (int k = 0; k < 2; k++) memcpy(f->s[k] + (j + w) * LANES, &s[k][w], sizeof(V));
 }
 
 INLINE void FN(sums_strips)(int64_t begin, int64_t end, const cn_job *job, int relu, int residual, int narrow)
@@ -262,20 +292,28 @@ INLINE void FN(sums_strips)(int64_t begin, int64_t end, const cn_job *job, int r
         while (FN(next)(&at, job, narrow)) {
             FN(gradients) f;
             FN(fetch)(&f.of, job, FN(sources_of)(job, &at), &at, narrow);
-            for (int k = 0; k < 2; k++) memset(f.sums[k], 0, sizeof(double) * (size_t)(at.count * LANES));
+            memset(f.s, 0, sizeof f.s);
+            memset(f.sums, 0, sizeof f.sums);
             for (int64_t t = at.lo, stop; t < at.hi; t = stop) {
                 stop = at.hi - t < ROWS ? at.hi : t + ROWS;
-#define STEP(j, width) FN(sums_block)(&f, job, &at, t, stop, relu, residual, narrow, j, width)
-                BLOCKS(&at, STEP);
+#define STEP(j, width) FN(sums_block)(&f, job, &at, low, high, relu, residual, narrow, j, width)
+                LOW_TILES(&at, t, stop, STEP);
 #undef STEP
+                for (int k = 0; k < 2; k++)
+                    for (int64_t i = 0; i < at.count * LANES; i++) {
+                        f.sums[k][i] += (double)f.s[k][i];
+                        f.s[k][i] = 0;
+                    }
             }
             for (int64_t j = 0; j < at.count; j++) {
-                const int64_t c = at.left + FN(column)(&at, j);
-                const double *m = job->m + at.n * job->C + c;
+                const double *m = job->m + at.n * job->C + at.left;
                 const double *sum = f.sums[0] + j * LANES, *centred = f.sums[1] + j * LANES;
-                double *first = first_of(job, u) + c, *second = second_of(job, u) + c;
-                for (int i = 0; i < valid; i++) first[i] = sum[i];
-                for (int i = 0; i < valid; i++) second[i] = centred[i] - (m[i] - (double)(A)m[i]) * sum[i];
+                double *first = first_of(job, u) + at.left, *second = second_of(job, u) + at.left;
+                for (int i = 0; i < valid; i++) {
+                    const int64_t c = FN(channel)(&at, j, i);
+                    first[c] = sum[i];
+                    second[c] = centred[i] - (m[c] - (double)(A)m[c]) * sum[i];
+                }
             }
         }
     }
@@ -305,29 +343,28 @@ INLINE void FN(affine_block)(const FN(columns) *of, const cn_job *job, const FN(
     }
     DOWN(lo, hi)
     {
-        for (int w = 0; w < width; w++) {
-            V x_c = GET(x, w) - m[w], extra = {0};
-            if (residual) extra = GET(added, w);
-            V out = FN(relu)(FN(linear)(x_c, scale[w], shift[w], extra, residual), relu);
-            FN(put)(y + i + w * LANES, C, past, narrow, out);
-        }
+        V out[BLOCK], extra[BLOCK];
+        GET(out, x);
+        if (residual) GET(extra, added);
+        for (int w = 0; w < width; w++)
+            out[w] = FN(relu)(FN(linear)(out[w] - m[w], scale[w], shift[w], residual ? extra[w] : m[w], residual), relu);
+        FN(put)(y + i, out, C, past, narrow, width);
     }
 }
 
 INLINE void FN(affine_strip)(const FN(columns) *of, const cn_job *job, const FN(strip) *at, int relu, int residual,
                              int narrow)
 {
-    for (int64_t t = at->lo, stop; t < at->hi; t = stop) {
-        stop = at->hi - t < LOW ? at->hi : t + LOW;
-#define STEP(j, width) FN(affine_block)(of, job, at, t, stop, relu, residual, narrow, j, width)
-        BLOCKS(at, STEP);
+#define STEP(j, width) FN(affine_block)(of, job, at, low, high, relu, residual, narrow, j, width)
+    LOW_TILES(at, at->lo, at->hi, STEP);
 #undef STEP
-    }
 }
 
+/* From the last unit to the first one, as the second pass of planes too: what the first pass has read last is still in
+ * the caches. */
 INLINE void FN(affine_strips)(int64_t begin, int64_t end, const cn_job *job, int relu, int residual, int narrow)
 {
-    for (int64_t u = begin; u < end; u++) {
+    for (int64_t u = end; u-- > begin;) {
         FN(strip) at = FN(strip_of)(job, u);
         while (FN(next)(&at, job, narrow)) {
             FN(columns) of;
@@ -401,27 +438,28 @@ INLINE void FN(apply_block)(const FN(columns) *of, const cn_job *job, const FN(s
     }
     DOWN(lo, hi)
     {
+        V x_c[BLOCK], g[BLOCK];
+        GET(x_c, x);
+        GET(g, dy);
         for (int w = 0; w < width; w++) {
-            V x_c = GET(x, w) - m[w], g = GET(dy, w);
-            if (relu) g = FN(relu_mask)(g, FN(linear)(x_c, scale[w], shift[w], (V){0}, 0));
-            FN(put)(dx + i + w * LANES, C, past, narrow, scale[w] * g + (slope[w] * x_c + offset[w]));
+            x_c[w] -= m[w];
+            if (relu) g[w] = FN(relu_mask)(g[w], FN(linear)(x_c[w], scale[w], shift[w], m[w], 0));
+            g[w] = scale[w] * g[w] + (slope[w] * x_c[w] + offset[w]);
         }
+        FN(put)(dx + i, g, C, past, narrow, width);
     }
 }
 
 INLINE void FN(apply_strips)(int64_t begin, int64_t end, const cn_job *job, int relu, int narrow)
 {
-    for (int64_t u = begin; u < end; u++) {
+    for (int64_t u = end; u-- > begin;) {
         FN(strip) at = FN(strip_of)(job, u);
         while (FN(next)(&at, job, narrow)) {
             FN(columns) of;
             FN(fetch)(&of, job, FN(sources_of)(job, &at), &at, narrow);
-            for (int64_t t = at.lo, stop; t < at.hi; t = stop) {
-                stop = at.hi - t < LOW ? at.hi : t + LOW;
-#define STEP(j, width) FN(apply_block)(&of, job, &at, t, stop, relu, narrow, j, width)
-                BLOCKS(&at, STEP);
+#define STEP(j, width) FN(apply_block)(&of, job, &at, low, high, relu, narrow, j, width)
+            LOW_TILES(&at, at.lo, at.hi, STEP);
 #undef STEP
-            }
         }
     }
 }
@@ -436,5 +474,6 @@ static void FN(gradient_apply_rows)(int64_t begin, int64_t end, void *p)
 }
 
 #undef BLOCKS
+#undef LOW_TILES
 #undef DOWN
 #undef GET

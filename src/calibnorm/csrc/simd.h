@@ -31,7 +31,8 @@ typedef uint32_t vu32 VECTOR;
 typedef uint16_t vu16 __attribute__((vector_size(CN_BYTES / 2)));
 
 /* What each dtype has: pixel, accumulator, vector, mask, mask_lane; load, store, loads, stores, first, iota, total,
- * totals; and tiny, the largest number that rounds to 0. */
+ * totals; tiny, the largest number that rounds to 0; and spread, how far apart neighbours of a vector lie that is loaded
+ * with another one. */
 typedef float pixel_f32, accumulator_f32, vector_f32 VECTOR;
 typedef double pixel_f64, accumulator_f64, vector_f64 VECTOR;
 typedef int32_t mask_lane_f32, mask_f32 VECTOR;
@@ -41,6 +42,7 @@ typedef float accumulator_bf16, accumulator_f16;
 typedef vector_f32 vector_bf16, vector_f16;
 typedef mask_f32 mask_bf16, mask_f16;
 typedef int32_t mask_lane_bf16, mask_lane_f16;
+enum { spread_f32 = 1, spread_f64 = 1, spread_bf16 = 2, spread_f16 = 1 };
 static const float tiny_f32 = 0, tiny_bf16 = 0x1p-134f, tiny_f16 = 0x1p-25f;
 static const double tiny_f64 = 0;
 
