@@ -308,7 +308,9 @@ static void FN(gradient_sums_planes)(int64_t begin, int64_t end, void *p)
     else FN(sums_planes)(begin, end, job, 1, 1);
 }
 
-INLINE void FN(affine_group)(const cn_job *job, FN(group) at, const FN(numbers) *of, int relu, int residual)
+/* `ahead`, if any, pixels further on are fetched meanwhile: what is read next where nothing else reads. */
+INLINE void FN(affine_group)(const cn_job *job, FN(group) at, const FN(numbers) *of, int relu, int residual,
+                             int64_t ahead)
 {
     const int64_t n = at.n;
     for (int j = 0; j < at.count; j++) {
@@ -319,6 +321,7 @@ INLINE void FN(affine_group)(const cn_job *job, FN(group) at, const FN(numbers) 
         int64_t i = 0;
 #define OUT(x, r) FN(relu)(FN(linear)((x) - m, scale, shift, r, residual), relu)
         for (; i + 2 * LANES <= n; i += 2 * LANES) {
+            if (ahead) __builtin_prefetch(x + i + ahead);
             LOADS(x + i, &x0, &x1);
             if (residual) LOADS(r + i, &r0, &r1);
             FN(put_vectors)(y + i, OUT(x0, r0), OUT(x1, r1), job->past);
@@ -342,7 +345,7 @@ INLINE void FN(affine_groups)(int64_t begin, int64_t end, const cn_job *job, int
         const FN(group) at = FN(units_before)(job, begin, &stop);
         FN(numbers) of;
         FN(fetch_planes)(&of, job, at.plane, at.count);
-        FN(affine_group)(job, at, &of, relu, residual);
+        FN(affine_group)(job, at, &of, relu, residual, 0);
     }
 }
 
@@ -387,7 +390,7 @@ INLINE void FN(through_groups)(int64_t begin, int64_t end, const cn_through_job 
                                                       (lead + count + CN_DOUBLES - 1) / CN_DOUBLES, m, v, scale, shift);
             FN(numbers) of;
             FN(fetch_affine)(&of, m + lead, scale + lead, shift + lead, (int)count);
-            FN(affine_group)(pixels, at, &of, relu, residual);
+            FN(affine_group)(pixels, at, &of, relu, residual, count * S);
         }
     }
 }

@@ -330,7 +330,7 @@ static void FN(gradient_sums_rows)(int64_t begin, int64_t end, void *p)
 }
 
 INLINE void FN(affine_block)(const FN(columns) *of, const cn_job *job, const FN(strip) *at, int64_t lo, int64_t hi,
-                             int relu, int residual, int narrow, int64_t j, int width)
+                             int relu, int residual, int narrow, int64_t ahead, int64_t j, int width)
 {
     const T *x = job->x, *added = job->residual;
     T *y = job->y;
@@ -344,6 +344,7 @@ INLINE void FN(affine_block)(const FN(columns) *of, const cn_job *job, const FN(
     DOWN(lo, hi)
     {
         V out[BLOCK], extra[BLOCK];
+        for (int k = 0; ahead && k < width * LANES; k += 64 / (int)sizeof(T)) __builtin_prefetch(x + i + k + ahead);
         GET(out, x);
         if (residual) GET(extra, added);
         for (int w = 0; w < width; w++)
@@ -352,10 +353,11 @@ INLINE void FN(affine_block)(const FN(columns) *of, const cn_job *job, const FN(
     }
 }
 
+/* `ahead`, if any, pixels further on are fetched meanwhile: what is read next where nothing else reads. */
 INLINE void FN(affine_strip)(const FN(columns) *of, const cn_job *job, const FN(strip) *at, int relu, int residual,
-                             int narrow)
+                             int narrow, int64_t ahead)
 {
-#define STEP(j, width) FN(affine_block)(of, job, at, low, high, relu, residual, narrow, j, width)
+#define STEP(j, width) FN(affine_block)(of, job, at, low, high, relu, residual, narrow, ahead, j, width)
     LOW_TILES(at, at->lo, at->hi, STEP);
 #undef STEP
 }
@@ -369,7 +371,7 @@ INLINE void FN(affine_strips)(int64_t begin, int64_t end, const cn_job *job, int
         while (FN(next)(&at, job, narrow)) {
             FN(columns) of;
             FN(fetch)(&of, job, FN(sources_of)(job, &at), &at, narrow);
-            FN(affine_strip)(&of, job, &at, relu, residual, narrow);
+            FN(affine_strip)(&of, job, &at, relu, residual, narrow, 0);
         }
     }
 }
@@ -405,7 +407,8 @@ INLINE void FN(through_strips)(int64_t begin, int64_t end, const cn_through_job 
                                                       (width + CN_DOUBLES - 1) / CN_DOUBLES, m, v, scale, shift);
             FN(columns) of;
             FN(fetch)(&of, pixels, (FN(sources)){.m = m, .scale = scale, .shift = shift}, &at, narrow);
-            FN(affine_strip)(&of, pixels, &at, relu, residual, narrow);
+            const int64_t more = at.left + STRIP * LANES < pixels->C ? STRIP * LANES : pixels->S * pixels->C - at.left;
+            FN(affine_strip)(&of, pixels, &at, relu, residual, narrow, more);
         }
     }
 }
