@@ -109,9 +109,9 @@ INLINE void store_f64(double *p, vector_f64 v) { WRITE(p, v); }
 INLINE void store_bf16(uint16_t *p, vector_f32 v) { WRITE(p, narrow_bf16(v)); }
 INLINE void store_f16(uint16_t *p, vector_f32 v) { WRITE(p, narrow_f16(v)); }
 
-/* One pixel in every lane. */
-INLINE vector_f32 first_f32(const float *p) { return (vector_f32){0} + *p; }
-INLINE vector_f64 first_f64(const double *p) { return (vector_f64){0} + *p; }
+/* One pixel in every lane: minus 0 is the number itself, where plus 0 is an addition, since -0 + 0 is 0. */
+INLINE vector_f32 first_f32(const float *p) { return *p - (vector_f32){0}; }
+INLINE vector_f64 first_f64(const double *p) { return *p - (vector_f64){0}; }
 INLINE vector_f32 first_bf16(const uint16_t *p) { return widen_bf16((vu16){0} + *p); }
 INLINE vector_f32 first_f16(const uint16_t *p) { return widen_f16((vu16){0} + *p); }
 
