@@ -60,7 +60,7 @@ typedef struct {
     int32_t center, gate, gated, statistics, dtype, rows, relu, narrow, running;
     double eps, noise_a, noise_b, momentum, unbias;
     double *m, *v;
-    void *mean, *var; /* of a batch whose statistics nobody wants: NULL */
+    void *mean, *var;         /* of a batch whose statistics nobody wants: NULL */
     const void *learnable[5]; /* in the order of the coefficient step */
     const void *x, *residual, *dy;
     void *y, *masked; /* y: the output; backward: dx, or NULL where x needs no gradient */

@@ -53,8 +53,7 @@ INLINE void FN(fetch_some)(FN(numbers) *into, const double *m, const double *sca
 INLINE void FN(fetch_planes)(FN(numbers) *into, const cn_job *job, int64_t plane, int count)
 {
 #define OF(name) job->name ? job->name + plane : NULL
-    if (count == LANES)
-        FN(fetch_some)(into, job->m + plane, OF(scale), OF(shift), OF(slope), OF(offset), LANES);
+    if (count == LANES) FN(fetch_some)(into, job->m + plane, OF(scale), OF(shift), OF(slope), OF(offset), LANES);
     else FN(fetch_some)(into, job->m + plane, OF(scale), OF(shift), OF(slope), OF(offset), count);
 #undef OF
 }

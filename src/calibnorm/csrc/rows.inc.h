@@ -76,19 +76,19 @@ INLINE void FN(put)(T *p, const V *v, int64_t C, int past, int narrow, int width
 }
 
 /* Blocks of a strip's vectors, STEP(j, width) for each: the first one and how many, a constant. */
-#define BLOCKS(at, STEP)                                                        \
-    do {                                                                        \
-        int64_t j = 0;                                                          \
-        for (; j + BLOCK <= (at)->paired; j += BLOCK) STEP(j, BLOCK);           \
+#define BLOCKS(at, STEP)                                                          \
+    do {                                                                          \
+        int64_t j = 0;                                                            \
+        for (; j + BLOCK <= (at)->paired; j += BLOCK) STEP(j, BLOCK);             \
         for (; j + BLOCK / 2 <= (at)->paired; j += BLOCK / 2) STEP(j, BLOCK / 2); \
-        for (; j < (at)->count; j++) STEP(j, 1);                                \
+        for (; j < (at)->count; j++) STEP(j, 1);                                  \
     } while (0)
 
 /* The same for every low tile, of rows [low, high), of [lo, hi). */
-#define LOW_TILES(at, lo, hi, STEP)                                      \
-    for (int64_t low = lo, high; low < (hi); low = high) {               \
-        high = (hi) - low < LOW ? (hi) : low + LOW;                      \
-        BLOCKS(at, STEP);                                                \
+#define LOW_TILES(at, lo, hi, STEP)                        \
+    for (int64_t low = lo, high; low < (hi); low = high) { \
+        high = (hi) - low < LOW ? (hi) : low + LOW;        \
+        BLOCKS(at, STEP);                                  \
     }
 
 /* Walk down the rows [lo, hi) of a block: i is where it begins in a row. */
@@ -124,14 +124,14 @@ INLINE void FN(fetch)(FN(columns) *into, const cn_job *job, FN(sources) from, co
         for (int i = 0; i < valid; i++) values[i] = (A)from.m[FN(channel)(at, j, i)];
         for (int i = 0; i < valid; i++) rest[i] = from.m[FN(channel)(at, j, i)] - (double)values[i];
         memcpy(&into->m[j], values, sizeof values);
-#define FETCH(NAME, FACTOR)                                                             \
-    if (from.NAME) {                                                                    \
-        for (int i = 0; i < valid; i++) {                                               \
-            const int64_t c = FN(channel)(at, j, i);                                    \
+#define FETCH(NAME, FACTOR)                                                              \
+    if (from.NAME) {                                                                     \
+        for (int i = 0; i < valid; i++) {                                                \
+            const int64_t c = FN(channel)(at, j, i);                                     \
             const double less = from.NAME == from.FACTOR ? 0 : from.FACTOR[c] * rest[i]; \
-            values[i] = (A)(from.NAME[c] - less);                                       \
-        }                                                                               \
-        memcpy(&into->NAME[j], values, sizeof values);                                  \
+            values[i] = (A)(from.NAME[c] - less);                                        \
+        }                                                                                \
+        memcpy(&into->NAME[j], values, sizeof values);                                   \
     }
         FETCH(scale, scale);
         FETCH(shift, scale);
@@ -149,46 +149,33 @@ typedef struct {
 
 /* The moments of `rows` more rows of `lanes` columns after `seen`: s and q are the sums of x - k and of its square, k
  * near their mean; then the next k. */
-INLINE void FN(take_up)(FN(found) *f, int64_t first, int lanes, const A *s, const A *q, double rows, double seen)
+INLINE void FN(take_up)(FN(found) *f, int64_t left, int lanes, const A *k, const A *s, const A *q, double rows,
+                        double seen, int first)
 {
     const double share = 1 / (seen + rows);
-    A *k = f->k + first;
-    double *mean = f->mean + first, *m2 = f->m2 + first;
+    double *mean = f->mean + left, *m2 = f->m2 + left;
     for (int i = 0; i < lanes; i++) {
-        double off = mean[i] - (double)k[i], sum = (double)s[i] - rows * off;
+        double before = first ? (double)k[i] : mean[i], off = before - (double)k[i], sum = (double)s[i] - rows * off;
         double more = (double)q[i] - off * ((double)s[i] + sum) - sum * sum * share;
-        mean[i] += sum * share;
-        m2[i] += more < 0 ? 0 : more;
-        k[i] = (A)mean[i];
-    }
-}
-
-/* Begin with the mean of two pixels of each column. */
-INLINE void FN(first_block)(FN(found) *f, const cn_job *job, const FN(strip) *at, int64_t other, int narrow, int64_t j,
-                            int width)
-{
-    const T *x = job->x;
-    V k[BLOCK] = {{0}}, more[BLOCK];
-    DOWN(at->lo, at->lo + 1) GET(k, x);
-    DOWN(other, other + 1) GET(more, x);
-    for (int w = 0; w < width; w++) {
-        k[w] = k[w] * (A)0.5 + more[w] * (A)0.5;
-        memcpy(f->k + (j + w) * LANES, k + w, sizeof(V));
-    }
-    for (int64_t i = j * LANES; i < (j + width) * LANES; i++) {
-        f->mean[i] = (double)f->k[i];
-        f->m2[i] = 0;
+        mean[i] = before + sum * share;
+        m2[i] = (first ? 0 : m2[i]) + (more < 0 ? 0 : more);
+        f->k[left + i] = (A)mean[i];
     }
 }
 
 INLINE void FN(moments_block)(FN(found) *f, const cn_job *job, const FN(strip) *at, int64_t lo, int64_t hi, double seen,
-                              int narrow, int64_t j, int width)
+                              int first, int narrow, int64_t j, int width)
 {
     const T *x = job->x;
-    V k[BLOCK], s[BLOCK], q[BLOCK];
-    A sums[BLOCK * LANES], squares[BLOCK * LANES];
+    V k[BLOCK], s[BLOCK], q[BLOCK], other[BLOCK];
+    A near[BLOCK * LANES], sums[BLOCK * LANES], squares[BLOCK * LANES];
+    if (first) {
+        DOWN(lo, lo + 1) GET(k, x);
+        DOWN((lo + hi) / 2, (lo + hi) / 2 + 1) GET(other, x);
+    }
     for (int w = 0; w < width; w++) {
-        memcpy(k + w, f->k + (j + w) * LANES, sizeof(V));
+        if (first) k[w] = k[w] * (A)0.5 + other[w] * (A)0.5;
+        else memcpy(k + w, f->k + (j + w) * LANES, sizeof(V));
         s[w] = q[w] = (V){0};
     }
     DOWN(lo, hi)
@@ -202,10 +189,11 @@ INLINE void FN(moments_block)(FN(found) *f, const cn_job *job, const FN(strip) *
         }
     }
     for (int w = 0; w < width; w++) {
+        memcpy(near + w * LANES, k + w, sizeof(V));
         memcpy(sums + w * LANES, s + w, sizeof(V));
         memcpy(squares + w * LANES, q + w, sizeof(V));
     }
-    FN(take_up)(f, j * LANES, width * (int)LANES, sums, squares, (double)(hi - lo), seen);
+    FN(take_up)(f, j * LANES, width * (int)LANES, near, sums, squares, (double)(hi - lo), seen, first);
 }
 
 /* The moments of a strip's columns. The first tile takes differences from the mean of two of its pixels, which loses a
@@ -215,13 +203,13 @@ INLINE void FN(strip_moments)(const cn_job *job, const FN(strip) *at, int narrow
     FN(found) f;
     const int valid = narrow ? (int)job->C : LANES;
     const int64_t lo = at->lo, hi = at->hi;
-#define STEP(j, width) FN(first_block)(&f, job, at, (lo + hi) / 2, narrow, j, width)
-    BLOCKS(at, STEP);
-#undef STEP
     for (int64_t t = lo, stop; t < hi; t = stop) {
         stop = hi - t < ROWS ? hi : t + ROWS;
-#define STEP(j, width) FN(moments_block)(&f, job, at, t, stop, (double)(t - lo), narrow, j, width)
-        BLOCKS(at, STEP);
+#define STEP_FIRST(j, width) FN(moments_block)(&f, job, at, t, stop, 0, 1, narrow, j, width)
+#define STEP(j, width) FN(moments_block)(&f, job, at, t, stop, (double)(t - lo), 0, narrow, j, width)
+        if (t == lo) BLOCKS(at, STEP_FIRST);
+        else BLOCKS(at, STEP);
+#undef STEP_FIRST
 #undef STEP
     }
     const double inverse = 1.0 / (double)(hi - lo);
@@ -274,7 +262,8 @@ INLINE void FN(sums_block)(FN(gradients) *f, const cn_job *job, const FN(strip) 
         for (int w = 0; w < width; w++) {
             x_c[w] -= m[w];
             if (relu)
-                g[w] = FN(relu_mask)(g[w], FN(linear)(x_c[w], scale[w], shift[w], residual ? extra[w] : m[w], residual));
+                g[w] =
+                    FN(relu_mask)(g[w], FN(linear)(x_c[w], scale[w], shift[w], residual ? extra[w] : m[w], residual));
             s[0][w] += g[w];
             s[1][w] += g[w] * x_c[w];
         }
@@ -348,7 +337,8 @@ INLINE void FN(affine_block)(const FN(columns) *of, const cn_job *job, const FN(
         GET(out, x);
         if (residual) GET(extra, added);
         for (int w = 0; w < width; w++)
-            out[w] = FN(relu)(FN(linear)(out[w] - m[w], scale[w], shift[w], residual ? extra[w] : m[w], residual), relu);
+            out[w] =
+                FN(relu)(FN(linear)(out[w] - m[w], scale[w], shift[w], residual ? extra[w] : m[w], residual), relu);
         FN(put)(y + i, out, C, past, narrow, width);
     }
 }

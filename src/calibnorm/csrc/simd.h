@@ -31,8 +31,8 @@ typedef uint32_t vu32 VECTOR;
 typedef uint16_t vu16 __attribute__((vector_size(CN_BYTES / 2)));
 
 /* What each dtype has: pixel, accumulator, vector, mask, mask_lane; load, store, loads, stores, first, iota, total,
- * totals; tiny, the largest number that rounds to 0; and spread, how far apart neighbours of a vector lie that is loaded
- * with another one. */
+ * totals; tiny, the largest number that rounds to 0; and spread, how far apart neighbours of a vector lie that is
+ * loaded with another one. */
 typedef float pixel_f32, accumulator_f32, vector_f32 VECTOR;
 typedef double pixel_f64, accumulator_f64, vector_f64 VECTOR;
 typedef int32_t mask_lane_f32, mask_f32 VECTOR;

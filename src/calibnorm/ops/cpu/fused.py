@@ -25,7 +25,7 @@ _OF_BATCH, _GIVEN, _FOUND = range(3)
 _QUIET = (1.0, 0.0)
 _NONE = (0, 0)
 _NO_GRADIENTS = (0,) * 5
-_NOTHING_MOVES = (0, 0.0, 0.0), (0, 0, 0)
+_NOTHING_MOVES = (0, 0.0, 0.0, 0, 0, 0)
 
 
 def forward(x: Tensor, call: Call) -> Normalized:
@@ -35,26 +35,24 @@ def forward(x: Tensor, call: Call) -> Normalized:
     """
     x, rows = dense(x)
     n, c, *_ = x.shape
-    y, residual, used, moving = torch.empty_like(x), like(call.residual, x), call.statistics, call.moving
-    how, moved = _NOTHING_MOVES
-    if moving is not None and (places := running(moving.buffers)) is not None:
-        how, moved = (CODES[moving.buffers[0].dtype], moving.momentum, moving.unbias), places
+    y, residual, used, moves = torch.empty_like(x), like(call.residual, x), call.statistics, _moves(call)
     kept, planes, statistics = None, 0 if x.numel() == n * c else 2 * n, _NONE
     if torch.is_grad_enabled():
-        if moved[0]:
+        if moves is not _NOTHING_MOVES:
             kept = torch.empty((planes + 2, c), dtype=torch.float64)
             statistics = _in_rows(kept, planes)
         elif planes:
             kept = torch.empty((2, n, c), dtype=torch.float64)
-    if used is None and not moved[0]:
+    if used is None and moves is _NOTHING_MOVES:
         used = torch.empty(c, dtype=torch.float64), torch.empty(c, dtype=torch.float64)
         statistics = used[0].data_ptr(), used[1].data_ptr()
     moments = _NONE if kept is None or not planes else _in_rows(kept, 0, n)
     arrays, pixels = _arrays(call), (x.data_ptr(), address(residual), 0, y.data_ptr(), 0)  # alive until C is done
-    ran(library().forward(_job(x, rows, call, arrays, moments, _OF_BATCH, statistics, pixels, _NO_GRADIENTS, how, moved)))
-    if moved[0]:
-        assert moving is not None
-        increment_version(moving.buffers)  # autograd does not see what C changes
+    job = _job(x, rows, call, arrays, moments, _OF_BATCH, statistics, pixels, _NO_GRADIENTS, moves)
+    ran(library().forward(job))
+    if moves is not _NOTHING_MOVES:
+        assert call.moving is not None
+        increment_version(call.moving.buffers)  # autograd does not see what C changes
     return Normalized(y, kept, used)
 
 
@@ -76,11 +74,20 @@ def backward(dy: Tensor, x: Tensor, moments: Tensor | None, call: Call, wanted: 
         source = _OF_BATCH
     of_planes = _NONE if moments is None or not planes else _in_rows(moments, 0, n)
     pixels = x.data_ptr(), address(residual), dy_x.data_ptr(), address(d_x), address(masked)
-    job = _job(x, rows, call, arrays, of_planes, source, statistics, pixels, gradients, *_NOTHING_MOVES)
+    job = _job(x, rows, call, arrays, of_planes, source, statistics, pixels, gradients, _NOTHING_MOVES)
     ran(library().backward(job))
     if not arrays[2]:
         found = [None if g is None else g.to(t.dtype) for g, t in zip(found, call.tensors, strict=True)]
     return Gradients(d_x, (dy if masked is None else masked) if wanted.residual else None, found)
+
+
+def _moves(call: Call) -> tuple[int | float, ...]:
+    """Return how C moves the running statistics, and where they and the count of batches lie, if it is to move any."""
+    places = None if call.moving is None else running(call.moving.buffers)
+    if call.moving is None or places is None:
+        return _NOTHING_MOVES
+    buffers, momentum, unbias = call.moving
+    return (CODES[buffers[0].dtype], momentum, unbias, *places)
 
 
 def _in_rows(numbers: Tensor, first: int, rows: int = 1) -> tuple[int, int]:
@@ -111,8 +118,7 @@ def _job(
     statistics: tuple[int, int],
     pixels: tuple[int, ...],
     found: tuple[int, ...],
-    how: tuple[int, float, float],
-    moved: tuple[int, ...],
+    moves: tuple[int | float, ...],
 ) -> bytes:
     """Return the ``cn_layer_job``; ``statistics`` are the addresses of those of a batch, to be found or found."""
     method, names, eps, noise, _ = call.step
@@ -122,10 +128,10 @@ def _job(
     _, addresses, narrow = arrays
     if call.statistics is not None:
         source, statistics, addresses = _GIVEN, (addresses[-2], addresses[-1]), addresses[:-2]
-    running_dtype, momentum, unbias = how
+    dtype, momentum, unbias, *moved = moves
     return _JOB(
         n, c, x.numel() // (n * c),
-        *kind, source, CODES[x.dtype], rows, call.relu, narrow, running_dtype,
+        *kind, source, CODES[x.dtype], rows, call.relu, narrow, dtype,
         eps, *(noise or _QUIET), momentum, unbias,
         *moments, *statistics,
         *slots_of(names)((*addresses, 0)),

@@ -101,7 +101,7 @@ def update_running(buffers: tuple[Tensor, ...], mean: Tensor, var: Tensor, momen
     return True
 
 
-def running(buffers: tuple[Tensor, ...]) -> tuple[int, ...] | None:
+def running(buffers: tuple[Tensor, ...]) -> list[int] | None:
     """Return where running statistics and their count, or 0, lie, or None where C cannot move them."""
     dtype = buffers[0].dtype
     if dtype not in _RUNNING:
@@ -111,7 +111,7 @@ def running(buffers: tuple[Tensor, ...]) -> tuple[int, ...] | None:
         if t.dtype is not its_dtype or not t.is_cpu or not t.is_contiguous() or t.is_inference():
             return None
         places.append(t.data_ptr())
-    return tuple(places) if len(places) == 3 else (*places, 0)
+    return places if len(places) == 3 else [*places, 0]
 
 
 def library() -> Library:
