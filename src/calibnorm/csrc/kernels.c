@@ -1,7 +1,7 @@
 /* Every kernel for one instruction set. Compiled once a set, with its flags, CN_BYTES (a vector's size) and CN_TABLE
  * (the table's name). */
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("no-loop-unroll-and-jam") /* it would read two rows at a time; see rows.inc.h */
+#pragma GCC optimize("no-loop-unroll-and-jam") /* it would read two rows at a time */
 #endif
 #include "kernels.h"
 
