@@ -98,6 +98,18 @@ def test_turns_have_changing_orders_that_are_the_same_in_every_run() -> None:
     assert calls() == timed
 
 
+def test_a_peak_of_memory_is_what_lives_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    def run() -> Tensor:
+        first = torch.zeros(2**18)  # 1 MiB
+        second = first + 1
+        del first
+        return torch.cat([second, second[:0]])
+
+    assert clock.Clock(peaks=True).peak(run) == pytest.approx(2, abs=0.01)
+    assert clock.Clock().peak(run) is None
+    assert capfd.readouterr().err == "", "the profiler's own messages are dropped"
+
+
 @pytest.mark.parametrize(("theirs", "ours"), [(authors.AuthorsIEBN, cn.IEBN2d), (authors.AuthorsRBN, cn.RBN2d)])
 @pytest.mark.parametrize("training", [True, False])
 def test_authors_formulations_equal_ours(theirs: type[nn.Module], ours: type[nn.Module], training: bool) -> None:

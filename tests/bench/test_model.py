@@ -30,6 +30,7 @@ def test_model_times_training_steps(tmp_path: Path, capsys: pytest.CaptureFixtur
     for row in rows:
         ratio = float(row["p50_ms"]) / float(rows[0]["p50_ms"])
         assert float(row["ratio_to_bn"]) == pytest.approx(ratio, rel=1e-3)
+        assert 0.5 < float(row["peak_mib"]) / float(rows[0]["peak_mib"]) < 1.1
     assert "cn.fuse, test_resnet: " in capsys.readouterr().out
 
 

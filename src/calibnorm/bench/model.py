@@ -119,7 +119,7 @@ def run_case(config: ModelConfig, place: Place, dtype: str, layout: str, mode: s
     kept = {name: variant for name, variant in variants.items() if not problems[name]}
     if BASELINE not in kept:  # nothing to compare with
         return Measured([], wrong, {})
-    times = measure(kept, clock_for(device), config.repeats)
+    times = measure(kept, clock_for(device, peaks=True), config.repeats)
     if mode == "graph":
         for of in times.values():
             of.peak_mib = None  # a graph's memory is taken when it is captured, and none in a replay

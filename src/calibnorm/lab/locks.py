@@ -8,6 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_held: set[int] = set()
+"""The open files of this process's locks."""
+
+
+def _let_go() -> None:
+    """Leave the locks to the parent: a process that reads pictures for a moment longer would keep a killed one's."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)
+
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[bool]:
@@ -25,10 +37,13 @@ def exclusive(path: Path) -> Iterator[bool]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    _held.add(handle)
     try:
         yield _lock(handle)
     finally:
-        os.close(handle)
+        if handle in _held:  # not in a child
+            _held.remove(handle)
+            os.close(handle)
 
 
 def _lock(handle: int) -> bool:

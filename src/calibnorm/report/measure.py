@@ -22,6 +22,7 @@ class Measure:
         in_line: Whether the line that a run prints after an epoch shows it.
         in_result: Whether result.json holds the last epoch's.
         may_lack: Whether NaN means that there was nothing to measure, such as objects of a size.
+        words: The name in words, where it is not the name without underscores.
     """
 
     name: str
@@ -33,15 +34,16 @@ class Measure:
     in_line: bool = True
     in_result: bool = True
     may_lack: bool = False
+    words: str = ""
 
     @property
     def label(self) -> str:
         """The name in words.
 
-        >>> Measure("test_accuracy", "%").label
-        'test accuracy'
+        >>> Measure("test_accuracy", "%").label, Measure("test_box_ap", "%", words="test box AP").label
+        ('test accuracy', 'test box AP')
         """
-        return self.name.replace("_", " ")
+        return self.words or self.name.replace("_", " ")
 
     @property
     def label_with_unit(self) -> str:

@@ -100,7 +100,7 @@ def test_weights_of_another_version_or_another_task_are_refused(
         ({"pixels": None}, "does not say which pixels its network takes, as runs of calibnorm 0.1 do not"),
         ({"pixels": {"size": "x"}}, "does not fit its recipe"),
         ({"classes": ["one"]}, "does not fit its recipe"),
-        ({"recipe": styled}, "is a network of stylization, not of classes; calibnorm stylize apply and calibnorm"),
+        ({"recipe": styled}, "has a network of stylization, which calibnorm stylize apply and calibnorm stylize"),
     ]
     for change, message in changes:
         torch.save({n: v for n, v in (content | change).items() if v is not None}, tmp_path / "last.pt")

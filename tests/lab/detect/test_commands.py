@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,14 +59,14 @@ def test_a_run_has_its_losses_and_columns_apart_and_says_what_it_reads(runs: dic
 
 
 @pytest.mark.untraced
-def test_interrupted_in_an_epoch_it_goes_on_bit_for_bit(mini: Path, tmp_path: Path) -> None:
+def test_killed_in_an_epoch_it_goes_on_bit_for_bit(mini: Path, tmp_path: Path) -> None:
     recipe = small("panoptic", mini, norm="rbn", image_size=(48, 64), ema=0.5)
-    with pytest.raises(KeyboardInterrupt):
-        tiny.run(recipe, tmp_path / "ended", workers=0, checkpoint_minutes=0.0, watcher=tiny.Interrupting(4))
-    assert tiny.state(tmp_path / "ended")["progress"]["step"] == 3
-    for folder in ("ended", "whole"):
+    status = children.run(children.train_and_die, recipe, tmp_path / "killed", 0.0, "step", 4)
+    assert status == -signal.SIGKILL
+    assert tiny.state(tmp_path / "killed")["progress"]["step"] == 3
+    for folder in ("killed", "whole"):
         tiny.run(recipe, tmp_path / folder, workers=0)
-    tiny.assert_same_run(tmp_path / "ended", tmp_path / "whole")
+    tiny.assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 
 @pytest.mark.untraced
@@ -283,7 +284,7 @@ def test_what_cannot_be_done_is_said(
 def test_a_run_of_another_task_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny.run(replace(tiny.TINY, epochs=1, train_images=64), tmp_path / "run")
     assert main(["detect", "eval", str(tmp_path / "run")]) == 2
-    assert "is a run of classification; name one of calibnorm detect train" in capsys.readouterr().err
+    assert "has a network of classification, which calibnorm predict and calibnorm" in capsys.readouterr().err
 
 
 def test_the_miniature_is_made_where_it_is_missing(

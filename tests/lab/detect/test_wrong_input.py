@@ -126,6 +126,17 @@ def test_a_damaged_file_is_named(
     assert f"{path}: {said}" in refused(capsys, tmp_path / "run", *words("box", tmp_path / "data"))
 
 
+def test_a_folder_of_the_miniatures_name_is_not_passed_over(
+    mini: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(mini, tmp_path / "mini")
+    said = refused(capsys, tmp_path / "run", *words("box", Path("mini")))
+    assert said.startswith("calibnorm: --data mini: means the miniature that the lab makes, and mini is a folder")
+    assert "; write ./mini for that one" in said
+    assert main(["detect", "train", *words("box", Path("mini")), "--data", "./mini", "--out", "run", *CPU]) == 0
+
+
 def test_degenerate_boxes_are_left_out_and_said(mini: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def change(content: Any) -> None:
         content["annotations"][0]["bbox"][2] = 0

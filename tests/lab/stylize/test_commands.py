@@ -334,7 +334,7 @@ def test_what_is_no_style_network_is_refused(tmp_path: Path, run: Path) -> None:
     with pytest.raises(UsageError, match=r"run=.*: holds no last.pt, as a run has after its first epoch"):
         opened(tmp_path)
     tiny.run(replace(tiny.TINY, epochs=1), tmp_path / "digits")
-    with pytest.raises(UsageError, match=r"run=.*digits: is a network of classification; name the folder of a run"):
+    with pytest.raises(UsageError, match=r"run=.*digits: has a network of classification, which calibnorm predict and"):
         opened(tmp_path / "digits")
     content = torch.load(run / "last.pt", weights_only=True)
     content["network"].pop("last.bias")

@@ -74,8 +74,7 @@ def opened(place: Path) -> Classifier:
     content = read(path, path.read_bytes(), WEIGHTS, REMEDY)
     recipe = Recipe.from_dict(content.get("recipe"), path)
     if not isinstance(recipe, Classification):
-        commands = {"stylization": "; calibnorm stylize apply and calibnorm stylize export are for it"}
-        raise UsageError(asked, f"is a network of {recipe.task}, not of classes{commands.get(recipe.task, '')}")
+        raise UsageError(asked, recipe.not_for_this())
     if "pixels" not in content or "classes" not in content:
         reason = "does not say which pixels its network takes, as runs of calibnorm 0.1 do not"
         raise UsageError(asked, f"{reason}; train it again, or go on with it by --override epochs")

@@ -43,7 +43,7 @@ def opened(run: Path, data_root: Path) -> Iterator[Detector]:
         raise UsageError(Setting("run", run), "is no folder; name a run of calibnorm detect train")
     recipe = read_recipe(run)
     if recipe is not None and not isinstance(recipe, Boxes):
-        raise UsageError(Setting("run", run), f"is a run of {recipe.task}; name one of calibnorm detect train")
+        raise UsageError(Setting("run", run), recipe.not_for_this())
     with trained(run, data_root) as found:
         assert isinstance(found.task, Detect)
         assert isinstance(found.feeds.test, ObjectFeed)

@@ -211,8 +211,8 @@ class Comparison(Report):
         less = "" if measure.higher_is_better else " Less is better: a negative difference is a gain."
         at_chance = measure.chance_in_words
         sentences = [
-            f"{measure.plural.capitalize()} are those after the last epoch on the test images, mean ± sample standard "
-            f"deviation over seeds; runs that failed are not in them.{less}",
+            f"{texts.beginning(measure.plural)} are those after the last epoch on the test images, mean ± sample "
+            f"standard deviation over seeds; runs that failed are not in them.{less}",
             "Differences are paired by seed: runs of a seed share initial weights and batches. Intervals are 95 %, "
             "Student's t over seeds. They assume that the differences are independent and roughly normal, which fails "
             "where some runs train and others stay at chance. Look at each seed there.",

@@ -18,6 +18,7 @@ from rich.progress import track
 import calibnorm as cn
 from calibnorm.errors import UsageError
 from calibnorm.lab import models
+from calibnorm.lab.experiments import texts
 from calibnorm.lab.experiments.config import GatesConfig
 from calibnorm.lab.experiments.grid import changed_sources, condition_name
 from calibnorm.lab.training.folder import CONFIG, RESULT, read_recipe
@@ -153,7 +154,7 @@ def document(rows: list[GatesHeld], measure: Measure, unfinished: int, config: G
     """Return what was measured, as a table and drawn: each norm beside itself with its gates held."""
     tested = ["as trained", "average gates", "lost", "scale held"]
     columns = ["condition", "norm", "seed", *tested, "gates vary by", "by the instance"]
-    texts = [
+    cells = [
         [
             row.condition,
             row.norm,
@@ -168,8 +169,9 @@ def document(rows: list[GatesHeld], measure: Measure, unfinished: int, config: G
         for row in rows
     ]
     left_out = f"{unfinished} unfinished runs are left out." if unfinished else ""
+    name = texts.beginning(measure.label)
     how = (
-        f"{measure.label.capitalize()} of every run as trained, and with every gate held at the constant of an average "
+        f"{name} of every run as trained, and with every gate held at the constant of an average "
         'input. For RBN there is also a test with its scaling gate alone held. "Gates vary by" is the standard '
         'deviation of a gate from image to image, over its mean; "by the instance" is the share of its variance, '
         "between channels and between images, that is between images."
@@ -180,14 +182,12 @@ def document(rows: list[GatesHeld], measure: Measure, unfinished: int, config: G
         panel.setdefault(row.norm, {})[row.seed] = row.as_trained
         panel.setdefault(f"{row.norm}{',' if ':' in row.norm else ':'} gates held", {})[row.seed] = row.average_gates
     seeds = {title: {name: Seeds(of) for name, of in panel.items()} for title, panel in panels.items()}
-    shows = (
-        f"{measure.label.capitalize()} of every run as trained and with its gates held; lines connect those of a seed"
-    )
+    shows = f"{name} of every run as trained and with its gates held; lines connect those of a seed"
     picture = Picture("average_gates.png", shows, partial(pictures.finals, seeds, measure.label_with_unit))
     return Document(
         "Trained gates, held constant",
         [
-            Section("", [Paragraph(how), Table(columns, texts, left=2), Paragraph(left_out)]),
+            Section("", [Paragraph(how), Table(columns, cells, left=2), Paragraph(left_out)]),
             Section("Every run", [picture], on="file"),
             Section("The command that makes this", [Command(f"calibnorm inspect gates {config.folder}")], on="file"),
             Section("Made with", [Facts(named(describe_environment()))], on="file", folded=True),

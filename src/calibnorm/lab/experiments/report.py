@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from calibnorm.lab.experiments import plots
+from calibnorm.lab.experiments import plots, texts
 from calibnorm.lab.experiments.grid import Grid
 from calibnorm.lab.experiments.origins import made_with
 from calibnorm.lab.experiments.summary import Line, results, summary
@@ -103,7 +103,7 @@ class Report(ABC):
                     Paragraph(f"Dots are runs, thin lines connect those of a seed; below them the mean and, {SEEDS}."),
                     Picture(
                         f"{measure.plural.replace(' ', '_')}.png",
-                        f"{measure.label.capitalize()} of every run",
+                        f"{texts.beginning(measure.label)} of every run",
                         partial(plots.finals, self.grid, self.lines),
                     ),
                 ],
@@ -114,7 +114,7 @@ class Report(ABC):
                 "Learning curves",
                 [
                     Paragraph("Lines are means over seeds, bands reach from the least to the greatest."),
-                    Picture("curves.png", f"{shown.capitalize()} over epochs", partial(pictures.curves, curves)),
+                    Picture("curves.png", f"{texts.beginning(shown)} over epochs", partial(pictures.curves, curves)),
                 ]
                 if curves
                 else [],

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from calibnorm.errors import Setting, UsageError, as_option, written
 from calibnorm.lab import tasks
-from calibnorm.lab.experiments import calibration, layers, noise
+from calibnorm.lab.experiments import calibration, layers, noise, texts
 from calibnorm.lab.experiments.config import Common, InspectConfig, data_words
 from calibnorm.lab.experiments.grid import Run, condition_name
 from calibnorm.lab.experiments.origins import environments
@@ -187,7 +187,7 @@ class SingleRun:
             panel = columns.setdefault(axis, {}).setdefault(axis, {})
             panel[name] = [[(row["epoch"], row[measure.name]) for row in rows]]
         shows = f"{', '.join(axis.partition(' (')[0] for axis in columns)} over epochs, in training and in testing"
-        picture = Picture("curves.png", shows[0].upper() + shows[1:], partial(pictures.curves, columns))
+        picture = Picture("curves.png", texts.beginning(shows), partial(pictures.curves, columns))
         return Section("Learning curves", [picture] if rows else [], on="file")
 
     def network(self) -> tuple[list[Section], Tables]:

@@ -1,4 +1,4 @@
-"""How the cells of tables are written."""
+"""How the cells of tables are written, and the beginnings of sentences."""
 
 from __future__ import annotations
 
@@ -10,6 +10,15 @@ from calibnorm.lab.experiments.summary import Line
 NOTHING = "–"
 ENDS = {"diverged": "NaN", "failed": "error", "missing": NOTHING, "busy": NOTHING}
 """What stands for the figure of a run that did not finish."""
+
+
+def beginning(text: str) -> str:
+    """Return a text as the beginning of a sentence.
+
+    >>> beginning("test box AP of every run")
+    'Test box AP of every run'
+    """
+    return text[0].upper() + text[1:]
 
 
 def spread(mean: float, std: float | None = None, digits: int = 2) -> str:

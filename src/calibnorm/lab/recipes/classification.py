@@ -20,6 +20,7 @@ class Classification(Recipe):
     """A network that learns to tell classes of images apart, by cross-entropy and stochastic gradient descent."""
 
     task = "classification"
+    opened_by = "calibnorm predict and calibnorm export"
     changeable = Recipe.changeable | {"momentum", "nesterov", "label_smoothing", "mixup", "cutmix"}
 
     weights: str | None = None

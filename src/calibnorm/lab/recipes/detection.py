@@ -20,6 +20,7 @@ class Boxes(Recipe):
     """Faster R-CNN (Ren et al., 2015) on a feature pyramid, trained by stochastic gradient descent."""
 
     task = "box"
+    opened_by = "calibnorm detect eval and calibnorm detect show"
     changeable = Recipe.changeable | {"momentum", "warmup_steps", "rate_for"}
 
     model: str = "faster_rcnn"

@@ -32,11 +32,13 @@ class Recipe:
 
     Attributes:
         task: What is learned.
+        opened_by: The commands that take a trained network of the task, in words.
         changeable: Settings that may change in a run that is under way; with another value of any other setting, a
             checkpoint would be that of another network or of other data.
     """
 
     task: ClassVar[str]
+    opened_by: ClassVar[str] = ""
     changeable: ClassVar[frozenset[str]] = frozenset(
         ("epochs", "test_every", "learning_rate", "weight_decay", "schedule", "milestones", "gamma", "warmup_epochs")
     ) | {"clip_norm", "channels_last", "compile", "sync_statistics", "patience"}
@@ -179,6 +181,10 @@ class Recipe:
     def subject(self) -> str:
         """What the name of a run begins with, beside what a comparison varies: nothing, or a word of a task's own."""
         return ""
+
+    def not_for_this(self) -> str:
+        """Say, behind the name of a run, that its network is another command's."""
+        return f"has a network of {self.task}{f', which {self.opened_by} take' if self.opened_by else ''}"
 
     def in_words(self) -> str:
         """Return in a sentence how a run is trained: the usual settings, and every other one that is not its default.

@@ -19,6 +19,7 @@ class Stylization(Recipe):
     """A network that puts photographs into the style of one picture (Johnson et al., ECCV 2016), trained by Adam."""
 
     task = "stylization"
+    opened_by = "calibnorm stylize apply and calibnorm stylize export"
     changeable = Recipe.changeable - {"epochs"}
 
     model: str = "johnson"

@@ -55,7 +55,7 @@ def opened(place: Path) -> Opened:
         tensors, settings = content["network"], content.get("recipe")
     recipe = Recipe.from_dict(settings, path)
     if not isinstance(recipe, Stylization):
-        raise UsageError(asked, f"is a network of {recipe.task}; {REMEDY}")
+        raise UsageError(asked, recipe.not_for_this())
     network = tasks.of(recipe).network(None)  # type: ignore[arg-type]  # this task's needs no images
     with refused(path, "does not fit its recipe", REMEDY):
         network.load_state_dict(tensors)

@@ -29,6 +29,8 @@ from calibnorm.report.measure import Measure
 LOSSES = {"loss_objectness": "objectness", "loss_rpn_box_reg": "proposals", "loss_classifier": "classes"}
 LOSSES |= {"loss_box_reg": "boxes", "loss_mask": "masks", "loss_semantic": "semantic"}
 """The losses of a detector, as torchvision names them and as the figures do."""
+SIZES = {"aps": " small", "apm": " medium", "apl": " large"}
+"""Of objects of a size."""
 QUALITIES = ("pq", "sq", "rq")
 SOLID = 0.5
 """From this probability on, a pixel is a mask's."""
@@ -44,9 +46,13 @@ def _losses(*names: str) -> tuple[Measure, ...]:
 
 
 def _columns(kind: Kind) -> tuple[Measure, ...]:
-    sizes = ("aps", "apm", "apl")
     return tuple(
-        _percent(f"test_{kind}_{column}", in_line=column in ("ap", "ap50"), may_lack=column in sizes)
+        _percent(
+            f"test_{kind}_{column}",
+            words=f"test {kind} {column[:2].upper()}{SIZES.get(column, column[2:])}",
+            in_line=column in ("ap", "ap50"),
+            may_lack=column in SIZES,
+        )
         for column in COLUMNS
     )
 
@@ -180,7 +186,9 @@ class DetectPanoptic(Detect, recipes=Panoptic):
     measured = ("box", "mask")
     losses = (*DetectMasks.losses, "semantic")
     of_pixels = tuple(
-        _percent(f"test_{name}{of}", in_line=name == "pq") for of in ("", "_things", "_stuff") for name in QUALITIES
+        _percent(f"test_{name}{of}", words=f"test {name.upper()}{of.replace('_', ' of ')}", in_line=name == "pq")
+        for of in ("", "_things", "_stuff")
+        for name in QUALITIES
     )
     measures = (*_losses(*(f"{name}_loss" for name in losses)), *_columns("box"), *_columns("mask"), *of_pixels)
     headline = next(measure for measure in measures if measure.name == "test_pq")

@@ -161,6 +161,13 @@ def find(data: str, data_root: Path) -> Path:
             if folder.is_dir():
                 return folder
         raise UsageError(Setting("data", data), f"is no folder; name one in COCO's layout, or {MINI}")
+    for folder in (Path(MINI), data_root / MINI):
+        if (folder / "annotations").is_dir():
+            raise UsageError(
+                Setting("data", MINI),
+                f"means the miniature that the lab makes, and {folder} is a folder in COCO's layout, too; write "
+                f"{os.path.join(os.curdir, folder)} for that one, or give it another name",
+            )
     folder = data_root / f"coco-mini-{MINI_TRAIN}-{MINI_VAL}-{MINI_SEED}"
     if not folder.is_dir():
         make_mini(folder, MINI_TRAIN, MINI_VAL, MINI_SEED)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+from calibnorm.lab import tasks
 from calibnorm.lab.experiments import plots, texts
 from calibnorm.lab.experiments.config import Common, Scale, data_words
 from calibnorm.lab.experiments.report import Report
@@ -126,6 +127,7 @@ class TableReport(Report):
     def figures(self) -> list[tuple[str, document.Table]]:
         """Return what the paper prints of detectors, below ours: a table of boxes, of masks, or of both with PQ."""
         names = [name for name, _ in self.of_paper(self.lines[0]).figures]
+        labels = {measure.name: measure.label for measure in tasks.of(self.lines[0].cell.recipe).measures}
         found: list[tuple[str, document.Table]] = []
         kinds = {"": "All figures"} if "test_pq" in names else {"box": "Boxes", "mask": "Masks"}
         for kind, title in kinds.items():
@@ -137,7 +139,7 @@ class TableReport(Report):
                 printed = dict(self.of_paper(line).figures)
                 rows.append([line.cell.row, line.cell.column, "ours", *ours])
                 rows.append(["", "", "paper", *(f"{printed[name]:.1f}" for name in own)])
-            heads = [name.removeprefix("test_").replace("_", " ").upper() for name in own]
+            heads = [labels[name].removeprefix("test ") for name in own]
             found += [(title, document.Table(["", "norm", "", *heads], rows, left=3))] if own else []
         return found
 
@@ -256,4 +258,4 @@ class TableReport(Report):
 
 def absent(left_out: Mapping[str, str]) -> list[str]:
     """Return a sentence for every row that is left out; said before anything else."""
-    return [f"{row}: left out. {why[0].upper()}{why[1:]}." for row, why in left_out.items()]
+    return [f"{row}: left out. {texts.beginning(why)}." for row, why in left_out.items()]
