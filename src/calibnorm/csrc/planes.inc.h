@@ -22,15 +22,6 @@ INLINE FN(group) FN(units)(const cn_job *job, int64_t u, int64_t end)
     return (FN(group)){u * job->S, job->S, u, (int)(end - u < LANES ? end - u : LANES)};
 }
 
-/* The last units before `stop`, which moves to the first one of them: second passes go from the end to the beginning,
- * since what the first pass has read last is still in the caches. */
-INLINE FN(group) FN(units_before)(const cn_job *job, int64_t begin, int64_t *stop)
-{
-    const int64_t end = *stop, most = job->S > TILE ? 1 : LANES;
-    *stop = end - begin < most ? begin : end - most;
-    return FN(units)(job, *stop, end);
-}
-
 /* The numbers of a group's planes as pixels use them: m is rounded, what that leaves is in `rest`, and shift and offset
  * take it up. */
 typedef struct {
@@ -343,11 +334,12 @@ INLINE void FN(affine_group)(const cn_job *job, FN(group) at, const FN(numbers) 
 
 INLINE void FN(affine_groups)(int64_t begin, int64_t end, const cn_job *job, int relu, int residual)
 {
-    for (int64_t stop = end; stop > begin;) {
-        const FN(group) at = FN(units_before)(job, begin, &stop);
+    for (int64_t u = begin; u < end;) {
+        const FN(group) at = FN(units)(job, u, end);
         FN(numbers) of;
         FN(fetch_planes)(&of, job, at.plane, at.count);
         FN(affine_group)(job, at, &of, relu, residual, 0);
+        u += at.count;
     }
 }
 
@@ -409,8 +401,8 @@ static void FN(through_planes)(int64_t begin, int64_t end, void *p)
 
 INLINE void FN(apply_groups)(int64_t begin, int64_t end, const cn_job *job, int relu)
 {
-    for (int64_t stop = end; stop > begin;) {
-        const FN(group) at = FN(units_before)(job, begin, &stop);
+    for (int64_t u = begin; u < end;) {
+        const FN(group) at = FN(units)(job, u, end);
         const int64_t n = at.n;
         const int past = job->past;
         FN(numbers) of;
@@ -445,6 +437,7 @@ INLINE void FN(apply_groups)(int64_t begin, int64_t end, const cn_job *job, int 
 #undef OUT
 #undef MASKED
         }
+        u += at.count;
     }
 }
 
