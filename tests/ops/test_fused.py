@@ -7,7 +7,7 @@ import torch
 
 import calibnorm as cn
 from calibnorm.methods import BN, IEBN, RBN, Method
-from calibnorm.ops import update_running
+from calibnorm.ops import Moving, update_running
 from calibnorm.ops.cpu import fused, passes
 from calibnorm.ops.kernel_methods import kind_of
 from calibnorm.ops.three_steps import StepByStep, Wanted
@@ -103,6 +103,50 @@ def test_autograd_sees_that_running_statistics_moved() -> None:
     assert all(b._version > version for b, version in zip(layer.bn.buffers(), before, strict=True))
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         product.backward()
+
+
+@pytest.mark.parametrize("learns", [True, False])
+@pytest.mark.parametrize("counted", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(3, 4, 5, 5), (5, 4, 1, 1)], ids=str)
+def test_running_statistics_move_in_the_same_call(
+    shape: tuple[int, ...], dtype: torch.dtype, counted: bool, learns: bool
+) -> None:
+    """As after it; the statistics of the batch are kept with the moments then, and backward finds them there."""
+    x, call = randn(*shape, seed=1), call_of(RBN(), 4, False, "none", shape, torch.float32)
+    buffers = [(torch.zeros(4, dtype=dtype), torch.ones(4, dtype=dtype), torch.tensor(3)) for _ in range(2)]
+    before, after = [b if counted else b[:2] for b in buffers]
+    with torch.set_grad_enabled(learns):
+        expected, done = fused.forward(x, call), fused.forward(x, call._replace(moving=Moving(after, 0.3, 1.25)))
+    assert expected.statistics is not None
+    assert passes.update_running(before, *expected.statistics, 0.3, 1.25)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert torch.equal(done.y, expected.y)
+    assert done.statistics is None
+    if learns:
+        wanted = Wanted(True, False, (True,) * 5)
+        found = fused.backward(x.flip(0), x, done.moments, call, wanted)
+        known = call._replace(found=expected.statistics)
+        theirs = fused.backward(x.flip(0), x, expected.moments, known, wanted)
+        assert torch.equal(found.x, theirs.x)
+        assert all(torch.equal(a, b) for a, b in zip(found.tensors, theirs.tensors, strict=True))
+
+
+def test_half_running_statistics_stay_for_torch() -> None:
+    x, call = randn(3, 4, 5, 5, seed=1), call_of(BN(), 4, False, "none", (3, 4, 5, 5), torch.float32)
+    buffers = torch.zeros(4, dtype=torch.bfloat16), torch.ones(4, dtype=torch.bfloat16)
+    done = fused.forward(x, call._replace(moving=Moving(buffers, 0.3, 1.25)))
+    assert done.statistics is not None
+    assert buffers[0].eq(0).all()
+
+
+def test_batched_gradients_of_a_training_layer() -> None:
+    """They reach another backend than the forward's, which has kept its statistics its own way."""
+    layer, x = cn.RBN2d(3).double(), randn(4, 3, 5, 5, dtype=torch.float64).requires_grad_()
+    y, many = layer(x), randn(2, 4, 3, 5, 5, seed=1, dtype=torch.float64)
+    (found,) = torch.autograd.grad(y, x, many, retain_graph=True, is_grads_batched=True)
+    expected = torch.stack([torch.autograd.grad(y, x, dy, retain_graph=True)[0] for dy in many])
+    assert error(found, expected) <= 1e-12
 
 
 def test_buffers_that_c_does_not_move() -> None:

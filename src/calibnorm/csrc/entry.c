@@ -6,7 +6,7 @@
 #include "kernels.h"
 #include "programs.h"
 
-#define CN_PAST_BYTES (16 << 20)     /* half of a desktop processor's last cache */
+#define CN_PAST_BYTES (24 << 20)     /* more than a desktop processor's last cache */
 #define CN_THROUGH_BYTES (512 << 10) /* what a core's second cache holds, with what is written */
 #define EXPORT __attribute__((visibility("default")))
 
@@ -108,18 +108,19 @@ EXPORT int32_t calibnorm_moments(SHAPE, const void *x, double *m, double *v)
 }
 
 /* A store to memory that is not in the caches reads it first, which is a third of affine's traffic; past the caches it
- * does not. That pays where the output is too large to be found there by whoever reads it next. */
-static int past_caches(SHAPE, const void *y)
+ * does not. That pays where a pass over `tensors` of this size leaves too little of its output there for whoever reads
+ * it next. */
+static int past_caches(SHAPE, int tensors, const void *y)
 {
     const int64_t size = dtype == CN_F64 ? 8 : dtype == CN_F32 ? 4 : 2, line = (rows ? C : S) * size;
-    return N * C * S * size >= CN_PAST_BYTES && line % 64 == 0 && (uintptr_t)y % 64 == 0;
+    return N * C * S * size * tensors >= CN_PAST_BYTES && line % 64 == 0 && (uintptr_t)y % 64 == 0;
 }
 
 EXPORT int32_t calibnorm_affine(SHAPE, const void *x, const double *m, const double *scale, const double *shift,
                                 const void *residual, int32_t relu, void *y)
 {
     cn_job job = JOB(.x = x, .m = m, .scale = scale, .shift = shift, .residual = residual, .relu = relu, .y = y,
-                     .past = past_caches(dtype, rows, N, C, S, y));
+                     .past = past_caches(dtype, rows, N, C, S, 2, y));
     return pass(&job, table->affine[rows][dtype], NULL);
 }
 
@@ -138,7 +139,7 @@ EXPORT int32_t calibnorm_gradient_apply(SHAPE, const void *dy, const void *x, co
                                         void *dx)
 {
     cn_job job = JOB(.dy = dy, .x = x, .m = m, .scale = scale, .slope = slope, .offset = offset, .shift = shift,
-                     .relu = relu, .y = dx, .past = past_caches(dtype, rows, N, C, S, dx));
+                     .relu = relu, .y = dx, .past = past_caches(dtype, rows, N, C, S, 3, dx));
     return pass(&job, table->gradient_apply[rows][dtype], NULL);
 }
 
@@ -152,6 +153,35 @@ EXPORT void calibnorm_coefficients_vjp(cn_coefficient_job *job)
 {
     run(table->coefficients_vjp, (job->C + CN_CHANNEL_BLOCK - 1) / CN_CHANNEL_BLOCK, job->N * CN_CHANNEL_BLOCK * 16,
         job);
+}
+
+/* Arguments of an update of running statistics of float or double. */
+typedef struct {
+    int64_t C;
+    const double *mean, *var;
+    void *running_mean, *running_var;
+    int64_t *batches; /* the count of batches, or NULL */
+    double momentum, unbias;
+    int32_t dtype;
+} cn_running_job;
+
+#define MOVE(type)                                                             \
+    for (int64_t c = 0; c < job->C; c++) {                                     \
+        type *to = (type *)job->running_mean + c;                              \
+        *to = (type)(*to + job->momentum * (job->mean[c] - *to));              \
+        to = (type *)job->running_var + c;                                     \
+        *to = (type)(*to + job->momentum * (job->var[c] * job->unbias - *to)); \
+    }
+
+/* Move running statistics towards those of a batch, and count it. */
+EXPORT void calibnorm_update_running(const cn_running_job *job)
+{
+    if (job->dtype == CN_F32) {
+        MOVE(float);
+    } else {
+        MOVE(double);
+    }
+    if (job->batches) ++*job->batches;
 }
 
 /* Scratch of one call: `numbers` arrays of (N, C) and room for the (C,) arrays as doubles. */
@@ -183,6 +213,10 @@ static cn_coefficient_job prepared(const cn_layer_job *layer, double **free_from
     const int given = layer->statistics == CN_GIVEN;
     const double *learnable[5];
     for (int i = 0; i < 5; i++) learnable[i] = widened(layer->learnable[i], layer, free_from);
+    double *statistics[] = {layer->mean, layer->var};
+    for (int i = 0; i < 2; i++)
+        if (given) statistics[i] = widened(statistics[i], layer, free_from);
+        else if (!statistics[i]) statistics[i] = take(free_from, layer->C);
     return (cn_coefficient_job){
         .N = layer->N,
         .C = layer->C,
@@ -196,8 +230,8 @@ static cn_coefficient_job prepared(const cn_layer_job *layer, double **free_from
         .noise_b = layer->noise_b,
         .m = layer->m ? layer->m : take(free_from, layer->N * layer->C),
         .v = layer->m ? layer->v : take(free_from, layer->N * layer->C),
-        .mean = given ? widened(layer->mean, layer, free_from) : layer->mean,
-        .var = given ? widened(layer->var, layer, free_from) : layer->var,
+        .mean = statistics[0],
+        .var = statistics[1],
         .weight = learnable[0],
         .bias = learnable[1],
         .center_weight = learnable[2],
@@ -228,7 +262,7 @@ static int through(const cn_layer_job *layer, const cn_coefficient_job *step)
                    .y = layer->y,
                    .first = layer->m,
                    .second = layer->v,
-                   .past = past_caches(LAYER_SHAPE, layer->y)},
+                   .past = past_caches(LAYER_SHAPE, 2, layer->y)},
         .center = layer->center,
         .gate = layer->gate,
         .together = CN_CHANNEL_BLOCK,
@@ -262,6 +296,9 @@ EXPORT int32_t calibnorm_forward(const cn_layer_job *layer)
         short_of_memory = calibnorm_affine(LAYER_SHAPE, layer->x, step.m, step.scale, step.shift, layer->residual,
                                            layer->relu, layer->y);
     }
+    if (!short_of_memory && layer->moved[0])
+        calibnorm_update_running(&(cn_running_job){layer->C, step.mean, step.var, layer->moved[0], layer->moved[1],
+                                                   layer->moved[2], layer->momentum, layer->unbias, layer->running});
     free(memory);
     return short_of_memory;
 }
@@ -309,35 +346,6 @@ EXPORT int32_t calibnorm_backward(const cn_layer_job *layer)
             ((float *)layer->found[i])[c] = (float)(*gradients[i])[c];
     free(memory);
     return short_of_memory;
-}
-
-/* Arguments of an update of running statistics of float or double. */
-typedef struct {
-    int64_t C;
-    const double *mean, *var;
-    void *running_mean, *running_var;
-    int64_t *batches; /* the count of batches, or NULL */
-    double momentum, unbias;
-    int32_t dtype;
-} cn_running_job;
-
-#define MOVE(type)                                                             \
-    for (int64_t c = 0; c < job->C; c++) {                                     \
-        type *to = (type *)job->running_mean + c;                              \
-        *to = (type)(*to + job->momentum * (job->mean[c] - *to));              \
-        to = (type *)job->running_var + c;                                     \
-        *to = (type)(*to + job->momentum * (job->var[c] * job->unbias - *to)); \
-    }
-
-/* Move running statistics towards those of a batch, and count it. */
-EXPORT void calibnorm_update_running(const cn_running_job *job)
-{
-    if (job->dtype == CN_F32) {
-        MOVE(float);
-    } else {
-        MOVE(double);
-    }
-    if (job->batches) ++*job->batches;
 }
 
 /* Tensors of a program: with instances, and without. */

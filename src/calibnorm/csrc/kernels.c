@@ -1,7 +1,7 @@
 /* Every kernel for one instruction set. Compiled once a set, with its flags, CN_BYTES (a vector's size) and CN_TABLE
  * (the table's name). */
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("no-loop-unroll-and-jam") /* it would read two rows at a time; see rows.inc.h */
+#pragma GCC optimize("no-loop-unroll-and-jam") /* it would read two rows at a time */
 #endif
 #include "kernels.h"
 
@@ -15,7 +15,9 @@
 
 #define TILE 2048 /* pixels that are read twice: 8 KiB of float, a quarter of the smallest L1 */
 #define STRIP 32  /* vectors of columns whose numbers and sums stay in L1 */
-#define FEW 8     /* rows whose mean the first variance of a column is taken around */
+#define BLOCK 4   /* of those, as many as stay in registers */
+#define LOW 8     /* rows of a tile that is written, or of two tensors: streams that a processor fetches ahead */
+#define ROWS 64   /* rows whose sums are of the accumulation type alone */
 
 /* The passes are written once and included once a dtype, with SUFFIX its name; simd.h knows the rest by that. */
 #define JOIN_(a, b) a##_##b
@@ -38,6 +40,7 @@
 #define STREAM STORE
 #define STREAMS STORES
 #endif
+#define SPREAD FN(spread)
 #define FIRST FN(first)
 #define IOTA FN(iota)
 #define TOTAL FN(total)

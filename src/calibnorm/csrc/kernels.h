@@ -54,17 +54,19 @@ typedef struct {
 
 /* Arguments of a whole layer, one direction. Where `narrow`, the learnable arrays, their gradients, and mean and var
  * where CN_GIVEN are of float, not of double. Moments that are NULL are found anew and not kept. A ReLU masks dy; with
- * a residual, `masked` takes the masked dy, its gradient. */
+ * a residual, `masked` takes the masked dy, its gradient. `moved`, or NULL, are running statistics of dtype `running`
+ * and the count of batches, or NULL, which forward moves last. */
 typedef struct {
     int64_t N, C, S;
-    int32_t center, gate, gated, statistics, dtype, rows, relu, narrow;
-    double eps, noise_a, noise_b;
+    int32_t center, gate, gated, statistics, dtype, rows, relu, narrow, running;
+    double eps, noise_a, noise_b, momentum, unbias;
     double *m, *v;
-    void *mean, *var;
+    void *mean, *var;         /* of a batch whose statistics nobody wants: NULL */
     const void *learnable[5]; /* in the order of the coefficient step */
     const void *x, *residual, *dy;
     void *y, *masked; /* y: the output; backward: dx, or NULL where x needs no gradient */
     void *found[5];   /* gradients of the learnable arrays, or NULL */
+    void *moved[3];
 } cn_layer_job;
 
 typedef struct {

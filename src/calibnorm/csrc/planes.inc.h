@@ -29,23 +29,24 @@ typedef struct {
     double rest[LANES];
 } FN(numbers);
 
-INLINE void FN(fetch_affine)(FN(numbers) *into, const double *m, const double *scale, const double *shift, int count)
+INLINE void FN(fetch_some)(FN(numbers) *into, const double *m, const double *scale, const double *shift,
+                           const double *slope, const double *offset, int count)
 {
     for (int j = 0; j < count; j++) into->m[j] = (A)m[j];
     for (int j = 0; j < count; j++) into->rest[j] = m[j] - (double)into->m[j];
     for (int j = 0; scale && j < count; j++) into->scale[j] = (A)scale[j];
     for (int j = 0; shift && j < count; j++) into->shift[j] = (A)(shift[j] - scale[j] * into->rest[j]);
+    for (int j = 0; slope && j < count; j++) into->slope[j] = (A)slope[j];
+    for (int j = 0; slope && j < count; j++) into->offset[j] = (A)(offset[j] - slope[j] * into->rest[j]);
 }
 
+/* Nearly always of LANES planes: a number of turns that is known took half the time. */
 INLINE void FN(fetch_planes)(FN(numbers) *into, const cn_job *job, int64_t plane, int count)
 {
-    FN(fetch_affine)(into, job->m + plane, job->scale ? job->scale + plane : NULL,
-                     job->shift ? job->shift + plane : NULL, count);
-    if (job->slope) {
-        const double *slope = job->slope + plane, *offset = job->offset + plane;
-        for (int j = 0; j < count; j++) into->slope[j] = (A)slope[j];
-        for (int j = 0; j < count; j++) into->offset[j] = (A)(offset[j] - slope[j] * into->rest[j]);
-    }
+#define OF(name) job->name ? job->name + plane : NULL
+    if (count == LANES) FN(fetch_some)(into, job->m + plane, OF(scale), OF(shift), OF(slope), OF(offset), LANES);
+    else FN(fetch_some)(into, job->m + plane, OF(scale), OF(shift), OF(slope), OF(offset), count);
+#undef OF
 }
 
 /* The sum of x - k, or of its square, over n pixels, lane by lane. */
@@ -162,7 +163,7 @@ INLINE void FN(small_moments)(const cn_job *job, FN(group) at, double *means, do
     for (int j = 0; j < LANES; j++) mean[j] = (double)first[j] + (double)found[j] * inverse;
     for (int j = 0; j < LANES; j++) center[j] = (A)mean[j];
     memset(sums, 0, sizeof sums);
-    for (int j = 0; j < at.count; j++) sums[j] = FN(deviations)(x + j * at.n, at.n, (V){0} + center[j], 1, job->x);
+    for (int j = 0; j < at.count; j++) sums[j] = FN(deviations)(x + j * at.n, at.n, center[j] - (V){0}, 1, job->x);
     TOTALS(sums, found);
     for (int j = 0; j < at.count; j++) {
         double off = mean[j] - (double)center[j], v = (double)found[j] * inverse - off * off;
@@ -178,7 +179,7 @@ INLINE void FN(tile_moments)(const T *x, int64_t n, const T *base, FN(moments) *
     double mean = (double)k[0] + (double)TOTAL(FN(deviations)(x, n, k, 0, base)) / (double)n;
     A center = (A)mean;
     double off = mean - (double)center;
-    double m2 = (double)TOTAL(FN(deviations)(x, n, (V){0} + center, 1, base)) - (double)n * off * off;
+    double m2 = (double)TOTAL(FN(deviations)(x, n, center - (V){0}, 1, base)) - (double)n * off * off;
     FN(merge)(into, (double)n, mean, m2 < 0 ? 0 : m2);
 }
 
@@ -221,8 +222,8 @@ INLINE void FN(sums)(const cn_job *job, int64_t at, int64_t n, const FN(numbers)
     const T *x = (const T *)job->x + at, *dy = (const T *)job->dy + at;
     const T *r = residual ? (const T *)job->residual + at : x;
     T *out = residual ? (T *)job->y + at : 0;
-    const V zero = {0}, m = zero + of->m[j];
-    const V scale = relu ? zero + of->scale[j] : zero, shift = relu ? zero + of->shift[j] : zero;
+    const V zero = {0}, m = of->m[j] - zero;
+    const V scale = relu ? of->scale[j] - zero : zero, shift = relu ? of->shift[j] - zero : zero;
     V a0 = zero, a1 = zero, b0 = zero, b1 = zero, x0, x1, g0, g1, r0 = zero, r1 = zero;
     int64_t i = 0;
 #define MASKED(g, x, r) (relu ? FN(relu_mask)(g, FN(linear)(x, scale, shift, r, residual)) : (g))
@@ -299,20 +300,24 @@ static void FN(gradient_sums_planes)(int64_t begin, int64_t end, void *p)
     else FN(sums_planes)(begin, end, job, 1, 1);
 }
 
-INLINE void FN(affine_group)(const cn_job *job, FN(group) at, const FN(numbers) *of, int relu, int residual)
+/* `ahead`, if any, pixels further on are fetched meanwhile: what is read next where nothing else reads. */
+INLINE void FN(affine_group)(const cn_job *job, FN(group) at, const FN(numbers) *of, int relu, int residual,
+                             int64_t ahead)
 {
     const int64_t n = at.n;
+    const int past = job->past; /* a store might change it, for all that the compiler knows */
     for (int j = 0; j < at.count; j++) {
         const T *x = (const T *)job->x + at.at + j * n, *r = residual ? (const T *)job->residual + at.at + j * n : x;
         T *y = (T *)job->y + at.at + j * n;
-        const V zero = {0}, m = zero + of->m[j], scale = zero + of->scale[j], shift = zero + of->shift[j];
+        const V zero = {0}, m = of->m[j] - zero, scale = of->scale[j] - zero, shift = of->shift[j] - zero;
         V x0, x1, r0 = zero, r1 = zero;
         int64_t i = 0;
 #define OUT(x, r) FN(relu)(FN(linear)((x) - m, scale, shift, r, residual), relu)
         for (; i + 2 * LANES <= n; i += 2 * LANES) {
+            if (ahead) __builtin_prefetch(x + i + ahead);
             LOADS(x + i, &x0, &x1);
             if (residual) LOADS(r + i, &r0, &r1);
-            FN(put_vectors)(y + i, OUT(x0, r0), OUT(x1, r1), job->past);
+            FN(put_vectors)(y + i, OUT(x0, r0), OUT(x1, r1), past);
         }
         if (i + LANES <= n) {
             if (residual) r0 = LOAD(r + i);
@@ -333,7 +338,7 @@ INLINE void FN(affine_groups)(int64_t begin, int64_t end, const cn_job *job, int
         const FN(group) at = FN(units)(job, u, end);
         FN(numbers) of;
         FN(fetch_planes)(&of, job, at.plane, at.count);
-        FN(affine_group)(job, at, &of, relu, residual);
+        FN(affine_group)(job, at, &of, relu, residual, 0);
         u += at.count;
     }
 }
@@ -378,8 +383,8 @@ INLINE void FN(through_groups)(int64_t begin, int64_t end, const cn_through_job 
             coefficients_here[job->center][job->gate](channels + c / CN_DOUBLES,
                                                       (lead + count + CN_DOUBLES - 1) / CN_DOUBLES, m, v, scale, shift);
             FN(numbers) of;
-            FN(fetch_affine)(&of, m + lead, scale + lead, shift + lead, (int)count);
-            FN(affine_group)(pixels, at, &of, relu, residual);
+            FN(fetch_some)(&of, m + lead, scale + lead, shift + lead, NULL, NULL, (int)count);
+            FN(affine_group)(pixels, at, &of, relu, residual, count * S);
         }
     }
 }
@@ -399,13 +404,14 @@ INLINE void FN(apply_groups)(int64_t begin, int64_t end, const cn_job *job, int 
     for (int64_t u = begin; u < end;) {
         const FN(group) at = FN(units)(job, u, end);
         const int64_t n = at.n;
+        const int past = job->past;
         FN(numbers) of;
         FN(fetch_planes)(&of, job, at.plane, at.count);
         for (int j = 0; j < at.count; j++) {
             const T *x = (const T *)job->x + at.at + j * n, *dy = (const T *)job->dy + at.at + j * n;
             T *dx = (T *)job->y + at.at + j * n;
-            const V zero = {0}, m = zero + of.m[j], scale = zero + of.scale[j];
-            const V shift = relu ? zero + of.shift[j] : zero, slope = zero + of.slope[j], offset = zero + of.offset[j];
+            const V zero = {0}, m = of.m[j] - zero, scale = of.scale[j] - zero;
+            const V shift = relu ? of.shift[j] - zero : zero, slope = of.slope[j] - zero, offset = of.offset[j] - zero;
             V x0, x1, g0, g1;
             int64_t i = 0;
 #define MASKED(g, x) (relu ? FN(relu_mask)(g, FN(linear)(x, scale, shift, zero, 0)) : (g))
@@ -415,7 +421,7 @@ INLINE void FN(apply_groups)(int64_t begin, int64_t end, const cn_job *job, int 
                 LOADS(dy + i, &g0, &g1);
                 x0 -= m;
                 x1 -= m;
-                FN(put_vectors)(dx + i, OUT(g0, x0), OUT(g1, x1), job->past);
+                FN(put_vectors)(dx + i, OUT(g0, x0), OUT(g1, x1), past);
             }
             if (i + LANES <= n) {
                 x0 = LOAD(x + i) - m;

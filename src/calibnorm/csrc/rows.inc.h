@@ -1,14 +1,16 @@
 /* The four passes over channels_last, (N, S, C), for one dtype; see lanes.inc.h.
  *
- * Lanes are channels. Rows are read from left to right and one after another, which is the order of memory: two at a
- * time halve the loads and stores of what is kept for each column, and yet read memory at half the speed, since no
- * prefetcher follows them. A row longer than STRIP vectors is taken in strips, so that what is kept stays in L1. Where
- * C is no multiple of LANES, the last vector of a row begins LANES channels before its end and repeats some: sums are
- * kept by vector, not by channel, and stores write the same values again. */
+ * Lanes are channels. The numbers of a block of columns, and its sums, stay in registers while a pass walks down the
+ * rows of a tile; then the next block does. Row by row, with all that in memory, loads waited for stores to the same
+ * place of another page: a 32x512x7x7 affine took six times as long. Tiles that are written are low: the stores to many
+ * rows, a few KiB apart, drive one another out of the first cache. A row longer than STRIP vectors is taken in strips.
+ * Where C is no multiple of LANES, the last vector of a row begins LANES channels before its end and repeats some: sums
+ * are kept by vector, not by channel, and stores write the same values again. */
 
-/* Rows [lo, hi) of instance n, and of each `count` vectors from column `left` on, the last one at `last`. */
+/* Rows [lo, hi) of instance n, and of each `count` vectors from column `left` on, the last one at `last`; the first
+ * `paired` of them are loaded and stored two and two, their channels in the order that this gives (see simd.h). */
 typedef struct {
-    int64_t n, lo, hi, left, last, count;
+    int64_t n, lo, hi, left, last, count, paired;
 } FN(strip);
 
 /* The first strip of unit u, or the one after `at`; its count is 0 past the end. */
@@ -24,11 +26,19 @@ INLINE int FN(next)(FN(strip) *at, const cn_job *job, int narrow)
     int64_t rest = job->C - at->left;
     at->count = rest < STRIP * LANES ? (rest + LANES - 1) / LANES : STRIP;
     at->last = rest < STRIP * LANES && !narrow ? rest - LANES : (at->count - 1) * LANES;
+    at->paired = (narrow ? 0 : at->count - (at->last % LANES != 0)) / 2 * 2;
     return rest > 0;
 }
 
 /* Where vector j of the strip begins. */
 INLINE int64_t FN(column)(const FN(strip) *at, int64_t j) { return j * LANES < at->last ? j * LANES : at->last; }
+
+/* The channel in lane i of vector j. */
+INLINE int64_t FN(channel)(const FN(strip) *at, int64_t j, int i)
+{
+    if (SPREAD > 1 && j < at->paired) return j / 2 * 2 * LANES + j % 2 + SPREAD * i;
+    return FN(column)(at, j) + i;
+}
 
 /* Where the strip begins in row r. */
 INLINE int64_t FN(row)(const cn_job *job, const FN(strip) *at, int64_t r)
@@ -36,28 +46,56 @@ INLINE int64_t FN(row)(const cn_job *job, const FN(strip) *at, int64_t r)
     return (at->n * job->S + r) * job->C + at->left;
 }
 
-/* LANES channels from `tensor` + i, of which C < LANES count where `narrow`; reads nothing past the tensor's end. */
-INLINE V FN(get)(const void *tensor, int64_t i, const cn_job *job, int narrow)
+/* One vector of pixels from p, of which C < LANES count where `narrow`, or as many pairs as `width` has; reads nothing
+ * past the tensor, of which `rest` pixels are left. */
+INLINE void FN(get)(V *v, const T *p, int64_t rest, int64_t C, int narrow, int width)
 {
-    const T *p = (const T *)tensor + i;
-    if (__builtin_expect(!narrow || i + LANES <= job->N * job->S * job->C, 1)) return LOAD(p);
-    T copy[LANES];
-    memset(copy, 0, sizeof copy);
-    memcpy(copy, p, (size_t)job->C * sizeof(T));
-    return LOAD(copy);
-}
-
-INLINE void FN(put)(void *tensor, int64_t i, const cn_job *job, int narrow, V v)
-{
-    T *p = (T *)tensor + i;
-    if (__builtin_expect(!narrow, 1)) {
-        FN(put_vector)(p, v, job->past);
+    for (int w = 0; w < width / 2 * 2; w += 2) LOADS(p + w * LANES, v + w, v + w + 1);
+    if (width > 1) return;
+    if (__builtin_expect(!narrow || rest >= LANES, 1)) {
+        *v = LOAD(p);
         return;
     }
     T copy[LANES];
-    STORE(copy, v);
-    memcpy(p, copy, (size_t)job->C * sizeof(T));
+    memset(copy, 0, sizeof copy);
+    memcpy(copy, p, (size_t)C * sizeof(T));
+    *v = LOAD(copy);
 }
+
+INLINE void FN(put)(T *p, const V *v, int64_t C, int past, int narrow, int width)
+{
+    for (int w = 0; w < width / 2 * 2; w += 2) FN(put_vectors)(p + w * LANES, v[w], v[w + 1], past);
+    if (width > 1) return;
+    if (!narrow) {
+        FN(put_vector)(p, *v, past);
+        return;
+    }
+    T copy[LANES];
+    STORE(copy, *v);
+    memcpy(p, copy, (size_t)C * sizeof(T));
+}
+
+/* Blocks of a strip's vectors, STEP(j, width) for each: the first one and how many, a constant. */
+#define BLOCKS(at, STEP)                                                          \
+    do {                                                                          \
+        int64_t j = 0;                                                            \
+        for (; j + BLOCK <= (at)->paired; j += BLOCK) STEP(j, BLOCK);             \
+        for (; j + BLOCK / 2 <= (at)->paired; j += BLOCK / 2) STEP(j, BLOCK / 2); \
+        for (; j < (at)->count; j++) STEP(j, 1);                                  \
+    } while (0)
+
+/* The same for every low tile, of rows [low, high), of [lo, hi). */
+#define LOW_TILES(at, lo, hi, STEP)                        \
+    for (int64_t low = lo, high; low < (hi); low = high) { \
+        high = (hi) - low < LOW ? (hi) : low + LOW;        \
+        BLOCKS(at, STEP);                                  \
+    }
+
+/* Walk down the rows [lo, hi) of a block: i is where it begins in a row. */
+#define DOWN(lo, hi)                                                                                          \
+    for (int64_t r = lo, i = FN(row)(job, at, lo) + FN(column)(at, j), C = job->C, all = job->N * job->S * C; \
+         r < (hi); r++, i += C)
+#define GET(v, tensor) FN(get)(v, (tensor) + i, all - i, C, narrow, width)
 
 /* The numbers of the strip's columns; see lanes.inc.h. */
 typedef struct {
@@ -81,21 +119,19 @@ INLINE void FN(fetch)(FN(columns) *into, const cn_job *job, FN(sources) from, co
 {
     const int valid = narrow ? (int)job->C : LANES;
     for (int64_t j = 0; j < at->count; j++) {
-        const int64_t nc = FN(column)(at, j);
-        const double *m = from.m + nc;
         A values[LANES] = {0};
         double rest[LANES];
-        for (int i = 0; i < valid; i++) values[i] = (A)m[i];
-        for (int i = 0; i < valid; i++) rest[i] = m[i] - (double)values[i];
+        for (int i = 0; i < valid; i++) values[i] = (A)from.m[FN(channel)(at, j, i)];
+        for (int i = 0; i < valid; i++) rest[i] = from.m[FN(channel)(at, j, i)] - (double)values[i];
         memcpy(&into->m[j], values, sizeof values);
-#define FETCH(NAME, FACTOR)                                                                  \
-    if (from.NAME) {                                                                         \
-        const double *array = from.NAME + nc, *factor = from.FACTOR + nc;                    \
-        if (from.NAME == from.FACTOR)                                                        \
-            for (int i = 0; i < valid; i++) values[i] = (A)array[i];                         \
-        else                                                                                 \
-            for (int i = 0; i < valid; i++) values[i] = (A)(array[i] - factor[i] * rest[i]); \
-        memcpy(&into->NAME[j], values, sizeof values);                                       \
+#define FETCH(NAME, FACTOR)                                                              \
+    if (from.NAME) {                                                                     \
+        for (int i = 0; i < valid; i++) {                                                \
+            const int64_t c = FN(channel)(at, j, i);                                     \
+            const double less = from.NAME == from.FACTOR ? 0 : from.FACTOR[c] * rest[i]; \
+            values[i] = (A)(from.NAME[c] - less);                                        \
+        }                                                                                \
+        memcpy(&into->NAME[j], values, sizeof values);                                   \
     }
         FETCH(scale, scale);
         FETCH(shift, scale);
@@ -105,67 +141,81 @@ INLINE void FN(fetch)(FN(columns) *into, const cn_job *job, FN(sources) from, co
     }
 }
 
-/* What is kept for each column: sums of x - k and of its square, and the moments of the rows before. */
+/* What is kept for each column: what its pixels' differences are taken from, and the moments of the rows before. */
 typedef struct {
-    V k[STRIP], s[STRIP], q[STRIP];
+    A k[STRIP * LANES];
     double mean[STRIP * LANES], m2[STRIP * LANES];
 } FN(found);
 
-INLINE void FN(add_moments)(FN(found) *f, const cn_job *job, const FN(strip) *at, int squares, int narrow, int64_t r)
+/* The moments of `rows` more rows of `lanes` columns after `seen`: s and q are the sums of x - k and of its square, k
+ * near their mean; then the next k. */
+INLINE void FN(take_up)(FN(found) *f, int64_t left, int lanes, const A *k, const A *s, const A *q, double rows,
+                        double seen, int first)
 {
-    int64_t row = FN(row)(job, at, r);
-    for (int64_t j = 0; j < at->count; j++) {
-        int64_t i = row + FN(column)(at, j);
-        V d = FN(get)(job->x, i, job, narrow) - f->k[j];
-        f->s[j] += d;
-        if (squares) f->q[j] += d * d;
+    const double share = 1 / (seen + rows);
+    double *mean = f->mean + left, *m2 = f->m2 + left;
+    for (int i = 0; i < lanes; i++) {
+        double before = first ? (double)k[i] : mean[i], off = before - (double)k[i], sum = (double)s[i] - rows * off;
+        double more = (double)q[i] - off * ((double)s[i] + sum) - sum * sum * share;
+        mean[i] = before + sum * share;
+        m2[i] = (first ? 0 : m2[i]) + (more < 0 ? 0 : more);
+        f->k[left + i] = (A)mean[i];
     }
 }
 
-/* The moments of `rows` more rows after `seen`, whose sums are taken around k, near their mean; then the next k. */
-INLINE void FN(take_up)(FN(found) *f, int64_t lanes, double rows, double seen)
+INLINE void FN(moments_block)(FN(found) *f, const cn_job *job, const FN(strip) *at, int64_t lo, int64_t hi, double seen,
+                              int first, int narrow, int64_t j, int width)
 {
-    A *k = (A *)f->k, *s = (A *)f->s, *q = (A *)f->q;
-    double share = 1 / (seen + rows);
-    for (int64_t i = 0; i < lanes; i++) {
-        double off = f->mean[i] - (double)k[i], sum = (double)s[i] - rows * off;
-        double m2 = (double)q[i] - off * ((double)s[i] + sum) - sum * sum * share;
-        f->mean[i] += sum * share;
-        f->m2[i] += m2 < 0 ? 0 : m2;
-        k[i] = (A)f->mean[i];
-        s[i] = q[i] = 0;
+    const T *x = job->x;
+    V k[BLOCK], s[BLOCK], q[BLOCK], other[BLOCK];
+    A near[BLOCK * LANES], sums[BLOCK * LANES], squares[BLOCK * LANES];
+    if (first) {
+        DOWN(lo, lo + 1) GET(k, x);
+        DOWN((lo + hi) / 2, (lo + hi) / 2 + 1) GET(other, x);
     }
+    for (int w = 0; w < width; w++) {
+        if (first) k[w] = k[w] * (A)0.5 + other[w] * (A)0.5;
+        else memcpy(k + w, f->k + (j + w) * LANES, sizeof(V));
+        s[w] = q[w] = (V){0};
+    }
+    DOWN(lo, hi)
+    {
+        V d[BLOCK];
+        GET(d, x);
+        for (int w = 0; w < width; w++) {
+            d[w] -= k[w];
+            s[w] += d[w];
+            q[w] += d[w] * d[w];
+        }
+    }
+    for (int w = 0; w < width; w++) {
+        memcpy(near + w * LANES, k + w, sizeof(V));
+        memcpy(sums + w * LANES, s + w, sizeof(V));
+        memcpy(squares + w * LANES, q + w, sizeof(V));
+    }
+    FN(take_up)(f, j * LANES, width * (int)LANES, near, sums, squares, (double)(hi - lo), seen, first);
 }
 
-/* The moments of a strip's columns. */
+/* The moments of a strip's columns. The first tile takes differences from the mean of two of its pixels, which loses a
+ * factor of its rows at most, and hardly any of it but for rare columns; the later ones from the mean so far. */
 INLINE void FN(strip_moments)(const cn_job *job, const FN(strip) *at, int narrow, double *means, double *variances)
 {
     FN(found) f;
     const int valid = narrow ? (int)job->C : LANES;
-    const int64_t lanes = at->count * LANES, few = at->hi - at->lo < FEW ? at->hi - at->lo : FEW;
-    double seen = 0, inverse = 1.0 / (double)few;
+    const int64_t lo = at->lo, hi = at->hi;
+    for (int64_t t = lo, stop; t < hi; t = stop) {
+        stop = hi - t < ROWS ? hi : t + ROWS;
+#define STEP_FIRST(j, width) FN(moments_block)(&f, job, at, t, stop, 0, 1, narrow, j, width)
+#define STEP(j, width) FN(moments_block)(&f, job, at, t, stop, (double)(t - lo), 0, narrow, j, width)
+        if (t == lo) BLOCKS(at, STEP_FIRST);
+        else BLOCKS(at, STEP);
+#undef STEP_FIRST
+#undef STEP
+    }
+    const double inverse = 1.0 / (double)(hi - lo);
     for (int64_t j = 0; j < at->count; j++) {
-        f.k[j] = FN(get)(job->x, FN(row)(job, at, at->lo) + FN(column)(at, j), job, narrow);
-        f.s[j] = f.q[j] = (V){0};
-    }
-    for (int64_t r = at->lo; r < at->lo + few; r++) FN(add_moments)(&f, job, at, 0, narrow, r);
-    for (int64_t i = 0; i < lanes; i++) {
-        A *k = (A *)f.k, *s = (A *)f.s;
-        f.mean[i] = (double)k[i] + (double)s[i] * inverse;
-        k[i] = (A)f.mean[i];
-        f.m2[i] = s[i] = 0;
-    }
-    for (int64_t t = at->lo, stop; t < at->hi; t = stop) {
-        stop = t + (seen ? 192 : 64) < at->hi ? t + (seen ? 192 : 64) : at->hi;
-        for (int64_t r = t; r < stop; r++) FN(add_moments)(&f, job, at, 1, narrow, r);
-        FN(take_up)(&f, lanes, (double)(stop - t), seen);
-        seen += (double)(stop - t);
-    }
-    inverse = 1.0 / seen;
-    for (int64_t j = 0; j < at->count; j++) {
-        double *mean = means + FN(column)(at, j), *var = variances + FN(column)(at, j);
-        for (int i = 0; i < valid; i++) mean[i] = f.mean[j * LANES + i];
-        for (int i = 0; i < valid; i++) var[i] = f.m2[j * LANES + i] * inverse;
+        for (int i = 0; i < valid; i++) means[FN(channel)(at, j, i)] = f.mean[j * LANES + i];
+        for (int i = 0; i < valid; i++) variances[FN(channel)(at, j, i)] = f.m2[j * LANES + i] * inverse;
     }
 }
 
@@ -187,23 +237,40 @@ static void FN(moments_rows)(int64_t begin, int64_t end, void *p)
 
 typedef struct {
     FN(columns) of;
-    V s[2][STRIP];
+    A s[2][STRIP * LANES];
     double sums[2][STRIP * LANES];
 } FN(gradients);
 
-INLINE void FN(add_gradients)(FN(gradients) *f, const cn_job *job, const FN(strip) *at, int relu, int residual,
-                              int narrow, int64_t r)
+INLINE void FN(sums_block)(FN(gradients) *f, const cn_job *job, const FN(strip) *at, int64_t lo, int64_t hi, int relu,
+                           int residual, int narrow, int64_t j, int width)
 {
-    int64_t row = FN(row)(job, at, r);
-    for (int64_t j = 0; j < at->count; j++) {
-        int64_t i = row + FN(column)(at, j);
-        V x_c = FN(get)(job->x, i, job, narrow) - f->of.m[j], g = FN(get)(job->dy, i, job, narrow), extra = {0};
-        if (residual) extra = FN(get)(job->residual, i, job, narrow);
-        if (relu) g = FN(relu_mask)(g, FN(linear)(x_c, f->of.scale[j], f->of.shift[j], extra, residual));
-        if (residual) FN(put)(job->y, i, job, narrow, g);
-        f->s[0][j] += g;
-        f->s[1][j] += g * x_c;
+    const T *x = job->x, *dy = job->dy, *added = job->residual;
+    T *masked = job->y;
+    V m[BLOCK], scale[BLOCK], shift[BLOCK], s[2][BLOCK];
+    for (int w = 0; w < width; w++) {
+        m[w] = f->of.m[j + w];
+        scale[w] = relu ? f->of.scale[j + w] : (V){0};
+        shift[w] = relu ? f->of.shift[j + w] : (V){0};
+        for (int k = 0; k < 2; k++) memcpy(&s[k][w], f->s[k] + (j + w) * LANES, sizeof(V));
     }
+    DOWN(lo, hi)
+    {
+        V x_c[BLOCK], g[BLOCK], extra[BLOCK];
+        GET(x_c, x);
+        GET(g, dy);
+        if (residual) GET(extra, added);
+        for (int w = 0; w < width; w++) {
+            x_c[w] -= m[w];
+            if (relu)
+                g[w] =
+                    FN(relu_mask)(g[w], FN(linear)(x_c[w], scale[w], shift[w], residual ? extra[w] : m[w], residual));
+            s[0][w] += g[w];
+            s[1][w] += g[w] * x_c[w];
+        }
+        if (residual) FN(put)(masked + i, g, C, 0, narrow, width);
+    }
+    for (int w = 0; w < width; w++)
+        for (int k = 0; k < 2; k++) memcpy(f->s[k] + (j + w) * LANES, &s[k][w], sizeof(V));
 }
 
 INLINE void FN(sums_strips)(int64_t begin, int64_t end, const cn_job *job, int relu, int residual, int narrow)
@@ -213,27 +280,29 @@ INLINE void FN(sums_strips)(int64_t begin, int64_t end, const cn_job *job, int r
         FN(strip) at = FN(strip_of)(job, u);
         while (FN(next)(&at, job, narrow)) {
             FN(gradients) f;
-            const int64_t lanes = at.count * LANES;
             FN(fetch)(&f.of, job, FN(sources_of)(job, &at), &at, narrow);
-            for (int k = 0; k < 2; k++) {
-                memset(f.s[k], 0, sizeof(A) * lanes);
-                memset(f.sums[k], 0, sizeof(double) * lanes);
-            }
+            memset(f.s, 0, sizeof f.s);
+            memset(f.sums, 0, sizeof f.sums);
             for (int64_t t = at.lo, stop; t < at.hi; t = stop) {
-                stop = at.hi - t < 256 ? at.hi : t + 256;
-                for (int64_t r = t; r < stop; r++) FN(add_gradients)(&f, job, &at, relu, residual, narrow, r);
-                for (int k = 0; k < 2; k++) {
-                    for (int64_t i = 0; i < lanes; i++) f.sums[k][i] += ((const A *)f.s[k])[i];
-                    memset(f.s[k], 0, sizeof(A) * lanes);
-                }
+                stop = at.hi - t < ROWS ? at.hi : t + ROWS;
+#define STEP(j, width) FN(sums_block)(&f, job, &at, low, high, relu, residual, narrow, j, width)
+                LOW_TILES(&at, t, stop, STEP);
+#undef STEP
+                for (int k = 0; k < 2; k++)
+                    for (int64_t i = 0; i < at.count * LANES; i++) {
+                        f.sums[k][i] += (double)f.s[k][i];
+                        f.s[k][i] = 0;
+                    }
             }
             for (int64_t j = 0; j < at.count; j++) {
-                const int64_t c = at.left + FN(column)(&at, j);
-                const double *m = job->m + at.n * job->C + c;
+                const double *m = job->m + at.n * job->C + at.left;
                 const double *sum = f.sums[0] + j * LANES, *centred = f.sums[1] + j * LANES;
-                double *first = first_of(job, u) + c, *second = second_of(job, u) + c;
-                for (int i = 0; i < valid; i++) first[i] = sum[i];
-                for (int i = 0; i < valid; i++) second[i] = centred[i] - (m[i] - (double)(A)m[i]) * sum[i];
+                double *first = first_of(job, u) + at.left, *second = second_of(job, u) + at.left;
+                for (int i = 0; i < valid; i++) {
+                    const int64_t c = FN(channel)(&at, j, i);
+                    first[c] = sum[i];
+                    second[c] = centred[i] - (m[c] - (double)(A)m[c]) * sum[i];
+                }
             }
         }
     }
@@ -249,26 +318,50 @@ static void FN(gradient_sums_rows)(int64_t begin, int64_t end, void *p)
     else FN(sums_strips)(begin, end, job, 1, 1, 0);
 }
 
-INLINE void FN(affine_step)(const FN(columns) *of, const cn_job *job, const FN(strip) *at, int relu, int residual,
-                            int narrow, int64_t r)
+INLINE void FN(affine_block)(const FN(columns) *of, const cn_job *job, const FN(strip) *at, int64_t lo, int64_t hi,
+                             int relu, int residual, int narrow, int64_t ahead, int64_t j, int width)
 {
-    int64_t row = FN(row)(job, at, r);
-    for (int64_t j = 0; j < at->count; j++) {
-        int64_t i = row + FN(column)(at, j);
-        V x_c = FN(get)(job->x, i, job, narrow) - of->m[j], extra = {0};
-        if (residual) extra = FN(get)(job->residual, i, job, narrow);
-        FN(put)(job->y, i, job, narrow, FN(relu)(FN(linear)(x_c, of->scale[j], of->shift[j], extra, residual), relu));
+    const T *x = job->x, *added = job->residual;
+    T *y = job->y;
+    const int past = job->past;
+    V m[BLOCK], scale[BLOCK], shift[BLOCK];
+    for (int w = 0; w < width; w++) {
+        m[w] = of->m[j + w];
+        scale[w] = of->scale[j + w];
+        shift[w] = of->shift[j + w];
+    }
+    DOWN(lo, hi)
+    {
+        V out[BLOCK], extra[BLOCK];
+        for (int k = 0; ahead && k < width * LANES; k += 64 / (int)sizeof(T)) __builtin_prefetch(x + i + k + ahead);
+        GET(out, x);
+        if (residual) GET(extra, added);
+        for (int w = 0; w < width; w++)
+            out[w] =
+                FN(relu)(FN(linear)(out[w] - m[w], scale[w], shift[w], residual ? extra[w] : m[w], residual), relu);
+        FN(put)(y + i, out, C, past, narrow, width);
     }
 }
 
+/* `ahead`, if any, pixels further on are fetched meanwhile: what is read next where nothing else reads. */
+INLINE void FN(affine_strip)(const FN(columns) *of, const cn_job *job, const FN(strip) *at, int relu, int residual,
+                             int narrow, int64_t ahead)
+{
+#define STEP(j, width) FN(affine_block)(of, job, at, low, high, relu, residual, narrow, ahead, j, width)
+    LOW_TILES(at, at->lo, at->hi, STEP);
+#undef STEP
+}
+
+/* From the last unit to the first one: what the first pass has read last is still in the caches. Groups of planes are
+ * too small for that: going backwards took planes of 7x7 a third longer. */
 INLINE void FN(affine_strips)(int64_t begin, int64_t end, const cn_job *job, int relu, int residual, int narrow)
 {
-    for (int64_t u = begin; u < end; u++) {
+    for (int64_t u = end; u-- > begin;) {
         FN(strip) at = FN(strip_of)(job, u);
         while (FN(next)(&at, job, narrow)) {
             FN(columns) of;
             FN(fetch)(&of, job, FN(sources_of)(job, &at), &at, narrow);
-            for (int64_t r = at.lo; r < at.hi; r++) FN(affine_step)(&of, job, &at, relu, residual, narrow, r);
+            FN(affine_strip)(&of, job, &at, relu, residual, narrow, 0);
         }
     }
 }
@@ -304,7 +397,8 @@ INLINE void FN(through_strips)(int64_t begin, int64_t end, const cn_through_job 
                                                       (width + CN_DOUBLES - 1) / CN_DOUBLES, m, v, scale, shift);
             FN(columns) of;
             FN(fetch)(&of, pixels, (FN(sources)){.m = m, .scale = scale, .shift = shift}, &at, narrow);
-            for (int64_t r = at.lo; r < at.hi; r++) FN(affine_step)(&of, pixels, &at, relu, residual, narrow, r);
+            const int64_t more = at.left + STRIP * LANES < pixels->C ? STRIP * LANES : pixels->S * pixels->C - at.left;
+            FN(affine_strip)(&of, pixels, &at, relu, residual, narrow, more);
         }
     }
 }
@@ -321,26 +415,44 @@ static void FN(through_rows)(int64_t begin, int64_t end, void *p)
     if (job->pixels.past) streamed();
 }
 
-INLINE void FN(apply_step)(const FN(columns) *of, const cn_job *job, const FN(strip) *at, int relu, int narrow,
-                           int64_t r)
+INLINE void FN(apply_block)(const FN(columns) *of, const cn_job *job, const FN(strip) *at, int64_t lo, int64_t hi,
+                            int relu, int narrow, int64_t j, int width)
 {
-    int64_t row = FN(row)(job, at, r);
-    for (int64_t j = 0; j < at->count; j++) {
-        int64_t i = row + FN(column)(at, j);
-        V x_c = FN(get)(job->x, i, job, narrow) - of->m[j], g = FN(get)(job->dy, i, job, narrow);
-        if (relu) g = FN(relu_mask)(g, FN(linear)(x_c, of->scale[j], of->shift[j], (V){0}, 0));
-        FN(put)(job->y, i, job, narrow, of->scale[j] * g + (of->slope[j] * x_c + of->offset[j]));
+    const T *x = job->x, *dy = job->dy;
+    T *dx = job->y;
+    const int past = job->past;
+    V m[BLOCK], scale[BLOCK], shift[BLOCK], slope[BLOCK], offset[BLOCK];
+    for (int w = 0; w < width; w++) {
+        m[w] = of->m[j + w];
+        scale[w] = of->scale[j + w];
+        shift[w] = relu ? of->shift[j + w] : (V){0};
+        slope[w] = of->slope[j + w];
+        offset[w] = of->offset[j + w];
+    }
+    DOWN(lo, hi)
+    {
+        V x_c[BLOCK], g[BLOCK];
+        GET(x_c, x);
+        GET(g, dy);
+        for (int w = 0; w < width; w++) {
+            x_c[w] -= m[w];
+            if (relu) g[w] = FN(relu_mask)(g[w], FN(linear)(x_c[w], scale[w], shift[w], m[w], 0));
+            g[w] = scale[w] * g[w] + (slope[w] * x_c[w] + offset[w]);
+        }
+        FN(put)(dx + i, g, C, past, narrow, width);
     }
 }
 
 INLINE void FN(apply_strips)(int64_t begin, int64_t end, const cn_job *job, int relu, int narrow)
 {
-    for (int64_t u = begin; u < end; u++) {
+    for (int64_t u = end; u-- > begin;) {
         FN(strip) at = FN(strip_of)(job, u);
         while (FN(next)(&at, job, narrow)) {
             FN(columns) of;
             FN(fetch)(&of, job, FN(sources_of)(job, &at), &at, narrow);
-            for (int64_t r = at.lo; r < at.hi; r++) FN(apply_step)(&of, job, &at, relu, narrow, r);
+#define STEP(j, width) FN(apply_block)(&of, job, &at, low, high, relu, narrow, j, width)
+            LOW_TILES(&at, at.lo, at.hi, STEP);
+#undef STEP
         }
     }
 }
@@ -353,3 +465,8 @@ static void FN(gradient_apply_rows)(int64_t begin, int64_t end, void *p)
     else FN(apply_strips)(begin, end, job, 0, 0);
     if (job->past) streamed();
 }
+
+#undef BLOCKS
+#undef LOW_TILES
+#undef DOWN
+#undef GET

@@ -31,7 +31,8 @@ typedef uint32_t vu32 VECTOR;
 typedef uint16_t vu16 __attribute__((vector_size(CN_BYTES / 2)));
 
 /* What each dtype has: pixel, accumulator, vector, mask, mask_lane; load, store, loads, stores, first, iota, total,
- * totals; and tiny, the largest number that rounds to 0. */
+ * totals; tiny, the largest number that rounds to 0; and spread, how far apart neighbours of a vector lie that is
+ * loaded with another one. */
 typedef float pixel_f32, accumulator_f32, vector_f32 VECTOR;
 typedef double pixel_f64, accumulator_f64, vector_f64 VECTOR;
 typedef int32_t mask_lane_f32, mask_f32 VECTOR;
@@ -41,6 +42,7 @@ typedef float accumulator_bf16, accumulator_f16;
 typedef vector_f32 vector_bf16, vector_f16;
 typedef mask_f32 mask_bf16, mask_f16;
 typedef int32_t mask_lane_bf16, mask_lane_f16;
+enum { spread_f32 = 1, spread_f64 = 1, spread_bf16 = 2, spread_f16 = 1 };
 static const float tiny_f32 = 0, tiny_bf16 = 0x1p-134f, tiny_f16 = 0x1p-25f;
 static const double tiny_f64 = 0;
 
@@ -107,9 +109,9 @@ INLINE void store_f64(double *p, vector_f64 v) { WRITE(p, v); }
 INLINE void store_bf16(uint16_t *p, vector_f32 v) { WRITE(p, narrow_bf16(v)); }
 INLINE void store_f16(uint16_t *p, vector_f32 v) { WRITE(p, narrow_f16(v)); }
 
-/* One pixel in every lane. */
-INLINE vector_f32 first_f32(const float *p) { return (vector_f32){0} + *p; }
-INLINE vector_f64 first_f64(const double *p) { return (vector_f64){0} + *p; }
+/* One pixel in every lane: minus 0 is the number itself, where plus 0 is an addition, since -0 + 0 is 0. */
+INLINE vector_f32 first_f32(const float *p) { return *p - (vector_f32){0}; }
+INLINE vector_f64 first_f64(const double *p) { return *p - (vector_f64){0}; }
 INLINE vector_f32 first_bf16(const uint16_t *p) { return widen_bf16((vu16){0} + *p); }
 INLINE vector_f32 first_f16(const uint16_t *p) { return widen_f16((vu16){0} + *p); }
 

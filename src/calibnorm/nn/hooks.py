@@ -23,11 +23,12 @@ COMPUTE_WEIGHT = (BasePruningMethod, SpectralNorm, WeightNorm)
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether the module has hooks, or every module has, which would miss a call that is not made."""
+    held = module.__dict__  # an attribute takes five times as long, and every forward asks
     return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
+        held["_forward_hooks"]
+        or held["_forward_pre_hooks"]
+        or held["_backward_hooks"]
+        or held["_backward_pre_hooks"]
         or calls._global_forward_hooks
         or calls._global_forward_pre_hooks
         or calls._global_backward_hooks

@@ -18,13 +18,16 @@ from torch.nn import Parameter
 from calibnorm.methods import Method
 from calibnorm.nn.child import PLAIN
 from calibnorm.nn.hooks import has_hooks
-from calibnorm.ops import Call, Step
+from calibnorm.ops import Call, Moving, Step
 from calibnorm.ops.autograd import computed
 from calibnorm.ops.dispatch import update_running
 from calibnorm.ops.inputs import transformed
 
 if TYPE_CHECKING:
     from calibnorm.nn.layer import CalibratedNorm
+
+
+_TYPES = {Tensor, Parameter}
 
 
 def normalized(layer: CalibratedNorm, x: Tensor, residual: Tensor | None, relu: bool) -> Tensor | None:
@@ -43,7 +46,7 @@ def normalized(layer: CalibratedNorm, x: Tensor, residual: Tensor | None, relu: 
         act, drop = own["act"], own["drop"]
     except KeyError:  # something else computes it, or it is a module
         return None
-    method, eps, momentum, channels, shape = own["method"], child.eps, child.momentum, child.num_features, x.shape
+    method, eps, momentum, channels, shape = own["method"], held["eps"], held["momentum"], held["num_features"], x.shape
     if (
         not (drop is None and (act is None or act == "relu"))
         or not (type(eps) is float and 0.0 < eps < 1.0 and type(momentum) is float and 0.0 <= momentum <= 1.0)
@@ -54,12 +57,12 @@ def normalized(layer: CalibratedNorm, x: Tensor, residual: Tensor | None, relu: 
     simple, takes_statistics, has_own = _statistics_of(method)
     if not simple or (has_own and (len(shape) == 2 or shape[-1] == 1)):  # an instance's own may be of one value
         return None
-    of_channels = (channels,)
-    its_shapes = (of_channels, of_channels, *shapes.values(), of_channels, of_channels)
-    for tensor, its_shape in zip((*tensors, mean, var), its_shapes, strict=True):
-        if (type(tensor) is not Parameter and type(tensor) is not Tensor) or tensor.shape != its_shape:
-            return None
-    of_batch = takes_statistics and child.training and not own["frozen"]
+    all_tensors, of_channels = (*tensors, mean, var), (channels,)
+    if not {*map(type, all_tensors)} <= _TYPES:
+        return None
+    if [t.shape for t in all_tensors] != [of_channels, of_channels, *shapes.values(), of_channels, of_channels]:
+        return None
+    of_batch = takes_statistics and held["training"] and not own["frozen"]
     values = x.numel() // channels
     if (
         len(shape) not in layer._ranks
@@ -73,10 +76,13 @@ def normalized(layer: CalibratedNorm, x: Tensor, residual: Tensor | None, relu: 
     noise = own["noise"] if own["noise_in"] == "always" or own["training"] else None
     step = Step(method, ("weight", "bias", *shapes), eps, noise)
     given = (mean, var) if takes_statistics and not of_batch else None
-    y, statistics = computed(x, Call(step, given, tensors, residual, relu or act == "relu"))
-    if of_batch and child.track_running_stats:
-        buffers = (mean, var) if count is None else (mean, var, count)
-        update_running(buffers, *statistics, momentum, values / (values - 1))
+    moving = None
+    if of_batch and held["track_running_stats"]:
+        running = (mean, var) if count is None else (mean, var, count)
+        moving = Moving(running, momentum, values / (values - 1))
+    y, statistics = computed(x, Call(step, given, tensors, residual, relu or act == "relu", None, moving))
+    if moving is not None and statistics is not None:
+        update_running(moving.buffers, *statistics, momentum, moving.unbias)
     return y
 
 

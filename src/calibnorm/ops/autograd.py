@@ -30,11 +30,13 @@ def normalize(x: Tensor, call: Call) -> tuple[Tensor, Statistics]:
     if transformed(x) or (call.residual is not None and transformed(call.residual)):
         with without_autocast(x):
             return differentiable(x, call)
-    return computed(x, call)
+    y, statistics = computed(x, call)
+    assert statistics is not None, "nothing was to be moved"
+    return y, statistics
 
 
-def computed(x: Tensor, call: Call) -> tuple[Tensor, Statistics]:
-    """The same of plain tensors, by a backend."""
+def computed(x: Tensor, call: Call) -> tuple[Tensor, Statistics | None]:
+    """The same of plain tensors, by a backend; no statistics where they have moved the running ones."""
     x = in_two_layouts(x)
     backend = dispatch.choose(x)
     done = backend.three_steps(call.step).forward(x, call)
@@ -68,9 +70,9 @@ class _Normalize(torch.autograd.Function):
         # Running statistics are copied: a training step between this forward and its backward moves the originals.
         fixed = done.statistics if call.statistics is None else tuple(t.clone() for t in call.statistics)
         # Only the mask of a ReLU needs the residual again.
-        ctx.save_for_backward(x, done.moments, residual if call.relu else None, *tensors, *fixed)
+        ctx.save_for_backward(x, done.moments, residual if call.relu else None, *tensors, *(fixed or ()))
         # The context keeps tensors in its own care alone, which frees them and sees changes in place.
-        ctx.step, ctx.relu, ctx.backend, ctx.of_batch = call.step, call.relu, backend, call.statistics is None
+        ctx.step, ctx.relu, ctx.backend, ctx.given = call.step, call.relu, backend, call.statistics is not None
         ctx.set_materialize_grads(False)
         return done.y
 
@@ -81,16 +83,18 @@ class _Normalize(torch.autograd.Function):
         if dy is None:
             return (None,) * len(needed)
         x, moments, residual, *rest = ctx.saved_tensors
-        *tensors, mean, var = rest
-        fixed, found_before = (None, (mean, var)) if ctx.of_batch else ((mean, var), None)
-        call = Call(ctx.step, fixed, tuple(tensors), residual, ctx.relu, found_before)
+        step, learnable = ctx.step, len(wanted.tensors)
+        statistics = tuple(rest[learnable:]) or None
+        fixed, found_before = (statistics, None) if ctx.given else (None, statistics)
+        call = Call(step, fixed, tuple(rest[:learnable]), residual, ctx.relu, found_before)
         if torch.is_grad_enabled():  # create_graph=True: the gradient must itself be differentiable
             with without_autocast(x):
                 found = _replay(dy, x, call._replace(found=None), wanted)
+        elif transformed(dy):  # batched gradients (is_grads_batched) of a plain forward
+            moments = moments if statistics else None  # as another backend keeps them
+            found = dispatch.BACKENDS[-1].three_steps(step).backward(dy, x, moments, call, wanted)
         else:
-            # Batched gradients (is_grads_batched) bring a transformed dy to a plain forward.
-            backend = dispatch.BACKENDS[-1] if transformed(dy) else ctx.backend
-            found = backend.three_steps(ctx.step).backward(dy, x, moments, call, wanted)
+            found = ctx.backend.three_steps(step).backward(dy, x, moments, call, wanted)
         return (found.x, found.residual, None, None, None, *found.tensors)
 
 

@@ -53,6 +53,16 @@ class Step(NamedTuple):
         return *self.finish(x, (mean, var), params), (mean, var)
 
 
+class Moving(NamedTuple):
+    """Running statistics that a forward moves towards those of its batch."""
+
+    buffers: tuple[Tensor, ...]
+    """Running mean and variance, and perhaps the count of batches."""
+    momentum: float
+    unbias: float
+    """What makes the biased variance of the batch an unbiased one."""
+
+
 class Call(NamedTuple):
     """Everything about one forward beside its input."""
 
@@ -67,6 +77,8 @@ class Call(NamedTuple):
     """Rectify the result."""
     found: Statistics | None = None
     """In a backward, the statistics of the batch as forward found them, where it used them."""
+    moving: Moving | None = None
+    """What a backend may move on the way; it says so then."""
 
     def coefficients(self, m: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Statistics]:
         """Return scale and shift, (N, C), and the statistics used."""

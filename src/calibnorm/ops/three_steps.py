@@ -53,8 +53,9 @@ class Normalized(NamedTuple):
     y: Tensor
     moments: Tensor | None
     """m and v, (2, N, C), kept for backward; None for planes of one pixel, where m is x and v is 0."""
-    statistics: Statistics
-    """The statistics used: the given ones, or this batch's."""
+    statistics: Statistics | None
+    """The statistics used: the given ones, or this batch's; None where nobody needs them any more: they have moved the
+    running ones (``Call.moving``), and what backward needs of them is kept with the moments, for the same backend."""
 
 
 class Wanted(NamedTuple):

@@ -90,21 +90,28 @@ def gradient_apply(
 
 def update_running(buffers: tuple[Tensor, ...], mean: Tensor, var: Tensor, momentum: float, unbias: float) -> bool:
     """Move a running mean and variance and perhaps a count; return False, with nothing moved, where C cannot."""
-    dtype = buffers[0].dtype
-    if mean.dtype is not torch.float64 or dtype not in _RUNNING or refuses(mean) is not None:
+    if mean.dtype is not torch.float64 or not (mean.is_contiguous() and var.is_contiguous()):
         return False
-    if not (mean.is_contiguous() and var.is_contiguous()):
+    to = None if refuses(mean) else running(buffers)
+    if to is None:
         return False
-    places = [mean.data_ptr(), var.data_ptr()]
-    for t, its_dtype in zip(buffers, (dtype, dtype, torch.int64), strict=False):
-        if t.dtype is not its_dtype or not t.is_cpu or not t.is_contiguous() or t.is_inference():
-            return False
-        places.append(t.data_ptr())
-    if len(places) < 5:
-        places.append(0)
-    library().update_running(_MOVE(mean.numel(), *places, momentum, unbias, CODES[dtype]))
+    places = mean.data_ptr(), var.data_ptr(), *to
+    library().update_running(_MOVE(mean.numel(), *places, momentum, unbias, CODES[buffers[0].dtype]))
     increment_version(buffers)  # autograd does not see what C changes
     return True
+
+
+def running(buffers: tuple[Tensor, ...]) -> list[int] | None:
+    """Return where running statistics and their count, or 0, lie, or None where C cannot move them."""
+    dtype = buffers[0].dtype
+    if dtype not in _RUNNING:
+        return None
+    places = []
+    for t, its_dtype in zip(buffers, (dtype, dtype, torch.int64), strict=False):
+        if t.dtype is not its_dtype or not t.is_cpu or not t.is_contiguous() or t.is_inference():
+            return None
+        places.append(t.data_ptr())
+    return places if len(places) == 3 else [*places, 0]
 
 
 def library() -> Library:
