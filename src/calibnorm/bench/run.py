@@ -16,7 +16,7 @@ from calibnorm.bench.timings import Measured, Place, say, write_timings
 from calibnorm.errors import Setting, UsageError
 from calibnorm.report import screen
 from calibnorm.report.environment import describe_environment
-from calibnorm.report.files import write_json
+from calibnorm.report.files import write_json, writing
 from calibnorm.report.writing import write
 
 BENCHES: dict[type[Config], tuple[str, Callable[[Any, Place], Measured]]] = {
@@ -56,10 +56,15 @@ def run(config: Config) -> int:
             "seconds": round(time.perf_counter() - start, 1),
         }
     report = summary.report_of(measured._replace(details=details))
+    try:  # first, as whoever reads the output may leave
+        with writing(out):
+            write_timings(out / f"{config.stem}.csv", measured.timings)
+            write_json(out / f"{config.stem}.json", details)
+            reports = write(report, out, config.stem)
+    except UsageError:
+        screen.show(report)
+        raise
     screen.show(report)
-    write_timings(out / f"{config.stem}.csv", measured.timings)
-    write_json(out / f"{config.stem}.json", details)
-    reports = write(report, out, config.stem)
     for path in (out / f"{config.stem}.csv", out / f"{config.stem}.json", *reports):
         say(f"written: {path}")
     if report.pictures() and find_spec("matplotlib") is None:

@@ -21,17 +21,20 @@ def batches_of(images: Images) -> Iterator[tuple[Tensor, tuple[Any, ...]]]:
 
     Raises:
         TypeError: A batch is, or begins with, something else than a tensor.
-        ValueError: There is no batch.
+        ValueError: There is no batch, or nothing in any of them.
     """
-    batches = 0
+    shape: tuple[int, ...] | None = None
+    pixels = 0
     for batch in [images] if isinstance(images, Tensor) else images:
         first, *rest = batch if isinstance(batch, tuple | list) and batch else [batch]
         if not isinstance(first, Tensor):
             raise TypeError(f"images must be batches of images, or (images, ...), not {type(batch).__name__}")
         yield first, tuple(rest)
-        batches += 1
-    if not batches:
+        shape, pixels = tuple(first.shape), pixels + first.numel()
+    if shape is None:
         raise ValueError("images holds no batch; an iterator can be read once, so pass a list or a new one")
+    if not pixels:
+        raise ValueError(f"images holds nothing to read: its last batch has the shape {shape}; pass images")
 
 
 def evaluate(model: nn.Module, images: Images) -> None:

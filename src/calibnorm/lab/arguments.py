@@ -156,6 +156,16 @@ def places(name: str, args: Sequence[str]) -> list[list[str]]:
     return found
 
 
+def given(args: Sequence[str]) -> set[str]:
+    """Return the settings that words give a value, by name.
+
+    >>> sorted(given(["digits-tiny", "--batch-size=4", "--milestones", "3", "6", "--gamma", "-0.5"]))
+    ['batch_size', 'gamma', 'milestones']
+    """
+    names = (word.partition("=")[0] for word in args if re.match(OPTION, word))
+    return {SYNONYMS.get(name, name).strip("-").replace("-", "_") for name in names}
+
+
 def option_types(target: Callable[..., Any], include_extras: bool = False) -> dict[str, Any]:
     """Return the types of a command's options by name, those of settings inside settings too."""
     found: dict[str, Any] = {}

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from calibnorm.errors import Setting, UsageError
+from calibnorm.report.files import refuse_folder
 
 NEEDS = {".safetensors": ("safetensors",), ".onnx": ("onnx", "onnxscript")}
 
 
 def check(out: Path) -> None:
-    """Raise UsageError where a package is missing that a file's ending means."""
+    """Raise UsageError where a package is missing that a file's ending means, or where the file cannot lie there."""
+    refuse_folder("out", out, f"network{out.suffix}")
     if missing := [name for name in NEEDS.get(out.suffix, ()) if find_spec(name) is None]:
         raise UsageError(Setting("out", out), f"needs {', '.join(missing)}; pip install {' '.join(missing)}")
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from calibnorm.ops.inputs import transformed
+from calibnorm.ops.inputs import exporting, transformed
 
 _KEPT = 64
 """Forwards that a layer remembers: as many as may wait for their backward, where gradients are accumulated."""
@@ -39,7 +39,7 @@ def copies(buffers: dict[str, Tensor], x: Tensor) -> dict[str, Tensor]:
 
     The copies are for the backward, before which the buffers move.
     """
-    compiled = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+    compiled = torch.compiler.is_compiling() and not exporting()
     if not compiled and (transformed(x) or x.is_meta or not (_repeats() or _may_be_repeated())):
         return {name: buffer.clone() for name, buffer in buffers.items()}
     if not buffers or 0 in x.shape:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from calibnorm.ops import dispatch, reference
 from calibnorm.ops.coefficients import Call
-from calibnorm.ops.inputs import in_two_layouts, transformed
+from calibnorm.ops.inputs import exporting, in_two_layouts, transformed
 from calibnorm.ops.statistics import Statistics
 from calibnorm.ops.three_steps import Gradients, Normalized, Wanted, without_autocast
 
@@ -48,7 +48,7 @@ def computed(x: Tensor, call: Call) -> tuple[Tensor, Statistics | None]:
 def differentiable(x: Tensor, call: Call) -> tuple[Tensor, Statistics]:
     """The same three steps as plain torch operations."""
     # A graph that leaves torch is not wider than the pixels: ONNX runtimes and others have few float64 kernels.
-    leaves = torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
+    leaves = exporting() or torch._C._get_tracing_state() is not None
     m, v = reference.moments(x, reference.accumulation_dtype(x.dtype) if leaves else None)
     scale, shift, statistics = call.coefficients(m, v)
     return reference.affine(x, m, scale, shift, call.residual, call.relu), statistics

@@ -13,6 +13,14 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _TensorOrNone = TypeVar("_TensorOrNone", Tensor, Tensor | None)
 
 
+def exporting() -> bool:
+    """Whether torch.export looks on.
+
+    To Dynamo of torch 2.11 ``torch.compiler.is_exporting()`` is True under torch.compile, too; newer ones read this.
+    """
+    return torch.compiler._is_exporting_flag
+
+
 def transformed(x: Tensor) -> bool:
     """Whether x is being traced, compiled or transformed, so that only differentiable torch operations may touch it.
 

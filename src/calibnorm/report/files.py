@@ -26,6 +26,13 @@ def refuse_file(name: str, folder: Path) -> None:
             raise UsageError(Setting(name, place), "is a file; name a folder")
 
 
+def refuse_folder(name: str, file: Path, example: str) -> None:
+    """Raise UsageError for a setting that names no file, because it is a folder or a folder above it is a file."""
+    if file.is_dir():
+        raise UsageError(Setting(name, file), f"is a folder; name a file, such as {file / example}")
+    refuse_file(name, file.parent)
+
+
 @contextmanager
 def writing(out: Path) -> Iterator[None]:
     """Raise UsageError, which names the setting ``out``, where the system refuses what is written inside."""

@@ -76,6 +76,14 @@ def test_a_network_of_small_gray_images_takes_pictures_too(left: Left, tmp_path:
         (["predict", "TEST", "TEST"], "holds no last.pt, as a run has after its first epoch; name the folder of a run"),
         (["predict", "nowhere", "TEST"], "run nowhere: is not there; name the folder of a run of calibnorm train"),
         (["predict", "RUN", "EMPTY"], "empty: holds no picture"),
+        (["predict", "nowhere", "TEST", "--out", "FILE/a.csv"], "file: is a file; name a folder"),
+        (["export", "nowhere", "--out", "FILE/a.onnx"], "file: is a file; name a folder"),
+        (["export", "nowhere", "--out", "FOLDER.pt2"], "folder.pt2: is a folder; name a file, such as "),
+        (["export", "RUN", "--fold", "TEST", "--out", "x.safetensors"], "as it was trained, which a folded one is not"),
+        (["export", "RUN", "--fold", "TEST", "--tolerance", "-1"], "--tolerance -1.0: must be 0 or a positive number"),
+        (["export", "RUN", "--fold", "nowhere"], "nowhere: is not there"),
+        (["export", "RUN", "--fold", "ONE"], "images holds 1 images, and it takes 4 or more"),
+        (["export", "RUN", "--fold", "BROKEN"], "broken.png: no picture that can be read"),
         (["export"], "export: needs a run: calibnorm export RUN --out classifier.onnx"),
         (["export", "RUN", "--out", "x.pb"], "--out x.pb: must end in .onnx or .pt2 or .safetensors"),
     ],
@@ -84,7 +92,12 @@ def test_what_cannot_be_done_is_said_in_a_line(
     left: Left, tmp_path: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
-    places = {"RUN": left.run, "TEST": left.test, "EMPTY": tmp_path / "empty"}
+    (tmp_path / "folder.pt2").mkdir()
+    (tmp_path / "broken.png").touch()
+    (tmp_path / "file").touch()
+    places = {"RUN": left.run, "TEST": left.test, "EMPTY": tmp_path / "empty", "FOLDER.pt2": tmp_path / "folder.pt2"}
+    places |= {"ONE": next(left.test.rglob("*.png")), "BROKEN": tmp_path / "broken.png"}
+    places |= {f"FILE/a.{ending}": tmp_path / "file" / f"a.{ending}" for ending in ("csv", "onnx")}
     assert main([str(places.get(word, word)) for word in words]) == 2
     said = capsys.readouterr().err
     assert message in said

@@ -83,7 +83,7 @@ def flat_validation(root: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (empty_class, "/train: put the pictures there, one folder a class .*elk"),
+        (empty_class, "/train/elk: holds no .jpg, .*; put pictures there, or remove the folder"),
         (other_class, r"/train has a class 'cat' that .*/val has not \(2 such classes\); both need the same folders"),
         (flat_validation, "/val: put the pictures there, one folder a class .*it holds no folder"),
         (lambda root: shutil.rmtree(root / "val"), "/val is missing: put the pictures there, one folder a class"),

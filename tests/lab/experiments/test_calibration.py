@@ -104,10 +104,10 @@ def test_where_there_is_nothing_to_show() -> None:
     of = network(nn.BatchNorm2d(8))
     assert calibration.sections(of, rows(of)) == []
     with pytest.raises(UsageError, match="layer=0: is no calibrated layer; this network has none"):
-        calibration.sections(of, rows(of), "0")
+        calibration.check(of.network, "0")
     of, _ = calibrated()
     with pytest.raises(UsageError, match="layer=conv: is no calibrated layer; choose one of 0, 1, 2"):
-        calibration.sections(of, rows(of), "conv")
+        calibration.check(of.network, "conv")
     of, unused = network(cn.RBN2d(8)), cn.RBN2d(8)
     found = rows(of)
     of.network.register_module("unused", unused)

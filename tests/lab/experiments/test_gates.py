@@ -114,7 +114,7 @@ def test_unfinished_runs_and_a_folder_that_cannot_be_written_are_said(comparison
     assert main(["inspect", "gates", str(tmp_path)]) == 2
     said = capsys.readouterr()
     assert "1 unfinished runs are left out" in said.out
-    assert f"{gates.TABLE}: cannot be written" in said.err
+    assert f"{tmp_path}: cannot be written (Is a directory); make room, or choose another" in said.err
 
 
 def test_gates_that_cannot_be_held_are_not_taken_for_nothing(tmp_path, capsys):

@@ -13,7 +13,7 @@ import pytest
 
 from bench.helpers import made
 from calibnorm.bench.timings import write_timings
-from calibnorm.lab.experiments import grid, single
+from calibnorm.lab.experiments import grid, layers, single
 from calibnorm.lab.experiments.gathered import gather
 from calibnorm.lab.experiments.reopening import name_of
 from calibnorm.lab.recipes import RECIPES, Classification
@@ -165,6 +165,20 @@ def test_networks_that_cannot_be_read_are_said_to_be(
     assert "The trained networks could not be read." in text(tmp_path / "page" / "report.md")
 
 
+def test_why_networks_cannot_be_read_is_said_in_options(tmp_path: Path) -> None:
+    """Folders of pictures that have moved: what helps is an option, not an argument."""
+    recipe = replace(RECIPES["folders-small"], norm="iebn")
+    for seed in (0, 1):
+        write_json(tmp_path / f"{seed}" / "config.json", replace(recipe, seed=seed).to_dict())
+        shutil.copy(Path(__file__).parents[2] / "upgrade/0.1/finished/result.json", tmp_path / f"{seed}")
+        shutil.copy(Path(__file__).parents[2] / "upgrade/0.1/finished/metrics.csv", tmp_path / f"{seed}")
+    page = ["--data-root", str(tmp_path), "--out", str(tmp_path / "page")]
+    assert main(["report", str(tmp_path / "0"), str(tmp_path / "1"), *page]) == 0
+    written = text(tmp_path / "page" / "report.md")
+    assert "could not be read. --data folders: is missing; " in written
+    assert "name the folder that holds train and val as the --data-root" in written
+
+
 def test_a_bench_has_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     timings = [made("nn.BatchNorm2d", "eval", "1x2x14x14", 4.0), made("cn.RBN2d", "eval", "1x2x14x14", 2.0)]
     write_timings(tmp_path / "layer.csv", timings)
@@ -224,6 +238,14 @@ def test_what_is_wrong_is_named(left: Left, words: list[str], named: str, capsys
     assert main([word.format(**places) for word in words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert named.format(**places) in line
+
+
+def test_a_layer_that_is_not_there_is_named_before_the_images_are_read(
+    left: Left, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(layers, "read", None)
+    assert main(["inspect", str(left.run()), "--layer", "nope"]) == 2
+    assert "--layer nope: is no calibrated layer; choose one of bn1, " in capsys.readouterr().err
 
 
 def test_runs_of_different_tasks_are_no_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

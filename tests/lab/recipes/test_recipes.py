@@ -98,7 +98,11 @@ BASE = Classification("resnet11", "digits", epochs=10)
         ({"milestones": (3, 3)}, "milestones=3, 3"),
         ({"milestones": (0, 3)}, "milestones=0, 3"),
         ({"milestones": (3, 10)}, "milestones=3, 10: 10 is never reached in epochs=10"),
-        ({"warmup_epochs": 10}, "warmup_epochs=10"),
+        (
+            {"warmup_epochs": 10},
+            "epochs=10: must be more than warmup_epochs=10, in which the learning rate rises; give",
+        ),
+        ({"warmup_epochs": -1}, "warmup_epochs=-1: must not be negative"),
         ({"clip_norm": math.nan}, "clip_norm=nan"),
         ({"ema": 0.0}, "ema=0.0"),
         ({"mix": "digits"}, "mix=digits"),

@@ -215,6 +215,10 @@ def test_frames_keep_their_order_and_places_and_nothing_is_written_over(tmp_path
         list(apply.places([frames], frames, "png"))
     with pytest.raises(UsageError, match="another picture of its name"):
         list(apply.places([frames / "f1.jpg", frames / "f1.png", frames / "f1.png"], tmp_path / "out", "png"))
+    two = [frames / "b" / "f0.jpg", tmp_path / "c" / "f0.jpg"]
+    two[1].parent.mkdir()
+    Image.new("RGB", (8, 8)).save(two[1])
+    assert [target.name for _, target in apply.places(two, tmp_path / "out", "jpg")] == ["f0.jpg", "c-f0.jpg"]
 
 
 def test_what_cannot_be_read_or_written_is_named(
@@ -227,8 +231,8 @@ def test_what_cannot_be_read_or_written_is_named(
     for line, said in (
         (["apply", str(run), "nowhere.png"], "nowhere.png: is not there"),
         (["apply", str(run), str(empty)], f"{empty}: holds no picture"),
-        (["apply", str(run), str(picture), "--out", str(file)], f"--out {file / 'a.png'}: cannot be written"),
-        (["export", str(run), "--out", str(file / "a.safetensors")], f"--out {file / 'a.safetensors'}: cannot be"),
+        (["apply", "no-run", str(picture), "--out", str(file)], f"--out {file}: is a file; name a folder"),
+        (["export", "no-run", "--out", str(file / "a.safetensors")], f"--out {file}: is a file; name a folder"),
     ):
         assert main(["stylize", *line]) == 2
         assert capsys.readouterr().err.startswith(f"calibnorm: {said}")

@@ -54,7 +54,7 @@ def test_a_run_ends_early_and_on_resumption_as_early(tmp_path: Path) -> None:
 def test_a_patience_that_cannot_end_a_run_is_refused() -> None:
     default = recipe("digits-tiny")
     with pytest.raises(UsageError, match="patience=2: has no effect with 3 tests in all; give less, or more epochs"):
-        refuse_without_effect([replace(default, patience=2)], default)
-    refuse_without_effect([replace(default, patience=1)], default)
+        refuse_without_effect([replace(default, patience=2)], default, {"patience"})
+    refuse_without_effect([replace(default, patience=1)], default, {"patience"})
     with pytest.raises(UsageError, match="patience=0: must be at least 1"):
         replace(default, patience=0)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from calibnorm.lab import exporting
 from calibnorm.lab.classifier.config import ExportClassifierConfig
+from calibnorm.lab.classifier.folding import folded
 from calibnorm.lab.classifier.opening import Classifier, Deployed, opened
 from calibnorm.report.files import write_whole, writing
 
@@ -27,19 +28,23 @@ def run(config: ExportClassifierConfig, console: Console | None = None) -> int:
         UsageError: The network is not there, a package is missing, or the file cannot be written.
     """
     exporting.check(config.out)
-    classifier = opened(config.run)
+    console, classifier = console or Console(), opened(config.run)
+    if config.fold:
+        classifier = folded(classifier, config.fold, config.tolerance)
+        console.print(classifier.folding, highlight=False, markup=False, soft_wrap=True)
     makers = {".onnx": as_onnx, ".pt2": as_program, ".safetensors": as_safetensors}
     with writing(config.out):
         write_whole(config.out, makers[config.out.suffix](classifier))
     said = f"{config.out}: {classifier.words}"
-    (console or Console()).print(said, highlight=False, markup=False, soft_wrap=True)
+    console.print(said, highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
 def details(of: Classifier) -> dict[str, str]:
     """Return what a file says beside the network, as texts: classes and pixels are JSON."""
     settings = {"classes": list(of.classes), "pixels": of.pixels.to_dict(), "recipe": of.recipe.to_dict()}
-    return {"description": of.words} | {name: json.dumps(value, ensure_ascii=False) for name, value in settings.items()}
+    says = {"description": of.words} | ({"folding": of.folding} if of.folding else {})
+    return says | {name: json.dumps(value, ensure_ascii=False) for name, value in settings.items()}
 
 
 def as_safetensors(of: Classifier) -> bytes:

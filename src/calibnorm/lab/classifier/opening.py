@@ -26,12 +26,14 @@ class Classifier:
         network: In evaluation mode, on the CPU; takes standardized pixels, gives scores.
         classes: The names of its outputs.
         pixels: What it takes.
+        folding: What was folded, and what that costs; empty where nothing was.
     """
 
     recipe: Classification
     network: nn.Module
     classes: tuple[str, ...]
     pixels: Pixels
+    folding: str = ""
 
     @property
     def words(self) -> str:

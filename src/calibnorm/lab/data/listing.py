@@ -80,8 +80,8 @@ def scan(folder: Path) -> Listing:
     if not classes:
         raise UsageError(f"{folder}: put the pictures there, one folder a class (it holds no folder)")
     if empty := [name for name, count in images.items() if not count]:
-        reason = f"no {', '.join(_endings())} in {', '.join(empty)}"
-        raise UsageError(f"{folder}: put the pictures there, one folder a class ({reason})")
+        which, rest = folder / empty[0], f" ({len(empty)} such folders)" if len(empty) > 1 else ""
+        raise UsageError(f"{which}: holds no {', '.join(_endings())}{rest}; put pictures there, or remove the folder")
     labels = torch.arange(len(classes)).repeat_interleave(torch.tensor(list(images.values())))
     return Listing(folder, tuple(classes), np.array(names), labels, Part(images, digests, dict(left_out)))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 import calibnorm as cn
 from calibnorm.errors import Setting, UsageError
@@ -32,23 +32,26 @@ def sections(of: Trained, rows: Rows, layer: str | None = None) -> list[Section]
     Args:
         of: The network.
         rows: What `layers.read` says of it.
-        layer: The layer's name; that whose gate varies most from image to image by default.
-
-    Raises:
-        UsageError: The network has no calibrated layer of that name.
+        layer: The layer's name, which `check` has looked at; that whose gate varies most from image to image by
+            default.
     """
     found: dict[str, float] = {}
     for row in rows:
         found[row["layer"]] = max(found.get(row["layer"], 0.0), row["std_over_images"] or 0.0)
-    if layer is not None and layer not in found:
-        known = f"choose one of {', '.join(found)}" if found else "this network has none"
-        raise UsageError(Setting("layer", layer), f"is no calibrated layer; {known}")
     if not found or not isinstance(next(iter(of.feeds.test))[0], Tensor):  # pictures of several sizes are no batch
         return []
     name = layer or max(found, key=lambda each: found[each])
     chosen = "" if layer or not found[name] else " It is the layer whose gate varies most from image to image."
     shown = channels(of, name, chosen)
     return [shown, features(of, name)] if shown.blocks else []
+
+
+def check(network: nn.Module, layer: str | None) -> None:
+    """Raise UsageError where a layer is named and the network has no calibrated layer of that name."""
+    found = dict.fromkeys(row.layer for row in cn.inspect.learned(network))
+    if layer is not None and layer not in found:
+        known = f"choose one of {', '.join(found)}" if found else "this network has none"
+        raise UsageError(Setting("layer", layer), f"is no calibrated layer; {known}")
 
 
 def channels(of: Trained, layer: str, chosen: str) -> Section:

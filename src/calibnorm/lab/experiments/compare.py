@@ -55,7 +55,7 @@ def run(config: CompareConfig, console: Console | None = None, report: type[Comp
     recipe = replace(default, **config.override)
     with called(norm="norms"):
         grid = plan(config, recipe)
-        recipes.refuse_without_effect([cell.recipe for cell in grid.cells], default)
+        recipes.refuse_without_effect([cell.recipe for cell in grid.cells], default, config.override)
         with data.remembered():
             check(grid.runs(), config.data_root, config.accelerator)
     console = console or Console()

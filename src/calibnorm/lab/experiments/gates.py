@@ -21,17 +21,16 @@ from calibnorm.lab import models
 from calibnorm.lab.experiments import texts
 from calibnorm.lab.experiments.config import GatesConfig
 from calibnorm.lab.experiments.grid import changed_sources, condition_name
+from calibnorm.lab.experiments.single import tell
 from calibnorm.lab.training.folder import CONFIG, RESULT, read_recipe
 from calibnorm.lab.training.trained import trained
 from calibnorm.methods import METHODS, Method
 from calibnorm.nn import CalibratedNorm
-from calibnorm.report import pictures, screen
+from calibnorm.report import pictures
 from calibnorm.report.document import Command, Document, Facts, Paragraph, Picture, Section, Table
 from calibnorm.report.environment import describe_environment, named
-from calibnorm.report.files import write_csv
 from calibnorm.report.measure import Measure
 from calibnorm.report.pictures import Seeds
-from calibnorm.report.writing import write
 
 TABLE = "average_gates.csv"
 
@@ -78,16 +77,10 @@ def run(config: GatesConfig, console: Console | None = None) -> int:
     runs, unfinished = gated_runs(config.folder)
     for sentence in changed_sources(runs):
         console.print(sentence, style="yellow", highlight=False, soft_wrap=True)
-    measured = [measure(folder, config.data_root) for folder in track(runs, "testing", console=console)]
+    shown = track(runs, "testing", console=console, transient=True, disable=not console.is_terminal)
+    measured = [measure(folder, config.data_root) for folder in shown]
     rows = [row for row, _ in measured]
-    said = document(rows, measured[0][1], unfinished, config)
-    screen.show(said, console)
-    try:
-        write_csv(config.folder / TABLE, [asdict(row) for row in rows])
-        page, *_ = write(said, config.folder, Path(TABLE).stem)
-    except OSError as error:  # what was measured has been printed
-        raise UsageError(f"{config.folder / TABLE}: cannot be written ({error.strerror})") from error
-    screen.say_where(console, page)
+    tell(document(rows, measured[0][1], unfinished, config), config.folder, console, Path(TABLE).stem)
     return 0
 
 
@@ -192,4 +185,5 @@ def document(rows: list[GatesHeld], measure: Measure, unfinished: int, config: G
             Section("The command that makes this", [Command(f"calibnorm inspect gates {config.folder}")], on="file"),
             Section("Made with", [Facts(named(describe_environment()))], on="file", folded=True),
         ],
+        {TABLE: [asdict(row) for row in rows]},
     )

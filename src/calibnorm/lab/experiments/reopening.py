@@ -12,7 +12,7 @@ from rich.console import Console
 
 from calibnorm.bench import results as bench
 from calibnorm.bench.summary import report_of
-from calibnorm.errors import Setting, UsageError
+from calibnorm.errors import Setting, UsageError, as_option
 from calibnorm.lab import recipes
 from calibnorm.lab.experiments import compare, layers, noise
 from calibnorm.lab.experiments.config import CompareConfig, ReportConfig, TableConfig
@@ -183,7 +183,7 @@ def read_networks(report: Report, config: ReportConfig) -> list[Section]:
             rows += layers.read(*which)
             company += noise.read(*which)
     except UsageError as error:
-        return [Section(title, [Paragraph(f"The trained networks could not be read. {error}")])]
+        return [Section(title, [Paragraph(f"The trained networks could not be read. {error.words(as_option)}")])]
     return [
         layers.section(rows, layers.ONE_EACH),
         Section(title, [Bullets(layers.follows(rows))]),

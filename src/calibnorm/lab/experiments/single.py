@@ -40,23 +40,27 @@ def run(config: InspectConfig, console: Console | None = None) -> int:
         UsageError: There is no finished run, its files are not whole, its images are missing, or the folder cannot be
             written.
     """
-    tell(SingleRun(config.folder, config.data_root, layer=config.layer).document(), config.folder, console or Console())
+    console = console or Console()
+    with console.status(
+        "reading the trained network: its gates, and its batch noise"
+    ):  # a minute or two; on a terminal
+        said = SingleRun(config.folder, config.data_root, layer=config.layer).document()
+    tell(said, config.folder, console)
     return 0
 
 
-def tell(document: Document, folder: Path, console: Console) -> None:
-    """Print a document, write it into a folder, and say where its page is.
+def tell(document: Document, folder: Path, console: Console, name: str = "report") -> None:
+    """Write a document into a folder, print it, and say where its page is.
 
     Raises:
-        UsageError: It cannot be written.
+        UsageError: It cannot be written; it has been printed then.
     """
     try:
+        page, *_ = write(document, folder, name)  # first, as whoever reads the output may leave
+    except OSError as error:
         screen.show(document, console)
-    finally:  # also where whoever reads the output leaves
-        try:
-            page, *_ = write(document, folder)
-        except OSError as error:
-            raise UsageError(f"{folder}: cannot be written ({error.strerror}); make room, or choose another") from error
+        raise UsageError(f"{folder}: cannot be written ({error.strerror}); make room, or choose another") from error
+    screen.show(document, console)
     screen.say_where(console, page)
 
 
@@ -194,6 +198,7 @@ class SingleRun:
         """Return what its task says of its trained network, what that has learned, and its batch noise; and tables."""
         recipe, _ = self.outcome
         with trained(self.folder, self.data_root) as of:
+            calibration.check(of.network, self.layer)  # before the test images are read, again and again
             which = of, condition_name(recipe.noise), recipe.norm
             rows, company = layers.read(*which), noise.read(*which)
             steps = calibration.sections(of, rows, self.layer)

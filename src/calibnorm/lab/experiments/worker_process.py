@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from calibnorm import loading
-from calibnorm.errors import Diverged, RunFailed, Stopped, UsageError
+from calibnorm.errors import NOT_GIVEN, Diverged, ReasonedError, RunFailed, Setting, Stopped, UsageError, as_option
 from calibnorm.lab.experiments.grid import Run
 from calibnorm.lab.experiments.outcomes import Outcome, outcome
 from calibnorm.lab.locks import exclusive
@@ -118,12 +118,27 @@ def trained(run: Run, settings: Settings, stop: Interruption) -> Outcome:
         watcher.say(str(error))
         write_json(run.failure, {"state": "diverged", "message": str(error.parts[0])})
     except (RunFailed, UsageError) as error:
-        watcher.say(str(error))
-        return Outcome("failed", message=str(error))
+        watcher.say(said := in_options(error))
+        return Outcome("failed", message=said)
     except Exception as error:
         watcher.say(traceback.format_exc())
         return Outcome("failed", message=f"{type(error).__name__}: {error}".splitlines()[0])
     return outcome(run)
+
+
+def in_options(error: ReasonedError) -> str:
+    """Return the words of an error for whoever typed options; a run's folder is none of them.
+
+    >>> in_options(UsageError(Setting("batch_size", 0), "is too small for ", Setting("folder", "runs/a")))
+    '--batch-size 0: is too small for runs/a'
+    """
+
+    def write(setting: Setting) -> str:
+        if setting.name != "folder":
+            return as_option(setting)
+        return setting.name if setting.value is NOT_GIVEN else str(setting.value)
+
+    return error.words(write)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_type_hints
@@ -127,8 +127,11 @@ class Recipe:
             reason = f"{self.milestones[-1]} is never reached in "
             remedy = ("; give others, or none by ", Setting("milestones"), " alone")
             self.require("milestones", False, reason, Setting("epochs", self.epochs), *remedy)
-        warm = 0 <= self.warmup_epochs < self.epochs
-        self.require("warmup_epochs", warm, "must be at least 0 and less than ", Setting("epochs"))
+        warm = Setting("warmup_epochs", self.warmup_epochs)
+        self.require("warmup_epochs", self.warmup_epochs >= 0, "must not be negative")
+        # Either may be the one that was typed.
+        short = ("must be more than ", warm, ", in which the learning rate rises; give more, or fewer of these")
+        self.require("epochs", self.warmup_epochs < self.epochs, *short)
         self.require("clip_norm", self.clip_norm is None or self.clip_norm > 0, "must be a positive number")
         self.require("ema", self.ema is None or 0 < self.ema < 1, "must be between 0 and 1, such as 0.999")
 
@@ -266,21 +269,24 @@ class Recipe:
             raise UsageError(f"{where}: {error}") from error
 
 
-def refuse_without_effect(recipes: Iterable[Recipe], default: Recipe) -> None:
-    """Refuse a setting that somebody has changed and that changes nothing in any of these recipes.
+def refuse_without_effect(recipes: Iterable[Recipe], default: Recipe, given: Container[str]) -> None:
+    """Refuse a setting that somebody has given and that changes nothing in any of these recipes.
 
-    What takes a setting away, such as no milestones, is not refused.
+    What takes a setting away, such as no milestones, is not refused, nor is what every recipe has by default.
 
     Args:
         recipes: What is to be trained.
-        default: The recipe before somebody changed it.
+        default: The recipe before anything was given.
+        given: The names of the settings that were given.
 
     Raises:
         UsageError: There is one; the text says what it would need.
     """
     vain = [{name: (recipe, why) for name, why in recipe.without_effect().items()} for recipe in recipes]
     for name, (recipe, why) in vain[0].items():
-        if getattr(recipe, name) not in ((), None, getattr(default, name)) and all(name in each for each in vain):
+        value = getattr(recipe, name)
+        usual = value in ((), None) or value == getattr(default, name) == getattr(type(default), name, None)
+        if name in given and not usual and all(name in each for each in vain):
             recipe.require(name, False, *why)
 
 

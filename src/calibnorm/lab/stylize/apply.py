@@ -20,7 +20,7 @@ from calibnorm.lab.models.transformation import TransformationNetwork
 from calibnorm.lab.stylize.config import ApplyConfig
 from calibnorm.lab.stylize.opening import opened
 from calibnorm.lab.stylize.strips import in_strips, on_disk
-from calibnorm.report.files import write_whole, writing
+from calibnorm.report.files import refuse_file, write_whole, writing
 
 GIB = 1024**3
 WHOLE, STRIPS = 24, 6
@@ -39,6 +39,7 @@ def run(config: ApplyConfig, console: Console | None = None) -> int:
         UsageError: The network or a named picture is not there, or the folder cannot be written.
     """
     console = console or Console()
+    refuse_file("out", config.out)
     trained = opened(config.run)
     pairs = list(places(config.images, config.out, config.format))
     console.print(trained.words, highlight=False, markup=False, soft_wrap=True)
@@ -73,15 +74,16 @@ def places(images: Sequence[Path], out: Path, ending: str) -> Iterator[tuple[Pat
     for image, paths in named(images):
         base = image.absolute() if image.is_dir() else image.parent
         found += [(path, out / path.relative_to(base).with_suffix(f".{ending}")) for path in paths]
-    read, written = {path.resolve() for path, _ in found}, set[Path]()
+    read, written = {path.resolve() for path, _ in found}, dict[Path, Path]()
     for source, target in found:
         if target.resolve() in read:
             raise UsageError(Setting("out", out), f"{target} is a picture that is read; choose another folder")
-        if target in written:  # a.png beside a.jpg
-            target = target.with_name(f"{source.name}.{ending}")
+        if (other := written.get(target)) is not None:  # a/0.png and b/0.png, or 0.png beside 0.jpg
+            alike = other.name == source.name
+            target = target.with_name(f"{source.parent.name}-{target.name}" if alike else f"{source.name}.{ending}")
         if target in written:
             raise UsageError(f"{source}: another picture of its name goes to {target}; stylize it by itself")
-        written.add(target)
+        written[target] = source
         yield source, target
 
 

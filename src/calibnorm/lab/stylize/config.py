@@ -24,7 +24,8 @@ class ApplyConfig(Loading):
     images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE ...")] = ()
     """Pictures, or folders of pictures, such as a video's frames: these in the order of their names."""
     out: Path = Path("runs/stylized")
-    """Folder for the pictures; each has its own name there, and those of a folder their places in it."""
+    """Folder for the pictures; each has its own name there, and those of a folder their places in it. Of two that have
+    one name the second has that of its folder, too."""
     format: Literal["png", "jpg"] = "png"
     """What the pictures are written as."""
     memory: float = 2.5

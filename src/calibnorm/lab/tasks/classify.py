@@ -117,6 +117,8 @@ class Classify(Task[ImageBatch], recipes=Classification):
             raise UsageError(Setting("model", recipe.model), text) from error
         fits = isinstance(scores, Tensor) and scores.shape == (count, train.classes)
         recipe.require("model", fits, f"gives no scores of {train.classes} classes for {recipe.data}")
+        if recipe.image_size is not None:  # a set's own size is what it is
+            check_size(network, images[:1], recipe.image_size)
         known = int(labels.min()) >= 0 and int(labels.max()) < train.classes
         recipe.require("data", known, f"a label {int(labels.max())} is not among {train.classes} classes")
 
@@ -148,6 +150,40 @@ class Classify(Task[ImageBatch], recipes=Classification):
 
     def meter(self, device: torch.device) -> Accuracy:
         return Accuracy(device)
+
+
+@torch.no_grad()
+def check_size(network: nn.Module, image: Tensor, size: int) -> None:
+    """Refuse images of which nothing is left before a network's last layers: a plane of one pixel is halved in them.
+
+    Args:
+        network: It is left as it is.
+        image: Of the size (1, channels, size, size).
+        size: Pixels a side, as they were asked for.
+
+    Raises:
+        UsageError: The images are too small; the text has a size that is not.
+    """
+    halved = list[str]()
+    copied, device = copy.deepcopy(network).eval(), next(network.parameters()).device
+
+    def look(name: str, layer: nn.Module, args: tuple[Any, ...]) -> None:
+        steps: Any = getattr(layer, "stride", None) or 1
+        plane = isinstance(args[0], Tensor) and args[0].ndim == 4 and max(args[0].shape[2:]) == 1
+        if plane and (max(steps) if isinstance(steps, tuple) else steps) > 1:
+            halved.append(name)
+
+    def lost(size: int) -> str | None:
+        halved.clear()
+        copied(F.interpolate(image.to(device), size=size))
+        return next(iter(halved), None)
+
+    for name, layer in copied.named_modules():
+        layer.register_forward_pre_hook(partial(look, name))
+    if (first := lost(size)) is not None:
+        enough = next(each for times in range(1, 16) if lost(each := size << times) is None)
+        reason = f"is too small: the network would halve a plane of one pixel ({first}); choose a larger one, such as "
+        raise UsageError(Setting("image_size", size), f"{reason}{enough}")
 
 
 def blank(recipe: Classification, classes: int, channels: int, weights: str | None = None) -> nn.Module:

@@ -6,6 +6,7 @@ Importing this must stay quick: Lightning is imported when a run begins, not for
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, make_dataclass, replace
@@ -18,7 +19,7 @@ from calibnorm import loading
 from calibnorm._stopping import advised
 from calibnorm._stopping import speaks as first_process
 from calibnorm.errors import NOT_GIVEN, ReasonedError, RunFailed, Setting, Stopped, UsageError, as_option, exit_status
-from calibnorm.lab.arguments import parsed
+from calibnorm.lab.arguments import given, parsed
 from calibnorm.lab.naming import check_name, slug
 from calibnorm.lab.recipes import RECIPES, Recipe, recipe, refuse_without_effect, summary
 
@@ -105,7 +106,11 @@ def main(args: Sequence[str]) -> int:
     name, *rest = args or [""]
     if not name or name.startswith("-"):
         call = " ".join(["train", name]).strip()
-        raise UsageError(f"{call}: a recipe comes first, such as {PROGRAM} digits-tiny ({PROGRAM} --list)")
+        example = "folders-small" if "folders" in args else "digits-tiny"
+        raise UsageError(f"{call}: a recipe comes first, such as {PROGRAM} {example} ({PROGRAM} --list)")
+    if name not in RECIPES and Path(name).is_dir():
+        yours = f"for pictures of your own: {PROGRAM} folders-small --data-root {shlex.quote(name)}"
+        raise UsageError(f"{name}: is a folder, and a recipe comes first; {yours}")
     return begin(name, rest)
 
 
@@ -154,7 +159,7 @@ def read(name: str, words: Sequence[str], program: str = "", text: str = "") -> 
     default = both(chosen, RunOptions())
     prog, description = program or f"{PROGRAM} {name}", text or summary(name)
     command = parsed(both, words, prog=prog, description=description, default=default)
-    refuse_without_effect([command.recipe], chosen)
+    refuse_without_effect([command.recipe], chosen, given(words))
     return command.recipe, command.options
 
 

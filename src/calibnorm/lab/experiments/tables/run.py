@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from calibnorm.errors import UsageError
+from calibnorm.errors import UsageError, as_option
 from calibnorm.lab import data
 from calibnorm.lab.experiments.checks import check
 from calibnorm.lab.experiments.config import TableConfig
@@ -79,5 +79,5 @@ def missing(name: str, data_root: Path) -> str:
     try:
         data.load(name, data_root, train_images=None)
     except UsageError as error:
-        return str(error)
+        return error.words(as_option)
     return ""
