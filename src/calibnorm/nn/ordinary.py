@@ -18,6 +18,7 @@ from torch.nn import Parameter
 from calibnorm.methods import Method
 from calibnorm.nn.child import PLAIN
 from calibnorm.nn.hooks import has_hooks
+from calibnorm.nn.recomputation import saves_to_hooks
 from calibnorm.ops import Call, Moving, Step
 from calibnorm.ops.autograd import computed
 from calibnorm.ops.dispatch import update_running
@@ -80,7 +81,8 @@ def normalized(layer: CalibratedNorm, x: Tensor, residual: Tensor | None, relu: 
     if of_batch and held["track_running_stats"]:
         running = (mean, var) if count is None else (mean, var, count)
         moving = Moving(running, momentum, values / (values - 1))
-    y, statistics = computed(x, Call(step, given, tensors, residual, relu or act == "relu", None, moving))
+    at_once = None if saves_to_hooks() else moving  # what may end in them moves nothing before
+    y, statistics = computed(x, Call(step, given, tensors, residual, relu or act == "relu", None, at_once))
     if moving is not None and statistics is not None:
         update_running(moving.buffers, *statistics, momentum, moving.unbias)
     return y

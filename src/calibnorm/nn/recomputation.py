@@ -80,4 +80,9 @@ def _repeats() -> bool:
 
 def _may_be_repeated() -> bool:
     """Whether this forward is in a checkpointed segment: no graph is recorded, or hooks keep the saved tensors."""
-    return not torch.is_grad_enabled() or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+    return not torch.is_grad_enabled() or saves_to_hooks()
+
+
+def saves_to_hooks() -> bool:
+    """Whether hooks get the tensors that a forward saves: a repetition without reentry ends there, by an exception."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
