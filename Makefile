@@ -135,7 +135,7 @@ soak: $(INSTALLED)
 	@$(BIN)/python -c 'import datetime, platform, hypothesis, torch; print(datetime.date.today(), "torch", torch.__version__, \
 	  "hypothesis", hypothesis.__version__, platform.machine())' > docs/results/soak/log.txt
 	CASES=$(CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --no-header tests/properties/test_layers.py \
-	  tests/properties/test_conversion.py --hypothesis-profile=soak \
+	  tests/properties/test_conversion.py -n $(JOBS) --hypothesis-profile=soak \
 	  --hypothesis-show-statistics --hypothesis-seed=$$(date +%Y%m%d) >> docs/results/soak/log.txt; \
 	  code=$$?; tail -n 3 docs/results/soak/log.txt; exit $$code
 
