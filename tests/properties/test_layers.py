@@ -11,6 +11,7 @@ from hypothesis import event, given, note
 from torch import Tensor
 
 import calibnorm as cn
+from calibnorm.methods.an import ATTENTION_EPS
 from properties.drawing import Case, as_given, cases, layer_of, tensors_of
 from tolerances import ORACLE, error
 
@@ -74,15 +75,17 @@ def allowed(case: Case, tensor: Tensor, work: torch.dtype) -> float:
 
     The rounding of the result; the promise for float64; and the roundings of the arithmetic, in sums and in x - mean,
     which is divided by the standard deviation. AN divides by one more: its attention is standardized over the images,
-    of which there may be two that hardly differ. Of constant ones at a mean of -3, the last bit of that mean moved the
-    gradient of attention_fc by 1.4e-8 in float64.
+    of which there may be two that hardly differ, and its gradient by that to the third power: of constant images at a
+    mean of -3, the last bit of that mean moves the gradient of attention_fc by 1.4e-8 in float64.
     """
     own = torch.finfo(tensor.dtype).eps if tensor.dtype.is_floating_point else 0.0
     largest = abs(case.mean) + 5
     values = case.shape[0] * max(1, torch.Size(case.spatial).numel())
     conditioned = largest / least_deviation(case, case.arguments["eps"])
-    few = FEW * (max(100.0, case.arguments["eps"] ** -0.5) if case.method == "an" else 1)
+    few = FEW * (100 if case.method == "an" else 1)
     promised = ORACLE if work is torch.float64 else 0.0
+    if case.method == "an":
+        promised += torch.finfo(torch.float64).eps * largest * ATTENTION_EPS**-1.5
     return 2 * own + promised + few * torch.finfo(work).eps * (values**0.5 + conditioned)
 
 
