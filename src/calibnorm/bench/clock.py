@@ -9,16 +9,18 @@ import gc
 import os
 import random
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
+
+from calibnorm.report.streams import output_to
 
 Prepare = Callable[[], None]
 Run = Callable[[], object]
@@ -63,7 +65,8 @@ class Clock:
         """
         if not self.peaks:
             return None
-        with no_messages(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        quietly = output_to(Path(os.devnull), [2])  # the profiler says when it begins and ends
+        with quietly, profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
             run()
         events = seen.profiler.kineto_results.events()  # each change by itself: the sum of an operation has no peak
         changes = sorted((event for event in events if event.name() == "[memory]"), key=lambda event: event.start_ns())
@@ -106,20 +109,6 @@ class CudaClock(Clock):  # pragma: no cover  (needs a CUDA device)
 def clock_for(device: torch.device, peaks: bool = False) -> Clock:
     """Return the clock of a device."""
     return CudaClock(device) if device.type == "cuda" else Clock(peaks)
-
-
-@contextmanager
-def no_messages() -> Iterator[None]:
-    """Drop what is written to standard error, by C as well: torch's profiler says when it begins and ends."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def measure(

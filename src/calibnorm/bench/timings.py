@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -19,6 +17,7 @@ from calibnorm.bench.clock import Times
 from calibnorm.bench.impls import BASELINE
 from calibnorm.report.environment import cpu_name, git_commit, package_version
 from calibnorm.report.files import write_csv
+from calibnorm.report.streams import nobody_listens
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def say(line: str) -> None:
     try:
         print(line, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        nobody_listens()
 
 
 class Measured(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -28,6 +27,7 @@ from calibnorm.lab.experiments.config import (
 from calibnorm.lab.recipes import RECIPES, Classification, Panoptic, Stylization, recipe
 from calibnorm.lab.stylize.config import ApplyConfig, ExportConfig, StyleCompareConfig
 from calibnorm.loading import load
+from calibnorm.report.streams import nobody_listens
 
 DESCRIPTION = """Experiments with batch normalization that is calibrated by each instance (IEBN, RBN).
 
@@ -343,7 +343,7 @@ def main(args: Sequence[str]) -> int:
     except (BrokenPipeError, SystemExit) as error:  # whoever read the output, such as `head`, has left
         if not isinstance(error.__context__ or error, BrokenPipeError):  # rich makes a SystemExit of it
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        nobody_listens()
         return 141  # as a shell has it for SIGPIPE
     return 0
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -24,6 +21,7 @@ from calibnorm.lab.locks import exclusive
 from calibnorm.lab.training.interruption import Interruption
 from calibnorm.lab.training.machine import Accelerator
 from calibnorm.report.files import write_json
+from calibnorm.report.streams import output_to
 
 BUSY = Outcome("busy", message="another command trains it")
 
@@ -139,22 +137,3 @@ def in_options(error: ReasonedError) -> str:
         return setting.name if setting.value is NOT_GIVEN else str(setting.value)
 
     return error.words(write)
-
-
-@contextmanager
-def output_to(path: Path) -> Iterator[None]:
-    """Append what the process writes in a block to a file, also what is written below Python."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = [os.dup(1), os.dup(2)]
-    with path.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for number, handle in enumerate(kept, start=1):
-                os.dup2(handle, number)
-                os.close(handle)
