@@ -119,13 +119,14 @@ def calibrated(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def oracle(layer: nn.Module, x: Tensor, *, batch: bool) -> Tensor:
-    """The layer's output by the papers' formulas and ``F.batch_norm``; the child's statistics stay as they are."""
+    """The layer's output by the papers' formulas and torch's BatchNorm; the child's statistics stay as they are."""
     bn = layer.bn
     x_cm = calibrated(layer, x)
     if batch:
         x_s = F.batch_norm(x_cm, None, None, training=True, eps=bn.eps)
     else:
-        x_s = F.batch_norm(x_cm, bn.running_mean, bn.running_var, training=False, eps=bn.eps)
+        # F.batch_norm of torch 2.11 refuses an eps of 0.
+        x_s = torch.batch_norm(x_cm, None, None, bn.running_mean, bn.running_var, False, 0.0, bn.eps, False)
     if isinstance(layer, cn.RBN2d):
         gate = torch.sigmoid(_wide(layer.scale_weight) * x_s.mean((2, 3), keepdim=True) + _wide(layer.scale_bias))
     else:
