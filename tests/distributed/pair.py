@@ -42,7 +42,9 @@ class Pair:
         self.starts += 1
         context = multiprocessing.get_context("spawn")
         # What this process does with any warning the others do: errors, but for older versions of torch.
-        action = next(found for found, message, category, *_ in warnings.filters if (message, category) == (None, Warning))
+        action = next(
+            found for found, message, category, *_ in warnings.filters if (message, category) == (None, Warning)
+        )
         for rank in range(2):
             ours, theirs = context.Pipe()
             store = str(self.folder / f"store{self.starts}")

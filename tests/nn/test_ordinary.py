@@ -93,8 +93,6 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "without statistics": lambda layer: setattr(layer, "bn", nn.BatchNorm2d(4, track_running_stats=False)),
     "average": lambda layer: setattr(layer.bn, "momentum", None),
     "eps that is no float": lambda layer: setattr(layer.bn, "eps", 1),
-    "dropout": lambda layer: setattr(layer, "drop", nn.Dropout(0.5)),
-    "another activation": lambda layer: setattr(layer, "act", nn.SiLU()),
     "gates of another shape": lambda layer: setattr(layer, "gate_bias", nn.Parameter(torch.zeros(1))),
     "statistics of another shape": lambda layer: setattr(layer.bn, "running_var", torch.ones(5)),
     "other channels": lambda layer: setattr(layer.bn, "num_features", 8),

@@ -6,7 +6,8 @@
 #include "kernels.h"
 #include "programs.h"
 
-#define CN_PAST_BYTES (24 << 20)     /* more than a desktop processor's last cache */
+#define CN_PAST_BYTES (24 << 20)  /* more than a desktop processor's last cache */
+#define CN_AHEAD_BYTES (16 << 20) /* what a processor fetches ahead by itself: more is slower, as it was by a tenth */
 #define CN_THROUGH_BYTES (512 << 10) /* what a core's second cache holds, with what is written */
 #define EXPORT __attribute__((visibility("default")))
 
@@ -100,7 +101,7 @@ EXPORT int32_t calibnorm_moments(SHAPE, const void *x, double *m, double *v)
 {
     if (one_pixel(dtype, S)) {
         widen(dtype, N * C, x, m);
-        memset(v, 0, sizeof(double) * (size_t)(N * C));
+        if (v) memset(v, 0, sizeof(double) * (size_t)(N * C));
         return 0;
     }
     cn_job job = JOB(.x = x, .first = m, .second = v);
@@ -244,6 +245,12 @@ static cn_coefficient_job prepared(const cn_layer_job *layer, double **free_from
 
 #define LAYER_SHAPE layer->dtype, layer->rows, layer->N, layer->C, layer->S
 
+/* Whether something needs the variances of the instances: statistics of the batch, a method, or a backward. */
+static int needs_variances(const cn_layer_job *layer)
+{
+    return layer->statistics != CN_GIVEN || layer->center == CN_CENTER_STD || layer->gate == CN_GATE_STD || layer->m;
+}
+
 /* With given statistics, where planes (or instances) are small enough: all three steps while pixels are in the caches,
  * which gives what three passes give. Return 1 where it is done, else 0. */
 static int through(const cn_layer_job *layer, const cn_coefficient_job *step)
@@ -265,6 +272,8 @@ static int through(const cn_layer_job *layer, const cn_coefficient_job *step)
                    .past = past_caches(LAYER_SHAPE, 2, layer->y)},
         .center = layer->center,
         .gate = layer->gate,
+        .variances = needs_variances(layer),
+        .ahead = 2 * N * C * layer->S * size >= CN_AHEAD_BYTES,
         .together = CN_CHANNEL_BLOCK,
     };
     cut(&job.pixels, layer->rows ? N : N * C, layer->rows ? C : 1);
@@ -290,7 +299,8 @@ EXPORT int32_t calibnorm_forward(const cn_layer_job *layer)
         free(memory);
         return 0;
     }
-    int32_t short_of_memory = calibnorm_moments(LAYER_SHAPE, layer->x, (double *)step.m, (double *)step.v);
+    double *v = needs_variances(layer) ? (double *)step.v : NULL;
+    int32_t short_of_memory = calibnorm_moments(LAYER_SHAPE, layer->x, (double *)step.m, v);
     if (!short_of_memory) {
         calibnorm_coefficients(&step);
         short_of_memory = calibnorm_affine(LAYER_SHAPE, layer->x, step.m, step.scale, step.shift, layer->residual,

@@ -15,7 +15,7 @@ typedef struct {
     const void *x, *dy, *residual;
     const double *m, *scale, *shift, *slope, *offset;
     void *y;                /* affine: y; gradient_apply: dx; gradient_sums: the masked dy, or NULL */
-    double *first, *second; /* moments: m, v; gradient_sums: S1, S2 */
+    double *first, *second; /* moments: m, v or NULL; gradient_sums: S1, S2 */
     double *partial;        /* what units found, where `chunks` is not 1; see merge.h */
     int relu, rows;
     int past; /* write y past the caches: it is larger than they are, and its vectors are aligned */
@@ -26,7 +26,9 @@ typedef struct {
     cn_job pixels;        /* the affine pass's; first and second, or NULL, take the moments */
     const void *channels; /* what the coefficient step has prepared */
     int center, gate;
-    int together; /* planes whose pixels stay in the caches between the two readings, a power of two */
+    int variances; /* whether anything needs the instances' own */
+    int ahead;     /* fetch what is read next meanwhile: it may not be in the last cache */
+    int together;  /* planes whose pixels stay in the caches between the two readings, a power of two */
 } cn_through_job;
 
 /* A share of a job: units [begin, end). The type that torch_parallel_for wants. */

@@ -15,14 +15,16 @@ INLINE double *second_of(const cn_job *job, int64_t u)
     return job->chunks > 1 ? first_of(job, u) + channels_of(job) : job->second + u * channels_of(job);
 }
 
+/* Without `second`, the means alone: what is in its place in the partial numbers is nothing. */
 static void merge_moments(int64_t begin, int64_t end, void *p)
 {
     const cn_job *job = p;
     const int64_t channels = channels_of(job);
     for (int64_t whole = begin; whole < end; whole++) {
-        double *mean = job->first + whole * channels, *var = job->second + whole * channels, seen = (double)job->chunk;
+        double *mean = job->first + whole * channels, *var = job->second ? job->second + whole * channels : NULL;
+        double seen = (double)job->chunk;
         memcpy(mean, first_of(job, whole * job->chunks), sizeof(double) * (size_t)channels);
-        memcpy(var, second_of(job, whole * job->chunks), sizeof(double) * (size_t)channels);
+        if (var) memcpy(var, second_of(job, whole * job->chunks), sizeof(double) * (size_t)channels);
         for (int64_t i = 1; i < job->chunks; i++) {
             const double *m = first_of(job, whole * job->chunks + i), *v = second_of(job, whole * job->chunks + i);
             const int64_t left = job->S - i * job->chunk, n = left < job->chunk ? left : job->chunk;
@@ -30,7 +32,7 @@ static void merge_moments(int64_t begin, int64_t end, void *p)
             for (int64_t c = 0; c < channels; c++) {
                 double delta = m[c] - mean[c];
                 mean[c] += delta * share;
-                var[c] += (v[c] - var[c]) * share + delta * delta * between;
+                if (var) var[c] += (v[c] - var[c]) * share + delta * delta * between;
             }
             seen += (double)n;
         }

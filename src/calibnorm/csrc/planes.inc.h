@@ -85,14 +85,14 @@ INLINE V FN(deviations)(const T *x, int64_t n, V k, int squared, const T *base)
 #undef ADD
 }
 
-/* The sums of x - k and of its square over n pixels, lane by lane. */
-INLINE void FN(both_deviations)(const T *x, int64_t n, V k, const T *base, V *sum, V *squares)
+/* The sum of x - k over n pixels and, where wanted, that of its square, lane by lane. */
+INLINE void FN(both_deviations)(const T *x, int64_t n, V k, const T *base, V *sum, V *squares, int squared)
 {
     V s0 = {0}, s1 = {0}, q0 = {0}, q1 = {0}, a, b;
     int64_t i = 0;
     if (n == LANES) { /* a 4x4 plane spent its time on the questions below */
         *sum = LOAD(x) - k;
-        *squares = *sum * *sum;
+        if (squared) *squares = *sum * *sum;
         return;
     }
     for (; i + 2 * LANES <= n; i += 2 * LANES) {
@@ -101,23 +101,25 @@ INLINE void FN(both_deviations)(const T *x, int64_t n, V k, const T *base, V *su
         b -= k;
         s0 += a;
         s1 += b;
-        q0 += a * a;
-        q1 += b * b;
+        if (squared) q0 += a * a;
+        if (squared) q1 += b * b;
     }
     if (i + LANES <= n) {
         a = LOAD(x + i) - k;
         s0 += a;
-        q0 += a * a;
+        if (squared) q0 += a * a;
         i += LANES;
     }
     if (i < n) {
         b = FN(masked)(FN(tail)(x + n, n - i, base) - k, FN(tail_mask)(n - i));
         s1 += b;
-        q1 += b * b;
+        if (squared) q1 += b * b;
     }
     *sum = s0 + s1;
-    *squares = q0 + q1;
+    if (squared) *squares = q0 + q1;
 }
+
+/* The moments of a group of planes, or, without `variances`, their means, to the bit the same. */
 
 /* Of planes that are read once: both sums of differences from a value near the mean, whose own difference is then taken
  * out of the squares. It is the mean of two pixels, so that the square of what it is off is at most n times the
@@ -131,14 +133,15 @@ INLINE void FN(tiny_moments)(const cn_job *job, FN(group) at, double *means, dou
     for (int j = 0; j < at.count; j++) {
         V k = FIRST(x + j * at.n) * (A)0.5 + FIRST(x + j * at.n + at.n / 2) * (A)0.5;
         near[j] = k[0];
-        FN(both_deviations)(x + j * at.n, at.n, k, job->x, sums + j, squares + j);
+        FN(both_deviations)(x + j * at.n, at.n, k, job->x, sums + j, squares + j, variances != NULL);
     }
     for (int j = at.count; j < LANES; j++) sums[j] = squares[j] = (V){0};
     TOTALS(sums, sum);
+    for (int j = 0; j < at.count; j++) means[j] = (double)near[j] + (double)sum[j] * inverse;
+    if (!variances) return;
     TOTALS(squares, square);
     for (int j = 0; j < at.count; j++) {
         double off = (double)sum[j] * inverse, v = (double)square[j] * inverse - off * off;
-        means[j] = (double)near[j] + off;
         variances[j] = v < 0 ? 0 : v;
     }
 }
@@ -161,56 +164,63 @@ INLINE void FN(small_moments)(const cn_job *job, FN(group) at, double *means, do
     }
     TOTALS(sums, found);
     for (int j = 0; j < LANES; j++) mean[j] = (double)first[j] + (double)found[j] * inverse;
+    for (int j = 0; j < at.count; j++) means[j] = mean[j];
+    if (!variances) return;
     for (int j = 0; j < LANES; j++) center[j] = (A)mean[j];
     memset(sums, 0, sizeof sums);
     for (int j = 0; j < at.count; j++) sums[j] = FN(deviations)(x + j * at.n, at.n, center[j] - (V){0}, 1, job->x);
     TOTALS(sums, found);
     for (int j = 0; j < at.count; j++) {
         double off = mean[j] - (double)center[j], v = (double)found[j] * inverse - off * off;
-        means[j] = mean[j];
         variances[j] = v < 0 ? 0 : v;
     }
 }
 
-/* The same for one tile of a large plane, merged with the tiles before it. */
-INLINE void FN(tile_moments)(const T *x, int64_t n, const T *base, FN(moments) *into)
+/* Of one plane, or of a part of it, tile by tile; the tiles are merged. */
+INLINE void FN(large_moments)(const cn_job *job, int64_t at, int64_t n, double *mean, double *variance)
 {
-    V k = FIRST(x);
-    double mean = (double)k[0] + (double)TOTAL(FN(deviations)(x, n, k, 0, base)) / (double)n;
-    A center = (A)mean;
-    double off = mean - (double)center;
-    double m2 = (double)TOTAL(FN(deviations)(x, n, center - (V){0}, 1, base)) - (double)n * off * off;
-    FN(merge)(into, (double)n, mean, m2 < 0 ? 0 : m2);
+    FN(moments) found = {0, 0, 0};
+    for (int64_t t = 0; t < n; t += TILE) {
+        const T *x = (const T *)job->x + at + t;
+        const int64_t size = n - t < TILE ? n - t : TILE;
+        V k = FIRST(x);
+        double of_tile = (double)k[0] + (double)TOTAL(FN(deviations)(x, size, k, 0, job->x)) / (double)size, m2 = 0;
+        if (variance) {
+            A center = (A)of_tile;
+            double off = of_tile - (double)center;
+            m2 = (double)TOTAL(FN(deviations)(x, size, center - (V){0}, 1, job->x)) - (double)size * off * off;
+        }
+        FN(merge)(&found, (double)size, of_tile, m2 < 0 ? 0 : m2);
+    }
+    *mean = found.mean;
+    if (variance) *variance = found.m2 / found.n;
 }
 
-/* The moments of one plane, or of a part of it. */
-INLINE FN(moments) FN(large_moments)(const cn_job *job, int64_t at, int64_t n)
+/* A function for moments and one for means, each without the other's questions. */
+INLINE void FN(moments_of)(const cn_job *job, FN(group) at, double *means, double *variances)
 {
-    const T *x = (const T *)job->x + at;
-    FN(moments) found = {0, 0, 0};
-    for (int64_t t = 0; t < n; t += TILE) FN(tile_moments)(x + t, n - t < TILE ? n - t : TILE, job->x, &found);
-    return found;
+    if (job->S <= TINY_PLANE) FN(tiny_moments)(job, at, means, variances);
+    else if (job->S <= SMALL) FN(small_moments)(job, at, means, variances);
+    else
+        for (int j = 0; j < at.count; j++)
+            FN(large_moments)(job, at.at + j * at.n, at.n, means + j, variances ? variances + j : NULL);
 }
+
+APART void FN(both_moments)(const cn_job *job, FN(group) at, double *means, double *variances)
+{
+    FN(moments_of)(job, at, means, variances);
+}
+
+APART void FN(means)(const cn_job *job, FN(group) at, double *means) { FN(moments_of)(job, at, means, NULL); }
 
 static void FN(moments_planes)(int64_t begin, int64_t end, void *p)
 {
     const cn_job *job = p;
     for (int64_t u = begin; u < end;) {
-        FN(group) at = FN(units)(job, u, end);
-        if (job->S <= TINY_PLANE) {
-            FN(tiny_moments)(job, at, job->first + at.plane, job->second + at.plane);
-            u += at.count;
-            continue;
-        }
-        if (job->S <= SMALL) {
-            FN(small_moments)(job, at, job->first + at.plane, job->second + at.plane);
-            u += at.count;
-            continue;
-        }
-        FN(moments) found = FN(large_moments)(job, at.at, at.n);
-        *first_of(job, u) = found.mean;
-        *second_of(job, u) = found.m2 / found.n;
-        u++;
+        const FN(group) at = FN(units)(job, u, end);
+        if (job->second) FN(both_moments)(job, at, first_of(job, u), second_of(job, u));
+        else FN(means)(job, at, first_of(job, u));
+        u += at.count;
     }
 }
 
@@ -314,7 +324,7 @@ INLINE void FN(affine_group)(const cn_job *job, FN(group) at, const FN(numbers) 
         int64_t i = 0;
 #define OUT(x, r) FN(relu)(FN(linear)((x) - m, scale, shift, r, residual), relu)
         for (; i + 2 * LANES <= n; i += 2 * LANES) {
-            if (ahead) __builtin_prefetch(x + i + ahead);
+            if (ahead) FN(fetch_ahead)(x + i + ahead, 2 * LANES);
             LOADS(x + i, &x0, &x1);
             if (residual) LOADS(r + i, &r0, &r1);
             FN(put_vectors)(y + i, OUT(x0, r0), OUT(x1, r1), past);
@@ -369,13 +379,8 @@ INLINE void FN(through_groups)(int64_t begin, int64_t end, const cn_through_job 
             const FN(group) at = {plane * S, S, plane, (int)count};
             double m[LANES + CN_DOUBLES] = {0}, v[LANES + CN_DOUBLES] = {0};
             double scale[LANES + CN_DOUBLES], shift[LANES + CN_DOUBLES];
-            if (S <= TINY_PLANE) FN(tiny_moments)(pixels, at, m + lead, v + lead);
-            else if (S <= SMALL) FN(small_moments)(pixels, at, m + lead, v + lead);
-            for (int64_t j = 0; S > SMALL && j < count; j++) {
-                FN(moments) found = FN(large_moments)(pixels, at.at + j * S, S);
-                m[lead + j] = found.mean;
-                v[lead + j] = found.m2 / found.n;
-            }
+            if (job->variances) FN(both_moments)(pixels, at, m + lead, v + lead);
+            else FN(means)(pixels, at, m + lead);
             if (pixels->first) {
                 memcpy(pixels->first + plane, m + lead, sizeof(double) * (size_t)count);
                 memcpy(pixels->second + plane, v + lead, sizeof(double) * (size_t)count);
@@ -384,7 +389,7 @@ INLINE void FN(through_groups)(int64_t begin, int64_t end, const cn_through_job 
                                                       (lead + count + CN_DOUBLES - 1) / CN_DOUBLES, m, v, scale, shift);
             FN(numbers) of;
             FN(fetch_some)(&of, m + lead, scale + lead, shift + lead, NULL, NULL, (int)count);
-            FN(affine_group)(pixels, at, &of, relu, residual, count * S);
+            FN(affine_group)(pixels, at, &of, relu, residual, job->ahead ? count * S : 0);
         }
     }
 }

@@ -148,7 +148,7 @@ typedef struct {
 } FN(found);
 
 /* The moments of `rows` more rows of `lanes` columns after `seen`: s and q are the sums of x - k and of its square, k
- * near their mean; then the next k. */
+ * near their mean; then the next k. Without q, the means alone. */
 INLINE void FN(take_up)(FN(found) *f, int64_t left, int lanes, const A *k, const A *s, const A *q, double rows,
                         double seen, int first)
 {
@@ -156,15 +156,16 @@ INLINE void FN(take_up)(FN(found) *f, int64_t left, int lanes, const A *k, const
     double *mean = f->mean + left, *m2 = f->m2 + left;
     for (int i = 0; i < lanes; i++) {
         double before = first ? (double)k[i] : mean[i], off = before - (double)k[i], sum = (double)s[i] - rows * off;
-        double more = (double)q[i] - off * ((double)s[i] + sum) - sum * sum * share;
         mean[i] = before + sum * share;
-        m2[i] = (first ? 0 : m2[i]) + (more < 0 ? 0 : more);
         f->k[left + i] = (A)mean[i];
+        if (!q) continue;
+        double more = (double)q[i] - off * ((double)s[i] + sum) - sum * sum * share;
+        m2[i] = (first ? 0 : m2[i]) + (more < 0 ? 0 : more);
     }
 }
 
 INLINE void FN(moments_block)(FN(found) *f, const cn_job *job, const FN(strip) *at, int64_t lo, int64_t hi, double seen,
-                              int first, int narrow, int64_t j, int width)
+                              int first, int squared, int narrow, int64_t j, int width)
 {
     const T *x = job->x;
     V k[BLOCK], s[BLOCK], q[BLOCK], other[BLOCK];
@@ -185,28 +186,29 @@ INLINE void FN(moments_block)(FN(found) *f, const cn_job *job, const FN(strip) *
         for (int w = 0; w < width; w++) {
             d[w] -= k[w];
             s[w] += d[w];
-            q[w] += d[w] * d[w];
+            if (squared) q[w] += d[w] * d[w];
         }
     }
     for (int w = 0; w < width; w++) {
         memcpy(near + w * LANES, k + w, sizeof(V));
         memcpy(sums + w * LANES, s + w, sizeof(V));
-        memcpy(squares + w * LANES, q + w, sizeof(V));
+        if (squared) memcpy(squares + w * LANES, q + w, sizeof(V));
     }
-    FN(take_up)(f, j * LANES, width * (int)LANES, near, sums, squares, (double)(hi - lo), seen, first);
+    FN(take_up)(f, j * LANES, width * (int)LANES, near, sums, squared ? squares : NULL, (double)(hi - lo), seen, first);
 }
 
-/* The moments of a strip's columns. The first tile takes differences from the mean of two of its pixels, which loses a
- * factor of its rows at most, and hardly any of it but for rare columns; the later ones from the mean so far. */
-INLINE void FN(strip_moments)(const cn_job *job, const FN(strip) *at, int narrow, double *means, double *variances)
+/* The moments of a strip's columns, or, without `variances`, their means, to the bit the same. The first tile takes
+ * differences from the mean of two of its pixels, which loses a factor of its rows at most, and hardly any of it but
+ * for rare columns; the later ones from the mean so far. */
+INLINE void FN(moments_of_strip)(const cn_job *job, const FN(strip) *at, int narrow, double *means, double *variances)
 {
     FN(found) f;
     const int valid = narrow ? (int)job->C : LANES;
     const int64_t lo = at->lo, hi = at->hi;
     for (int64_t t = lo, stop; t < hi; t = stop) {
         stop = hi - t < ROWS ? hi : t + ROWS;
-#define STEP_FIRST(j, width) FN(moments_block)(&f, job, at, t, stop, 0, 1, narrow, j, width)
-#define STEP(j, width) FN(moments_block)(&f, job, at, t, stop, (double)(t - lo), 0, narrow, j, width)
+#define STEP_FIRST(j, width) FN(moments_block)(&f, job, at, t, stop, 0, 1, variances != NULL, narrow, j, width)
+#define STEP(j, width) FN(moments_block)(&f, job, at, t, stop, (double)(t - lo), 0, variances != NULL, narrow, j, width)
         if (t == lo) BLOCKS(at, STEP_FIRST);
         else BLOCKS(at, STEP);
 #undef STEP_FIRST
@@ -215,8 +217,31 @@ INLINE void FN(strip_moments)(const cn_job *job, const FN(strip) *at, int narrow
     const double inverse = 1.0 / (double)(hi - lo);
     for (int64_t j = 0; j < at->count; j++) {
         for (int i = 0; i < valid; i++) means[FN(channel)(at, j, i)] = f.mean[j * LANES + i];
-        for (int i = 0; i < valid; i++) variances[FN(channel)(at, j, i)] = f.m2[j * LANES + i] * inverse;
+        for (int i = 0; variances && i < valid; i++) variances[FN(channel)(at, j, i)] = f.m2[j * LANES + i] * inverse;
     }
+}
+
+/* A function for each, without the others' questions. */
+APART void FN(narrow_moments)(const cn_job *job, const FN(strip) *at, double *means, double *variances)
+{
+    FN(moments_of_strip)(job, at, 1, means, variances);
+}
+
+APART void FN(both_strip_moments)(const cn_job *job, const FN(strip) *at, double *means, double *variances)
+{
+    FN(moments_of_strip)(job, at, 0, means, variances);
+}
+
+APART void FN(strip_means)(const cn_job *job, const FN(strip) *at, double *means)
+{
+    FN(moments_of_strip)(job, at, 0, means, NULL);
+}
+
+INLINE void FN(strip_moments)(const cn_job *job, const FN(strip) *at, int narrow, double *means, double *variances)
+{
+    if (narrow) FN(narrow_moments)(job, at, means, variances);
+    else if (variances) FN(both_strip_moments)(job, at, means, variances);
+    else FN(strip_means)(job, at, means);
 }
 
 INLINE void FN(moments_strips)(int64_t begin, int64_t end, const cn_job *job, int narrow)
@@ -224,7 +249,8 @@ INLINE void FN(moments_strips)(int64_t begin, int64_t end, const cn_job *job, in
     for (int64_t u = begin; u < end; u++) {
         FN(strip) at = FN(strip_of)(job, u);
         while (FN(next)(&at, job, narrow))
-            FN(strip_moments)(job, &at, narrow, first_of(job, u) + at.left, second_of(job, u) + at.left);
+            FN(strip_moments)(job, &at, narrow, first_of(job, u) + at.left,
+                              job->second ? second_of(job, u) + at.left : NULL);
     }
 }
 
@@ -333,7 +359,7 @@ INLINE void FN(affine_block)(const FN(columns) *of, const cn_job *job, const FN(
     DOWN(lo, hi)
     {
         V out[BLOCK], extra[BLOCK];
-        for (int k = 0; ahead && k < width * LANES; k += 64 / (int)sizeof(T)) __builtin_prefetch(x + i + k + ahead);
+        if (ahead) FN(fetch_ahead)(x + i + ahead, width * LANES);
         GET(out, x);
         if (residual) GET(extra, added);
         for (int w = 0; w < width; w++)
@@ -387,7 +413,7 @@ INLINE void FN(through_strips)(int64_t begin, int64_t end, const cn_through_job 
         while (FN(next)(&at, pixels, narrow)) {
             double m[STRIP * LANES] = {0}, v[STRIP * LANES] = {0}, scale[STRIP * LANES], shift[STRIP * LANES];
             const int64_t left = pixels->C - at.left, width = left < STRIP * LANES ? left : STRIP * LANES;
-            FN(strip_moments)(pixels, &at, narrow, m, v);
+            FN(strip_moments)(pixels, &at, narrow, m, job->variances ? v : NULL);
             if (pixels->first) {
                 memcpy(pixels->first + n * pixels->C + at.left, m, sizeof(double) * (size_t)width);
                 memcpy(pixels->second + n * pixels->C + at.left, v, sizeof(double) * (size_t)width);
@@ -398,7 +424,7 @@ INLINE void FN(through_strips)(int64_t begin, int64_t end, const cn_through_job 
             FN(columns) of;
             FN(fetch)(&of, pixels, (FN(sources)){.m = m, .scale = scale, .shift = shift}, &at, narrow);
             const int64_t more = at.left + STRIP * LANES < pixels->C ? STRIP * LANES : pixels->S * pixels->C - at.left;
-            FN(affine_strip)(&of, pixels, &at, relu, residual, narrow, more);
+            FN(affine_strip)(&of, pixels, &at, relu, residual, narrow, job->ahead ? more : 0);
         }
     }
 }

@@ -77,7 +77,7 @@ def apply(
     elif _checks.sizes_known():
         shape = x.shape
         if 0 in shape:
-            return _add_and_rectify(_empty(x, tensors), residual, relu)
+            return add_and_rectify(_empty(x, tensors), residual, relu)
         # Planes of several pixels and batches of several instances, at once: the whole question takes 1 us.
         if len(shape) == 2 or shape[-1] == 1 or shape[0] == 1:
             _refuse_single_values(x, method, use_batch, where)
@@ -91,12 +91,12 @@ def apply(
         if extra:
             fixed = running_statistics.with_extra(fixed, extra)
         if method.plain_in_eval and _batch_norm_takes(x, fixed, tensors):
-            return _add_and_rectify(_batch_norm_eval(x, fixed, tensors, eps, noise), residual, relu)
+            return add_and_rectify(_batch_norm_eval(x, fixed, tensors, eps, noise), residual, relu)
     elif method.reads_running:
         tensors |= running_statistics.named_copies(x, running_mean, running_var, num_batches_tracked)
     if method.spatial:
         y, (mean, var) = spatial.normalize(x, method, tensors, fixed, eps, noise, synchronized)
-        y = _add_and_rectify(y, residual, relu)
+        y = add_and_rectify(y, residual, relu)
     else:
         step = Step(method, tuple(tensors), eps, noise, synchronized)
         y, (mean, var) = normalize(x, Call(step, fixed, tuple(tensors.values()), residual, relu))
@@ -180,7 +180,7 @@ def _refuse_single_values_of_all(x: Tensor, method: Method, synchronized: Synchr
         )
 
 
-def _add_and_rectify(y: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
+def add_and_rectify(y: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
     """Add the residual and rectify, where asked: what the passes do on the way where they run."""
     if residual is not None:
         y = y + residual

@@ -12,17 +12,19 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from calibnorm.methods import Method
+from calibnorm.nn import evaluation
 from calibnorm.nn.child import PLAIN
 from calibnorm.nn.hooks import has_hooks
 from calibnorm.nn.recomputation import saves_to_hooks
 from calibnorm.ops import Call, Moving, Step
 from calibnorm.ops.autograd import computed
 from calibnorm.ops.dispatch import update_running
-from calibnorm.ops.inputs import transformed
+from calibnorm.ops.inputs import fits, transformed
 
 if TYPE_CHECKING:
     from calibnorm.nn.layer import CalibratedNorm
@@ -44,13 +46,11 @@ def normalized(layer: CalibratedNorm, x: Tensor, residual: Tensor | None, relu: 
     try:
         tensors = parameters["weight"], parameters["bias"], *[gates[name] for name in shapes]
         mean, var, count = buffers["running_mean"], buffers["running_var"], buffers["num_batches_tracked"]
-        act, drop = own["act"], own["drop"]
-    except KeyError:  # something else computes it, or it is a module
+    except KeyError:  # something else computes it
         return None
     method, eps, momentum, channels, shape = own["method"], held["eps"], held["momentum"], held["num_features"], x.shape
     if (
-        not (drop is None and (act is None or act == "relu"))
-        or not (type(eps) is float and 0.0 < eps < 1.0 and type(momentum) is float and 0.0 <= momentum <= 1.0)
+        not (type(eps) is float and 0.0 < eps < 1.0 and type(momentum) is float and 0.0 <= momentum <= 1.0)
         or layer._gamma_unseen
         or own["_gate_channels"] != channels  # the child was replaced, and perhaps the gates
     ):
@@ -71,7 +71,7 @@ def normalized(layer: CalibratedNorm, x: Tensor, residual: Tensor | None, relu: 
         or values <= of_batch  # no values, or one that has no variance
         or not x.is_floating_point()
         or not (of_batch or not method.plain_in_eval)
-        or not (residual is None or _fits(residual, x))
+        or not (residual is None or fits(residual, x))
     ):
         return None
     noise = own["noise"] if own["noise_in"] == "always" or own["training"] else None
@@ -82,7 +82,10 @@ def normalized(layer: CalibratedNorm, x: Tensor, residual: Tensor | None, relu: 
         running = (mean, var) if count is None else (mean, var, count)
         moving = Moving(running, momentum, values / (values - 1))
     at_once = None if saves_to_hooks() else moving  # what may end in them moves nothing before
-    y, statistics = computed(x, Call(step, given, tensors, residual, relu or act == "relu", None, at_once))
+    call = Call(step, given, tensors, residual, relu, None, at_once)
+    y, statistics = computed(x, call)
+    if given is not None and noise is None and not torch.is_grad_enabled():
+        evaluation.prepare(layer, x, call)
     if moving is not None and statistics is not None:
         update_running(moving.buffers, *statistics, momentum, moving.unbias)
     return y
@@ -97,14 +100,3 @@ def _statistics_of(method: Method) -> tuple[bool, bool, bool]:
     simple = not (method.spatial or method.reads_running or method.extra_statistics(method.divisor))
     own = method.own_values(method.divisor, 1) is not None
     return simple and method.ghost_size is None, method.batch_statistics, own
-
-
-def _fits(residual: Tensor, x: Tensor) -> bool:
-    """Whether a residual is plain and can be added pixel by pixel."""
-    return (
-        type(residual) is Tensor
-        and residual.shape == x.shape
-        and residual.dtype is x.dtype
-        and residual.is_cpu
-        and not transformed(residual)
-    )

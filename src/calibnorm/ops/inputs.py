@@ -37,6 +37,17 @@ def transformed(x: Tensor) -> bool:
     )
 
 
+def fits(residual: Tensor, x: Tensor) -> bool:
+    """Whether a residual is plain and can be added pixel by pixel."""
+    return (
+        type(residual) is Tensor
+        and residual.shape == x.shape
+        and residual.dtype is x.dtype
+        and residual.is_cpu
+        and not transformed(residual)
+    )
+
+
 def refuses(x: Tensor, here: bool, device: str) -> str | None:
     """Return why the kernels of a kind of device do not take x, or None; ``here`` says whether x lies on one."""
     if not here or x.dtype not in DTYPES or x.layout is not torch.strided:

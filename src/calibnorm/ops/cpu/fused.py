@@ -15,12 +15,18 @@ from torch.autograd.graph import increment_version
 
 from calibnorm.ops.coefficients import Call
 from calibnorm.ops.cpu.passes import CODES, address, library, ran, running
-from calibnorm.ops.inputs import dense, like
+from calibnorm.ops.inputs import dense, in_two_layouts, like
 from calibnorm.ops.kernel_methods import kind_of, slots_of
 from calibnorm.ops.three_steps import Gradients, Normalized, Wanted
 
 _JOB = struct.Struct("3q9i5d22P").pack
 """``cn_layer_job`` of ``csrc/kernels.h``."""
+_SHAPE, _WAYS, _PIXELS = struct.Struct("3q").pack, struct.Struct("3i").pack, struct.Struct("5P").pack
+_METHOD, _NUMBERS, _REST = (
+    slice(struct.calcsize(before), struct.calcsize(upto))
+    for before, upto in (("3q", "3q4i"), ("3q7i", "3q9i5d9P"), ("3q9i5d14P", "3q9i5d22P"))
+)
+"""What of a job changes from call to call in evaluation, and where the rest lies between that."""
 _OF_BATCH, _GIVEN, _FOUND = range(3)
 _QUIET = (1.0, 0.0)
 _NONE = (0, 0)
@@ -79,6 +85,31 @@ def backward(dy: Tensor, x: Tensor, moments: Tensor | None, call: Call, wanted: 
     if not arrays[2]:
         found = [None if g is None else g.to(t.dtype) for g, t in zip(found, call.tensors, strict=True)]
     return Gradients(d_x, (dy if masked is None else masked) if wanted.residual else None, found)
+
+
+class Prepared:
+    """The forward of one layer in evaluation, without gradients: its job is packed but for the pixels.
+
+    Args:
+        call: The call; its tensors and statistics are contiguous, in float32, and stay where they are.
+    """
+
+    def __init__(self, call: Call) -> None:
+        arrays = _arrays(call)
+        x = torch.empty(1, len(call.tensors[0]), 1)
+        job = _job(x, True, call, arrays, _NONE, _GIVEN, _NONE, (0,) * 5, _NO_GRADIENTS, _NOTHING_MOVES)
+        self.places, self._tensors = arrays[1], arrays[0]  # which hold the memory
+        self._method, self._numbers, self._rest = job[_METHOD], job[_NUMBERS], job[_REST]
+
+    def __call__(self, x: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
+        """Return y."""
+        x, rows = dense(in_two_layouts(x))
+        n, c, *_ = x.shape
+        y, residual = torch.empty_like(x), like(residual, x)
+        shape, ways = _SHAPE(n, c, x.numel() // (n * c)), _WAYS(CODES[x.dtype], rows, relu)
+        pixels = _PIXELS(x.data_ptr(), address(residual), 0, y.data_ptr(), 0)
+        ran(library().forward(b"".join((shape, self._method, ways, self._numbers, pixels, self._rest))))
+        return y
 
 
 def _moves(call: Call) -> tuple[int | float, ...]:
