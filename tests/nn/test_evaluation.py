@@ -94,6 +94,7 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "dtype, same place": _same_place,
     "strides": lambda layer: setattr(layer.weight, "data", torch.arange(8.0)[::2]),
     "child": _batchnorm,
+    "synchronized child": lambda layer: setattr(layer, "bn", synchronized(layer.bn)),
     "frozen child": lambda layer: setattr(layer, "bn", frozen(layer.bn)),
     "eps": lambda layer: setattr(layer.bn, "eps", 0.5),
     "method": lambda layer: setattr(layer, "method", cn.RBN2d(4, scale_stat="std").method),
@@ -110,6 +111,11 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
         layer.bn.register_buffer("running_mean", None) or layer.bn.register_buffer("running_var", None)
     ),
 }
+
+
+def synchronized(bn: nn.BatchNorm2d) -> nn.Module:
+    bn.weight.data.mul_(2.0)
+    return nn.SyncBatchNorm.convert_sync_batchnorm(bn)
 
 
 def frozen(bn: nn.BatchNorm2d) -> nn.Module:
@@ -196,6 +202,14 @@ def test_half_layers_and_torch_operations_prepare_nothing() -> None:
         layer = cn.RBN2d(4).eval()
         layer(image())
     assert "_prepared" not in layer.__dict__
+
+
+def test_a_synchronized_child_is_a_plain_one_in_evaluation() -> None:
+    layer = nn.SyncBatchNorm.convert_sync_batchnorm(prepared())
+    assert type(layer.bn) is nn.SyncBatchNorm
+    with torch.no_grad():
+        layer(image())
+    assert takes(layer, image())
 
 
 def test_copies_and_pickles_hold_nothing_of_it() -> None:

@@ -452,6 +452,19 @@ static void as_doubles(const cn_program *program, int64_t kind, void *const *giv
     }
 }
 
+/* Whether a program reads the tensor with instances at this place. */
+static int reads_rows(const cn_program *program, int64_t place)
+{
+    for (int64_t k = 0; k < program->instructions; k++) {
+        const cn_instruction *at = program_instructions(program) + k;
+        for (int64_t i = 0; i < at->operands; i++) {
+            const cn_memory *memory = program_memories(program) + at->of[i].memory;
+            if (memory->kind == CN_ROWS_IN && memory->place == place) return 1;
+        }
+    }
+    return 0;
+}
+
 /* moments, coefficients, affine. Returns 0, or 1 if memory is short. */
 EXPORT int32_t calibnorm_traced_forward(const cn_traced_job *layer)
 {
@@ -468,7 +481,8 @@ EXPORT int32_t calibnorm_traced_forward(const cn_traced_job *layer)
                                 .rows_out = {scale, shift},
                                 .fixed = fixed,
                                 .fixed_out = (double *const *)(layer->tensors + inputs)};
-    int32_t short_of_memory = calibnorm_moments(LAYER_SHAPE, layer->x, m, v);
+    double *variances = layer->m || reads_rows(program, 1) ? v : NULL; /* a backward may want them */
+    int32_t short_of_memory = calibnorm_moments(LAYER_SHAPE, layer->x, m, variances);
     if (!short_of_memory) short_of_memory = run_program(program, layer->N, layer->C, &tensors);
     if (!short_of_memory)
         short_of_memory =
