@@ -40,11 +40,9 @@ def normalized(layer: CalibratedNorm, x: Tensor, residual: Tensor | None, relu: 
     own = layer.__dict__  # nn.Module's own way to an attribute takes five times as long
     child: Any = own["_modules"]["bn"]
     held = child.__dict__
-    if type(child) not in PLAIN:
-        # In evaluation a SyncBatchNorm is a plain one; in training it may have others to wait for.
-        if type(child) is not SyncBatchNorm or (held["training"] and not own["frozen"]):
-            return None
-    if "forward" in held or has_hooks(child):
+    # In evaluation a SyncBatchNorm is a plain one; in training it may have others to wait for.
+    alone = type(child) in PLAIN or (type(child) is SyncBatchNorm and not (held["training"] and not own["frozen"]))
+    if not alone or "forward" in held or has_hooks(child):
         return None
     parameters, buffers, gates, shapes = held["_parameters"], held["_buffers"], own["_parameters"], own["_gate_shapes"]
     try:
