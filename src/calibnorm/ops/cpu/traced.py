@@ -15,7 +15,7 @@ from torch import Tensor
 
 from calibnorm.ops import programs
 from calibnorm.ops.coefficients import Call, Step
-from calibnorm.ops.cpu import passes
+from calibnorm.ops.cpu import ghosts, passes
 from calibnorm.ops.cpu.passes import CODES, address, library, ran
 from calibnorm.ops.inputs import dense, like
 from calibnorm.ops.programs import Program, Shapes
@@ -33,7 +33,7 @@ def forward(x: Tensor, call: Call) -> Normalized:
     """Return y, the moments where a backward may want them, and the statistics used."""
     program = _coefficients(x, call) if x.numel() else None
     if program is None:
-        return STEP_BY_STEP.forward(x, call)
+        return _without(call).forward(x, call)
     x, rows = dense(x)
     n, c, *_ = x.shape
     y, residual = torch.empty_like(x), like(call.residual, x)
@@ -58,7 +58,7 @@ def backward(dy: Tensor, x: Tensor, moments: Tensor | None, call: Call, wanted: 
     program = _vjp(x, call) if x.numel() and known else None
     coefficients = _coefficients(x, call) if call.relu else None
     if program is None or (call.relu and coefficients is None):
-        return STEP_BY_STEP.backward(dy, x, moments, call, wanted)
+        return _without(call).backward(dy, x, moments, call, wanted)
     x, rows = dense(x)
     d_x, dy_x, residual = torch.empty_like(x) if wanted.x else None, like(dy, x), like(call.residual, x)
     masked = None if residual is None else torch.empty_like(x)
@@ -73,6 +73,11 @@ def backward(dy: Tensor, x: Tensor, moments: Tensor | None, call: Call, wanted: 
     if not narrow:
         found = [None if g is None else g.to(t.dtype) for g, t in zip(found, call.tensors, strict=True)]
     return Gradients(d_x, (dy if masked is None else masked) if wanted.residual else None, found)
+
+
+def _without(call: Call) -> StepByStep:
+    """Return what runs a layer that has no program."""
+    return ghosts.LAYERS if ghosts.takes(call) else STEP_BY_STEP
 
 
 def _alike(tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], bool]:
