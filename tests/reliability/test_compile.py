@@ -229,3 +229,16 @@ def test_export_with_a_dynamic_batch(layer_type, options, training):
         assert error(reloaded(x), eager(x)) <= COMPILED
     for name, buffer in eager.named_buffers():
         assert error(reloaded.get_buffer(name), buffer) <= COMPILED, name
+
+
+def test_what_eager_calls_prepare_compiles_nothing_again():
+    """A graph for evaluation is used before, between and after eager calls of the same layer."""
+    counter = CompileCounter()
+    layer = randomize(cn.IEBN2d(4)).eval()
+    compiled = torch.compile(layer, backend=counter, fullgraph=True)
+    with torch.no_grad():
+        for seed in range(3):
+            x = randn(2, 4, 5, 3, seed=seed)
+            assert error(compiled(x), layer(x)) <= COMPILED
+    assert "_prepared" in layer.__dict__
+    assert counter.frame_count == 1

@@ -95,10 +95,8 @@ class Prepared:
     """
 
     def __init__(self, call: Call) -> None:
-        arrays = _arrays(call)
         x = torch.empty(1, len(call.tensors[0]), 1)
-        job = _job(x, True, call, arrays, _NONE, _GIVEN, _NONE, (0,) * 5, _NO_GRADIENTS, _NOTHING_MOVES)
-        self.places, self._tensors = arrays[1], arrays[0]  # which hold the memory
+        job = _job(x, True, call, _arrays(call), _NONE, _GIVEN, _NONE, (0,) * 5, _NO_GRADIENTS, _NOTHING_MOVES)
         self._method, self._numbers, self._rest = job[_METHOD], job[_NUMBERS], job[_REST]
 
     def __call__(self, x: Tensor, residual: Tensor | None, relu: bool) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from calibnorm.ops import programs
 from calibnorm.ops.coefficients import Call, Step
 from calibnorm.ops.cpu import ghosts, passes
 from calibnorm.ops.cpu.passes import CODES, address, library, ran
-from calibnorm.ops.inputs import dense, like
+from calibnorm.ops.inputs import dense, in_two_layouts, like
 from calibnorm.ops.programs import Program, Shapes
 from calibnorm.ops.statistics import WholeBatch
 from calibnorm.ops.three_steps import Gradients, Normalized, StepByStep, Wanted
@@ -73,6 +73,28 @@ def backward(dy: Tensor, x: Tensor, moments: Tensor | None, call: Call, wanted: 
     if not narrow:
         found = [None if g is None else g.to(t.dtype) for g, t in zip(found, call.tensors, strict=True)]
     return Gradients(d_x, (dy if masked is None else masked) if wanted.residual else None, found)
+
+
+def prepared(x: Tensor, call: Call) -> Callable[[Tensor, Tensor | None, bool], Tensor] | None:
+    """Return the forward of a layer in evaluation, without gradients, or None where it has no program.
+
+    It takes what :class:`calibnorm.ops.cpu.fused.Prepared` takes. The call's tensors and statistics are contiguous, in
+    float32, and stay where they are.
+    """
+    program, tensors = _coefficients(x, call), (*call.tensors, *(call.statistics or ()))
+    if program is None or not (call.statistics or not program.outputs):
+        return None
+    places = struct.pack(f"{len(tensors)}P", *map(address, tensors))
+    programs_of = (program, None)
+
+    def run(x: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
+        x, rows = dense(in_two_layouts(x))
+        y, residual = torch.empty_like(x), like(residual, x)
+        job = _job(x, rows, relu, True, 0, None, programs_of, (x, residual, None, y, None), ()) + places
+        ran(library().traced_forward(job))
+        return y
+
+    return run
 
 
 def _without(call: Call) -> StepByStep:
