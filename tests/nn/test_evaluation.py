@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -54,9 +57,6 @@ def takes(layer: Any, x: Tensor) -> bool:
 @pytest.mark.parametrize("name", LAYERS)
 def test_equals_the_ordinary_call(name: str, dtype: torch.dtype, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = prepared(LAYERS[name])
-    if "noise" in name:
-        assert not takes(layer, image())  # noise is rare: no question is asked about its mode
-        return
     one_pixel = layer.method.own_values(4, 1) is None  # where an instance's own statistics may not be of one value
     for shape in ((3, 4, 5, 6), (1, 4, 1, 1 if one_pixel else 2), (2, 4, 30, 40)):
         x, residual = (laid(randn(*shape, seed=seed).to(dtype), layout) for seed in (1, 2))
@@ -106,6 +106,9 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "frozen child": lambda layer: setattr(layer, "bn", frozen(layer.bn)),
     "eps": lambda layer: setattr(layer.bn, "eps", 0.5),
     "method": lambda layer: setattr(layer, "method", cn.RBN2d(4, scale_stat="std").method),
+    "class of the child": lambda layer: (
+        setattr(layer.bn, "__class__", nn.SyncBatchNorm) or layer.bn.weight.data.mul_(2.0)
+    ),
     "noise": lambda layer: setattr(layer, "noise", (0.5, 0.5)),
     "act": lambda layer: setattr(layer, "act", "relu"),
     "act, a module": lambda layer: setattr(layer, "act", nn.SiLU()),
@@ -154,7 +157,10 @@ WRONG: dict[str, Callable[[Any], Any]] = {
     "shape of gamma": lambda layer: setattr(layer.weight, "data", layer.weight.data[:3]),
     "shape of a gate": lambda layer: setattr(layer.scale_weight, "data", layer.scale_weight.data[:1]),
     "shape of a statistic": lambda layer: setattr(layer.bn.running_var, "data", layer.bn.running_var.data[:2]),
+    "dimensions of gamma": lambda layer: setattr(layer.weight, "data", layer.weight.data.view(1, 4)),
     "channels": lambda layer: setattr(layer.bn, "num_features", 5),
+    "momentum": lambda layer: setattr(layer.bn, "momentum", 5.0),
+    "class of the child": lambda layer: setattr(layer.bn, "__class__", type("Own", (nn.BatchNorm2d,), {"forward": id})),
     "forward of its own": lambda layer: setattr(layer.bn, "forward", layer.bn.forward),
 }
 
@@ -234,6 +240,71 @@ def test_a_synchronized_child_is_a_plain_one_in_evaluation() -> None:
     with torch.no_grad():
         layer(image())
     assert takes(layer, image())
+
+
+def test_nothing_is_kept_alive() -> None:
+    layer = prepared()
+    replaced = [weakref.ref(layer.bn), weakref.ref(layer.bn.weight), weakref.ref(layer.scale_bias)]
+    layer.bn, layer.scale_bias = nn.BatchNorm2d(4).eval(), nn.Parameter(torch.ones(4))
+    gc.collect()
+    assert [kept() for kept in replaced] == [None] * 3
+
+
+def test_a_copy_is_made_while_another_thread_runs_the_layer() -> None:
+    layer, x, failed = prepared(), image(), []
+
+    def serve() -> None:
+        for _ in range(300):
+            with torch.no_grad():
+                layer(x)
+                with cn.use_backend("reference"):
+                    layer(x)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    while thread.is_alive():
+        try:
+            layer.__reduce_ex__(2)
+        except RuntimeError as error:
+            failed.append(error)
+    assert not failed
+
+
+def test_a_named_backend_refuses_the_same_once_prepared() -> None:
+    layer = prepared()
+    with torch.no_grad(), cn.use_backend("cpu"), pytest.raises(TypeError, match="int64"):
+        layer(image().long())
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_lazily_negated_residual_is_added_negated(grad: bool) -> None:
+    x, residual = image(), torch.ones_like(image())
+    with torch.set_grad_enabled(grad):
+        for layer in (prepared(), prepared().train()):
+            bare, y = copy.deepcopy(layer)(x), layer(x, torch._neg_view(residual))
+            torch.testing.assert_close(y, bare - 1.0)
+
+
+def test_lazily_negated_weights_are_read_negated() -> None:
+    layer = prepared()
+    plain = copy.deepcopy(layer)
+    plain.bn.weight = nn.Parameter(-layer.bn.weight.detach())
+    layer.bn.weight = nn.Parameter(torch._neg_view(layer.bn.weight.detach()))
+    with torch.no_grad():
+        assert torch.equal(layer(image()), plain(image()))
+    assert torch.equal(layer.train()(image()), plain.train()(image()))
+
+
+def test_an_input_is_refused_before_the_residual_of_an_activation() -> None:
+    for layer in (prepared(), cn.RBN2d(4)):
+        layer.act = nn.Tanh()
+        with pytest.raises(TypeError, match="input must be a Tensor, not list"):
+            layer([1.0], image())
+        with pytest.raises(ValueError, match="input has 5 channels"):
+            layer(torch.zeros(2, 5, 3, 3), image())
+        layer.bn = nn.Identity()
+        with pytest.raises(TypeError, match="Identity"):
+            layer(image(), image())
 
 
 def test_copies_and_pickles_hold_nothing_of_it() -> None:

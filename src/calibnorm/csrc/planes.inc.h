@@ -119,8 +119,6 @@ INLINE void FN(both_deviations)(const T *x, int64_t n, V k, const T *base, V *su
     if (squared) *squares = q0 + q1;
 }
 
-/* The moments of a group of planes, or, without `variances`, their means, to the bit the same. */
-
 /* Of planes that are read once: both sums of differences from a value near the mean, whose own difference is then taken
  * out of the squares. It is the mean of two pixels, so that the square of what it is off is at most n times the
  * variance, and about as large as that but for rare planes: few bits are lost, and where a plane is constant none. */
@@ -164,7 +162,7 @@ INLINE void FN(small_moments)(const cn_job *job, FN(group) at, double *means, do
     }
     TOTALS(sums, found);
     for (int j = 0; j < LANES; j++) mean[j] = (double)first[j] + (double)found[j] * inverse;
-    for (int j = 0; j < at.count; j++) means[j] = mean[j];
+    memcpy(means, mean, sizeof(double) * (size_t)at.count);
     if (!variances) return;
     for (int j = 0; j < LANES; j++) center[j] = (A)mean[j];
     memset(sums, 0, sizeof sums);
@@ -196,7 +194,7 @@ INLINE void FN(large_moments)(const cn_job *job, int64_t at, int64_t n, double *
     if (variance) *variance = found.m2 / found.n;
 }
 
-/* A function for moments and one for means, each without the other's questions. */
+/* The moments of a group of planes, or, without `variances`, their means, to the bit the same. */
 INLINE void FN(moments_of)(const cn_job *job, FN(group) at, double *means, double *variances)
 {
     if (job->S <= TINY_PLANE) FN(tiny_moments)(job, at, means, variances);

@@ -221,27 +221,26 @@ INLINE void FN(moments_of_strip)(const cn_job *job, const FN(strip) *at, int nar
     }
 }
 
-/* A function for each, without the others' questions. */
-APART void FN(narrow_moments)(const cn_job *job, const FN(strip) *at, double *means, double *variances)
+APART void FN(moments_of_narrow_strip)(const cn_job *job, const FN(strip) *at, double *means, double *variances)
 {
     FN(moments_of_strip)(job, at, 1, means, variances);
 }
 
-APART void FN(both_strip_moments)(const cn_job *job, const FN(strip) *at, double *means, double *variances)
+APART void FN(both_moments_of_strip)(const cn_job *job, const FN(strip) *at, double *means, double *variances)
 {
     FN(moments_of_strip)(job, at, 0, means, variances);
 }
 
-APART void FN(strip_means)(const cn_job *job, const FN(strip) *at, double *means)
+APART void FN(means_of_strip)(const cn_job *job, const FN(strip) *at, double *means)
 {
     FN(moments_of_strip)(job, at, 0, means, NULL);
 }
 
 INLINE void FN(strip_moments)(const cn_job *job, const FN(strip) *at, int narrow, double *means, double *variances)
 {
-    if (narrow) FN(narrow_moments)(job, at, means, variances);
-    else if (variances) FN(both_strip_moments)(job, at, means, variances);
-    else FN(strip_means)(job, at, means);
+    if (narrow) FN(moments_of_narrow_strip)(job, at, means, variances);
+    else if (variances) FN(both_moments_of_strip)(job, at, means, variances);
+    else FN(means_of_strip)(job, at, means);
 }
 
 INLINE void FN(moments_strips)(int64_t begin, int64_t end, const cn_job *job, int narrow)

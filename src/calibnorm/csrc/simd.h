@@ -13,6 +13,7 @@
 #endif
 
 #define INLINE static inline __attribute__((always_inline, unused))
+/* A function of its own for each kind of work, in whose loops the questions of the others are answered. */
 #define APART static __attribute__((noinline))
 #define VECTOR __attribute__((vector_size(CN_BYTES)))
 /* A value of a type from memory, and to it, without an alignment. */

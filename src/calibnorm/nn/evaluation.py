@@ -3,23 +3,23 @@
 From one image to the next nothing of a layer changes but its input. So what :mod:`calibnorm.nn.ordinary` has found out
 and packed for C is kept, with what it was found from, and is used for as long as that is what the layer has: the same
 child, options and tensors, at the same places in memory. Where anything is another, the call is an ordinary one, which
-prepares anew.
+prepares anew. Nothing here keeps a tensor or a child alive.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
 
-from calibnorm.methods import Method
 from calibnorm.nn.hooks import has_hooks
 from calibnorm.ops import Call
 from calibnorm.ops.cpu import fused, traced
 from calibnorm.ops.dispatch import choose
-from calibnorm.ops.inputs import fits, transformed
+from calibnorm.ops.inputs import DTYPES, fits, transformed
 from calibnorm.ops.kernel_methods import kind_of
 
 if TYPE_CHECKING:
@@ -30,36 +30,35 @@ class _Known(NamedTuple):
     """A call, and what it was prepared from."""
 
     run: Callable[[Tensor, Tensor | None, bool], Tensor]
-    child: nn.Module
-    method: Method
-    eps: float
+    child: ref[nn.Module]
+    options: tuple[Any, ...]
+    """As :func:`_options` has them."""
     given: bool
     """Whether the running statistics are among the tensors."""
-    channels: int
+    own_values: bool
+    """Whether an instance has statistics of its own, which are refused where they would be of one value."""
     ranks: tuple[int, ...]
-    one_pixel: bool
-    """Whether planes of one pixel can be taken: an instance's own statistics may be of one value."""
-    tensors: tuple[Tensor, ...]
+    tensors: tuple[ref[Tensor], ...]
     places: tuple[int, ...]
-    sizes: tuple[int, ...]
+    shapes: tuple[torch.Size, ...]
 
 
-def prepare(layer: CalibratedNorm, x: Tensor, call: Call) -> None:
+def prepare(layer: CalibratedNorm, x: Tensor, call: Call, own_values: bool) -> None:
     """Keep what an ordinary call of x without gradients, noise and statistics of the batch was made of.
 
     Other backends, and tensors in other dtypes than float32, are left to ordinary calls.
     """
-    own, (method, _, eps, *_), channels = layer.__dict__, call.step, x.shape[1]
+    own, tensors = layer.__dict__, (*call.tensors, *(call.statistics or ()))
     own.pop("_prepared", None)
-    tensors = (*call.tensors, *(call.statistics or ()))
-    if choose(x).name != "cpu" or not all(t.dtype is torch.float32 and t.is_contiguous() for t in tensors):
+    plain = all(t.dtype is torch.float32 and t.is_contiguous() and not t.is_neg() for t in tensors)
+    if not plain or choose(x).name != "cpu":
         return
-    run = fused.Prepared(call) if kind_of(method) else traced.prepared(x, call)
+    child, kernels = layer.bn, fused if kind_of(call.step.method) else traced
+    run = kernels.prepared(x, call)
     if run is not None:
-        places, sizes = tuple(t.data_ptr() for t in tensors), tuple(t.numel() for t in tensors)
-        one_pixel, given = method.own_values(channels, 1) is None, call.statistics is not None
-        options = own["_modules"]["bn"], method, eps, given, channels, layer._ranks, one_pixel
-        own["_prepared"] = _Known(run, *options, tensors, places, sizes)
+        of_tensors = zip(*((ref(t), t.data_ptr(), t.shape) for t in tensors), strict=True)
+        options, given = _options(own, child), call.statistics is not None
+        own["_prepared"] = _Known(run, ref(child), options, given, own_values, layer._ranks, *of_tensors)
 
 
 def normalized(layer: CalibratedNorm, x: Tensor, residual: Tensor | None, relu: bool) -> Tensor | None:
@@ -70,22 +69,21 @@ def normalized(layer: CalibratedNorm, x: Tensor, residual: Tensor | None, relu: 
     known: _Known | None = own.get("_prepared")
     if known is None:
         return None
-    run, child, method, eps, given, channels, ranks, one_pixel, tensors, places, sizes = known
+    child = own["_modules"]["bn"]
+    run, known_child, options, given, own_values, ranks, tensors, places, shapes = known
     held, shape = child.__dict__, x.shape
     if (
-        own["_modules"]["bn"] is not child
+        known_child() is not child
+        or _options(own, child) != options
         or (given and held["training"] and not own["frozen"])
+        or (own["noise"] is not None and (own["noise_in"] == "always" or own["training"]))
         or "forward" in held
         or has_hooks(child)
-        or own["method"] is not method
-        or own["noise"] is not None
-        or held["eps"] != eps
-        or held["num_features"] != channels
-        or own["_gate_channels"] != channels
         or layer._gamma_unseen
         or len(shape) not in ranks
-        or shape[1] != channels
-        or not (one_pixel or (len(shape) > 2 and shape[-1] > 1))
+        or shape[1] != held["num_features"]
+        or (own_values and (len(shape) == 2 or shape[-1] == 1))
+        or x.dtype not in DTYPES
         or not x.numel()
         or not (residual is None or fits(residual, x))
         or choose(x).name != "cpu"
@@ -98,9 +96,15 @@ def normalized(layer: CalibratedNorm, x: Tensor, residual: Tensor | None, relu: 
             found += buffers["running_mean"], buffers["running_var"]
     except KeyError:  # something else computes it
         return None
-    for t, kept, place, size in zip(found, tensors, places, sizes, strict=True):
-        if t is not kept or t.data_ptr() != place or t.dtype is not torch.float32:
+    for t, kept, place, its_shape in zip(found, tensors, places, shapes, strict=True):
+        if t is None or t is not kept() or t.data_ptr() != place or t.dtype is not torch.float32:
             return None
-        if t.numel() != size or not t.is_contiguous():
+        if t.shape != its_shape or not t.is_contiguous() or t.is_neg():
             return None
     return run(x, residual, relu)
+
+
+def _options(own: dict[str, Any], child: nn.Module) -> tuple[Any, ...]:
+    """Return what a call depends on beside tensors and modes."""
+    held = child.__dict__
+    return type(child), own["method"], held["eps"], held["momentum"], held["num_features"], own["_gate_channels"]

@@ -231,19 +231,28 @@ class CalibratedNorm(BatchNormOwner):
         """
         if isinstance(input, torch.fx.Proxy):  # type: ignore[unreachable]
             return self._as_one_node(input, residual, relu)  # type: ignore[unreachable]
-        at_once, rectifies = self._end()
+        at_once, rectifies = self._what_follows()
         if at_once:
-            return self._normalized(input, residual, relu or rectifies)
+            return self._whole(input, residual, relu or rectifies)
         if residual is not None:  # here, not where it is added: by then the running statistics have moved
-            _checks.residual(residual, input, type(self).__name__)
-        y = self._drop_and_act(self._normalized(input), residual)
+            children.check(self._modules["bn"], input, type(self).__name__)
+            self._check(input, residual)
+        y = self._drop_and_act(self._whole(input), residual)
         return torch.relu(y) if relu else y
 
-    def _end(self) -> tuple[bool, bool]:
+    def _check(self, x: Tensor, residual: Tensor | None) -> None:
+        """Refuse an input, or a residual, that does not belong to this layer."""
+        where, child = type(self).__name__, self._modules["bn"]
+        ranks = None if isinstance(child, nn.SyncBatchNorm) else self._ranks
+        _checks.features(x, ranks, children.num_features(child), where)
+        if residual is not None:
+            _checks.residual(residual, x, where)
+
+    def _what_follows(self) -> tuple[bool, bool]:
         """Return whether the passes can do all that follows the normalization, and whether that rectifies."""
-        own, modules = self.__dict__, self._modules  # nn.Module's own way to a child takes 0.7 us
-        act = modules["act"] if "act" in modules else own["act"]
-        drop = modules["drop"] if "drop" in modules else own["drop"]
+        modules = self._modules  # nn.Module's own way to a child takes 0.7 us, and is not to be taken for a default
+        act = modules["act"] if "act" in modules else self.act  # noqa: SIM401
+        drop = modules["drop"] if "drop" in modules else self.drop  # noqa: SIM401
         if drop is not None and not is_identity(drop):
             return False, False
         if act is None or act == "relu":
@@ -251,7 +260,7 @@ class CalibratedNorm(BatchNormOwner):
         rectifies = is_relu(act)
         return rectifies or is_identity(act), rectifies
 
-    def _normalized(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+    def _whole(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         """Return x normalized, with the residual added and rectified, where asked."""
         y = evaluation.normalized(self, x, residual, relu)
         if y is None:
@@ -262,10 +271,7 @@ class CalibratedNorm(BatchNormOwner):
         assert child is not None
         alone = not (hooks.has_hooks(child) or children.is_split(child))
         state = children.read(child, where) if alone else None
-        ranks = None if isinstance(child, nn.SyncBatchNorm) else self._ranks
-        _checks.features(x, ranks, children.num_features(child), where)
-        if residual is not None:
-            _checks.residual(residual, x, where)
+        self._check(x, residual)
         if state is None:
             return add_and_rectify(self._in_place_of(child, x, where), residual, relu)
         return self._normalize(x, state, where, residual, relu)  # on the way of the passes
@@ -380,7 +386,9 @@ class CalibratedNorm(BatchNormOwner):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle holds: all but what is prepared for tensors at their places in memory."""
-        return {name: value for name, value in self.__dict__.items() if name != "_prepared"}
+        state = self.__dict__.copy()  # at once: another thread may be running the layer
+        state.pop("_prepared", None)
+        return state
 
     def __prepare_scriptable__(self) -> NoReturn:
         raise TypeError(

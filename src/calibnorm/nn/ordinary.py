@@ -86,8 +86,8 @@ def normalized(layer: CalibratedNorm, x: Tensor, residual: Tensor | None, relu: 
     at_once = None if saves_to_hooks() else moving  # what may end in them moves nothing before
     call = Call(step, given, tensors, residual, relu, None, at_once)
     y, statistics = computed(x, call)
-    if not of_batch and noise is None and not torch.is_grad_enabled():
-        evaluation.prepare(layer, x, call)
+    if not (of_batch or noise or torch.is_grad_enabled()):
+        evaluation.prepare(layer, x, call, has_own)
     if moving is not None and statistics is not None:
         update_running(moving.buffers, *statistics, momentum, moving.unbias)
     return y

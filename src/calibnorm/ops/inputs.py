@@ -81,7 +81,7 @@ def dense(x: Tensor) -> tuple[Tensor, bool]:
 
 
 def like(t: _TensorOrNone, x: Tensor) -> _TensorOrNone:
-    """Return t in the dtype and the strides of x, which is dense."""
-    if t is None or (t.stride() == x.stride() and t.dtype == x.dtype):
+    """Return t in the dtype and the strides of x, which is dense, and not lazily negated."""
+    if t is None or (t.stride() == x.stride() and t.dtype == x.dtype and not t.is_neg()):
         return t
     return torch.empty_like(x).copy_(t)

@@ -7,14 +7,14 @@ and what lies between two calls pushes Python out of the processor's caches: a c
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from calibnorm.ops.coefficients import Call
-from calibnorm.ops.cpu.passes import CODES, address, library, ran, running
+from calibnorm.ops.cpu.passes import CODES, address, library, ran, running, wide
 from calibnorm.ops.inputs import dense, in_two_layouts, like
 from calibnorm.ops.kernel_methods import kind_of, slots_of
 from calibnorm.ops.three_steps import Gradients, Normalized, Wanted
@@ -30,7 +30,7 @@ _METHOD, _NUMBERS, _REST = (
 _OF_BATCH, _GIVEN, _FOUND = range(3)
 _QUIET = (1.0, 0.0)
 _NONE = (0, 0)
-_NO_GRADIENTS = (0,) * 5
+_NO_PIXELS = _NO_GRADIENTS = (0,) * 5
 _NOTHING_MOVES = (0, 0.0, 0.0, 0, 0, 0)
 
 
@@ -87,27 +87,25 @@ def backward(dy: Tensor, x: Tensor, moments: Tensor | None, call: Call, wanted: 
     return Gradients(d_x, (dy if masked is None else masked) if wanted.residual else None, found)
 
 
-class Prepared:
-    """The forward of one layer in evaluation, without gradients: its job is packed but for the pixels.
+def prepared(x: Tensor, call: Call) -> Callable[[Tensor, Tensor | None, bool], Tensor]:
+    """Return the forward of a layer in evaluation, without gradients, whose job is packed but for the pixels.
 
-    Args:
-        call: The call; its tensors and statistics are contiguous, in float32, and stay where they are.
+    It takes an input, perhaps a residual, and whether to rectify. The call's tensors and statistics are contiguous, in
+    float32, and stay where they are.
     """
+    job = _job(x, True, call, _arrays(call), _NONE, _GIVEN, _NONE, _NO_PIXELS, _NO_GRADIENTS, _NOTHING_MOVES)
+    method, numbers, rest = job[_METHOD], job[_NUMBERS], job[_REST]
 
-    def __init__(self, call: Call) -> None:
-        x = torch.empty(1, len(call.tensors[0]), 1)
-        job = _job(x, True, call, _arrays(call), _NONE, _GIVEN, _NONE, (0,) * 5, _NO_GRADIENTS, _NOTHING_MOVES)
-        self._method, self._numbers, self._rest = job[_METHOD], job[_NUMBERS], job[_REST]
-
-    def __call__(self, x: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
-        """Return y."""
+    def run(x: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
         x, rows = dense(in_two_layouts(x))
         n, c, *_ = x.shape
         y, residual = torch.empty_like(x), like(residual, x)
         shape, ways = _SHAPE(n, c, x.numel() // (n * c)), _WAYS(CODES[x.dtype], rows, relu)
         pixels = _PIXELS(x.data_ptr(), address(residual), 0, y.data_ptr(), 0)
-        ran(library().forward(b"".join((shape, self._method, ways, self._numbers, pixels, self._rest))))
+        ran(library().forward(b"".join((shape, method, ways, numbers, pixels, rest))))
         return y
+
+    return run
 
 
 def _moves(call: Call) -> tuple[int | float, ...]:
@@ -130,8 +128,8 @@ def _arrays(call: Call) -> tuple[Sequence[Tensor], list[int], bool]:
     arrays: Sequence[Tensor] = call.tensors if call.statistics is None else (*call.tensors, *call.statistics)
     addresses = []
     for t in arrays:
-        if t.dtype is not torch.float32 or not t.is_contiguous():
-            arrays = [t.double().contiguous() for t in arrays]
+        if t.dtype is not torch.float32 or not t.is_contiguous() or t.is_neg():
+            arrays = [*map(wide, arrays)]
             return arrays, [t.data_ptr() for t in arrays], False
         addresses.append(t.data_ptr())
     return arrays, addresses, True

@@ -138,7 +138,9 @@ def _numbers(x: Tensor) -> Tensor:
 
 def wide(t: Tensor) -> Tensor:
     """Return t as C reads numbers of channels; asking first is cheaper than two calls of torch that return t itself."""
-    return t if t.dtype is torch.float64 and t.is_contiguous() else t.to(torch.float64).contiguous()
+    if t.dtype is torch.float64 and t.is_contiguous() and not t.is_neg():
+        return t
+    return t.to(torch.float64).contiguous().resolve_neg()
 
 
 def _shape(x: Tensor, rows: bool) -> tuple[int, bool, int, int, int]:

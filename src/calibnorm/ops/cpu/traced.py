@@ -16,7 +16,7 @@ from torch import Tensor
 from calibnorm.ops import programs
 from calibnorm.ops.coefficients import Call, Step
 from calibnorm.ops.cpu import ghosts, passes
-from calibnorm.ops.cpu.passes import CODES, address, library, ran
+from calibnorm.ops.cpu.passes import CODES, address, library, ran, wide
 from calibnorm.ops.inputs import dense, in_two_layouts, like
 from calibnorm.ops.programs import Program, Shapes
 from calibnorm.ops.statistics import WholeBatch
@@ -78,19 +78,17 @@ def backward(dy: Tensor, x: Tensor, moments: Tensor | None, call: Call, wanted: 
 def prepared(x: Tensor, call: Call) -> Callable[[Tensor, Tensor | None, bool], Tensor] | None:
     """Return the forward of a layer in evaluation, without gradients, or None where it has no program.
 
-    It takes what :class:`calibnorm.ops.cpu.fused.Prepared` takes. The call's tensors and statistics are contiguous, in
-    float32, and stay where they are.
+    See :func:`calibnorm.ops.cpu.fused.prepared`.
     """
     program, tensors = _coefficients(x, call), (*call.tensors, *(call.statistics or ()))
     if program is None or not (call.statistics or not program.outputs):
         return None
     places = struct.pack(f"{len(tensors)}P", *map(address, tensors))
-    programs_of = (program, None)
 
     def run(x: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
         x, rows = dense(in_two_layouts(x))
         y, residual = torch.empty_like(x), like(residual, x)
-        job = _job(x, rows, relu, True, 0, None, programs_of, (x, residual, None, y, None), ()) + places
+        job = _job(x, rows, relu, True, 0, None, (program, None), (x, residual, None, y, None), ()) + places
         ran(library().traced_forward(job))
         return y
 
@@ -105,8 +103,8 @@ def _without(call: Call) -> StepByStep:
 def _alike(tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], bool]:
     """Return tensors as C reads them, in a row and all in one dtype, and whether that is float32, not float64."""
     for t in tensors:
-        if t.dtype is not torch.float32 or not t.is_contiguous():
-            return [t.double().contiguous() for t in tensors], False
+        if t.dtype is not torch.float32 or not t.is_contiguous() or t.is_neg():
+            return [*map(wide, tensors)], False
     return tensors, True
 
 
