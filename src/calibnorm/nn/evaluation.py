@@ -69,7 +69,7 @@ def normalized(layer: CalibratedNorm, x: Tensor, residual: Tensor | None, relu: 
     known: _Known | None = own.get("_prepared")
     if known is None:
         return None
-    child = own["_modules"]["bn"]
+    child: Any = own["_modules"]["bn"]
     run, known_child, options, given, own_values, ranks, tensors, places, shapes = known
     held, shape = child.__dict__, x.shape
     if (
@@ -97,7 +97,8 @@ def normalized(layer: CalibratedNorm, x: Tensor, residual: Tensor | None, relu: 
     except KeyError:  # something else computes it
         return None
     for t, kept, place, its_shape in zip(found, tensors, places, shapes, strict=True):
-        if t is None or t is not kept() or t.data_ptr() != place or t.dtype is not torch.float32:
+        the_same = kept() is t
+        if t is None or not the_same or t.data_ptr() != place or t.dtype is not torch.float32:
             return None
         if t.shape != its_shape or not t.is_contiguous() or t.is_neg():
             return None
