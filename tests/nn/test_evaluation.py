@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -21,6 +22,9 @@ from cases import image, randn, randomize
 from pass_checks import laid
 
 LAYERS: dict[str, Callable[[], Any]] = {
+    "bn": lambda: cn.BN2d(4),
+    "ghost": lambda: cn.GhostBN2d(4, size=2),
+    "brn": lambda: cn.BRN2d(4),
     "iebn": lambda: cn.IEBN2d(4),
     "iebn, both": lambda: cn.IEBN2d(4, position="both", act="relu"),
     "iebn, standardized": lambda: cn.IEBN2d(4, gate_input="standardized"),
@@ -226,7 +230,7 @@ def test_statistics_of_the_instance_are_prepared_in_training_too() -> None:
 
 
 def test_other_dtypes_and_what_has_no_job_prepare_nothing() -> None:
-    for make in (lambda: cn.RBN2d(4, dtype=torch.float64), lambda: cn.AN2d(4), lambda: cn.BN2d(4)):
+    for make in (lambda: cn.RBN2d(4, dtype=torch.float64), lambda: cn.AN2d(4)):
         assert "_prepared" not in prepared(make).__dict__
     with torch.no_grad(), cn.use_backend("reference"):
         layer = cn.RBN2d(4).eval()
@@ -252,6 +256,8 @@ def test_nothing_is_kept_alive() -> None:
 
 def test_a_copy_is_made_while_another_thread_runs_the_layer() -> None:
     layer, x, failed = prepared(), image(), []
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
 
     def serve() -> None:
         for _ in range(300):
@@ -267,6 +273,7 @@ def test_a_copy_is_made_while_another_thread_runs_the_layer() -> None:
             layer.__reduce_ex__(2)
         except RuntimeError as error:
             failed.append(error)
+    sys.setswitchinterval(interval)
     assert not failed
 
 
@@ -305,6 +312,22 @@ def test_an_input_is_refused_before_the_residual_of_an_activation() -> None:
         layer.bn = nn.Identity()
         with pytest.raises(TypeError, match="Identity"):
             layer(image(), image())
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(3, 5, 4, 6), (2, 5, 1, 1), (2, 37, 30, 40), (1, 3, 260, 255)], ids=str)
+def test_plain_batchnorm_is_torchs(shape: tuple[int, ...], dtype: torch.dtype, layout: str) -> None:
+    """Large means and few numbers included: there are no moments in it."""
+    with torch.no_grad():
+        layer = randomize(cn.BN2d(shape[1])).eval()
+        layer.bn.running_mean.add_(100.0)
+        x, residual = (laid((randn(*shape, seed=seed) + 100.0).to(dtype), layout) for seed in (1, 2))
+        expected = copy.deepcopy(layer.bn).double()(x.double())
+        near = {"rtol": 1e-2, "atol": 1e-2} if dtype is torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
+        torch.testing.assert_close(layer(x).double(), expected, **near)
+        y = layer(x, residual, relu=True)
+        torch.testing.assert_close(y.double(), torch.relu(expected + residual.double()), **near)
 
 
 def test_copies_and_pickles_hold_nothing_of_it() -> None:

@@ -63,7 +63,10 @@ def test_equals_the_long_way(name: str, mode: str, layout: str, monkeypatch: pyt
                     assert ordinary.normalized(copy.deepcopy(layer), x, residual, extra) is not None
                 found.append(list(outcome(copy.deepcopy(layer), x, residual if extra else None, extra)))
         for ours, theirs in zip(*found, strict=True):
-            assert torch.equal(ours, theirs)
+            if name == "bn" and mode != "train":  # the long way is torch's own there
+                torch.testing.assert_close(ours, theirs)
+            else:
+                assert torch.equal(ours, theirs)
             assert ours.stride() == theirs.stride()
 
 
@@ -134,7 +137,9 @@ def test_leaves_methods_of_other_statistics_and_plain_eval_to_the_long_way() -> 
     x = image()
     for layer in (cn.AN2d(4), cn.GhostBN2d(4, size=2), cn.BRN2d(4), cn.RBN2d(4, scale_stat="spatial_std")):
         assert ordinary.normalized(layer, x, None, False) is None
-    assert ordinary.normalized(cn.BN2d(4).eval(), x, None, False) is None
+    assert ordinary.normalized(cn.BN2d(4).eval(), x, None, False) is None  # with gradients
+    with torch.no_grad(), cn.use_backend("reference"):
+        assert ordinary.normalized(cn.BN2d(4).eval(), x, None, False) is None
     assert ordinary.normalized(cn.IN2d(4), x[..., :1], None, False) is None  # which refuses planes of one pixel
 
 

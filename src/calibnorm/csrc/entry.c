@@ -251,6 +251,13 @@ static int needs_variances(const cn_layer_job *layer)
     return layer->statistics != CN_GIVEN || layer->center == CN_CENTER_STD || layer->gate == CN_GATE_STD || layer->m;
 }
 
+/* Whether something needs the means of the instances. Plain BatchNorm with given statistics does not: what it centres
+ * with may be any number, and then its mean is best, which leaves no shift. */
+static int needs_means(const cn_layer_job *layer)
+{
+    return needs_variances(layer) || layer->center != CN_CENTER_NONE || layer->gate != CN_GATE_NONE;
+}
+
 /* With given statistics, where planes (or instances) are small enough: all three steps while pixels are in the caches,
  * which gives what three passes give. Return 1 where it is done, else 0. */
 static int through(const cn_layer_job *layer, const cn_coefficient_job *step)
@@ -264,6 +271,7 @@ static int through(const cn_layer_job *layer, const cn_coefficient_job *step)
                    .S = layer->S,
                    .rows = layer->rows,
                    .x = layer->x,
+                   .m = needs_means(layer) ? NULL : step->mean,
                    .residual = layer->residual,
                    .relu = layer->relu,
                    .y = layer->y,
@@ -299,8 +307,11 @@ EXPORT int32_t calibnorm_forward(const cn_layer_job *layer)
         free(memory);
         return 0;
     }
-    double *v = needs_variances(layer) ? (double *)step.v : NULL;
-    int32_t short_of_memory = calibnorm_moments(LAYER_SHAPE, layer->x, (double *)step.m, v);
+    double *m = (double *)step.m, *v = needs_variances(layer) ? (double *)step.v : NULL;
+    int32_t short_of_memory = 0;
+    if (needs_means(layer)) short_of_memory = calibnorm_moments(LAYER_SHAPE, layer->x, m, v);
+    else
+        for (int64_t n = 0; n < layer->N; n++) memcpy(m + n * layer->C, step.mean, sizeof(double) * (size_t)layer->C);
     if (!short_of_memory) {
         calibnorm_coefficients(&step);
         short_of_memory = calibnorm_affine(LAYER_SHAPE, layer->x, step.m, step.scale, step.shift, layer->residual,

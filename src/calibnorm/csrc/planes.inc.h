@@ -377,7 +377,8 @@ INLINE void FN(through_groups)(int64_t begin, int64_t end, const cn_through_job 
             const FN(group) at = {plane * S, S, plane, (int)count};
             double m[LANES + CN_DOUBLES] = {0}, v[LANES + CN_DOUBLES] = {0};
             double scale[LANES + CN_DOUBLES], shift[LANES + CN_DOUBLES];
-            if (job->variances) FN(both_moments)(pixels, at, m + lead, v + lead);
+            if (pixels->m) memcpy(m + lead, pixels->m + c, sizeof(double) * (size_t)count);
+            else if (job->variances) FN(both_moments)(pixels, at, m + lead, v + lead);
             else FN(means)(pixels, at, m + lead);
             if (pixels->first) {
                 memcpy(pixels->first + plane, m + lead, sizeof(double) * (size_t)count);

@@ -412,7 +412,8 @@ INLINE void FN(through_strips)(int64_t begin, int64_t end, const cn_through_job 
         while (FN(next)(&at, pixels, narrow)) {
             double m[STRIP * LANES] = {0}, v[STRIP * LANES] = {0}, scale[STRIP * LANES], shift[STRIP * LANES];
             const int64_t left = pixels->C - at.left, width = left < STRIP * LANES ? left : STRIP * LANES;
-            FN(strip_moments)(pixels, &at, narrow, m, job->variances ? v : NULL);
+            if (pixels->m) memcpy(m, pixels->m + at.left, sizeof(double) * (size_t)width);
+            else FN(strip_moments)(pixels, &at, narrow, m, job->variances ? v : NULL);
             if (pixels->first) {
                 memcpy(pixels->first + n * pixels->C + at.left, m, sizeof(double) * (size_t)width);
                 memcpy(pixels->second + n * pixels->C + at.left, v, sizeof(double) * (size_t)width);

@@ -65,11 +65,11 @@ def normalized(layer: CalibratedNorm, x: Tensor, residual: Tensor | None, relu: 
     """Return what the layer makes of x, or None where nothing is prepared for this call."""
     if torch.is_grad_enabled() or transformed(x):  # first: a compiled graph must not depend on what is prepared
         return None
-    own = layer.__dict__
+    own: dict[str, Any] = layer.__dict__
     known: _Known | None = own.get("_prepared")
     if known is None:
         return None
-    child: Any = own["_modules"]["bn"]
+    child: nn.Module = own["_modules"]["bn"]
     run, known_child, options, given, own_values, ranks, tensors, places, shapes = known
     held, shape = child.__dict__, x.shape
     if (

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter, SyncBatchNorm
 
-from calibnorm.methods import Method
+from calibnorm.methods import BN, Method
 from calibnorm.nn import evaluation
 from calibnorm.nn.child import PLAIN
 from calibnorm.nn.hooks import has_hooks
 from calibnorm.nn.recomputation import saves_to_hooks
 from calibnorm.ops import Call, Moving, Step
 from calibnorm.ops.autograd import computed
-from calibnorm.ops.dispatch import update_running
+from calibnorm.ops.dispatch import choose, update_running
 from calibnorm.ops.inputs import fits, transformed
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 
 _TYPES = {Tensor, Parameter}
+_BN = BN()
 
 
 def normalized(layer: CalibratedNorm, x: Tensor, residual: Tensor | None, relu: bool) -> Tensor | None:
@@ -58,26 +59,27 @@ def normalized(layer: CalibratedNorm, x: Tensor, residual: Tensor | None, relu: 
     ):
         return None
     simple, takes_statistics, has_own = _statistics_of(method)
-    if not simple or (has_own and (len(shape) == 2 or shape[-1] == 1)):  # an instance's own may be of one value
+    of_batch = takes_statistics and held["training"] and not own["frozen"]
+    plain = method.plain_in_eval and not of_batch
+    if not (simple or plain) or (has_own and (len(shape) == 2 or shape[-1] == 1)):  # its own may be of one value
         return None
     all_tensors, of_channels = (*tensors, mean, var), (channels,)
     if not {*map(type, all_tensors)} <= _TYPES:
         return None
     if [t.shape for t in all_tensors] != [of_channels, of_channels, *shapes.values(), of_channels, of_channels]:
         return None
-    of_batch = takes_statistics and held["training"] and not own["frozen"]
     values = x.numel() // channels
     if (
         len(shape) not in layer._ranks
         or shape[1] != channels
         or values <= of_batch  # no values, or one that has no variance
         or not x.is_floating_point()
-        or not (of_batch or not method.plain_in_eval)
+        or (plain and (torch.is_grad_enabled() or choose(x).name != "cpu"))  # torch's own is one read and one write
         or not (residual is None or fits(residual, x))
     ):
         return None
     noise = own["noise"] if own["noise_in"] == "always" or own["training"] else None
-    step = Step(method, ("weight", "bias", *shapes), eps, noise)
+    step = Step(_BN if plain else method, ("weight", "bias", *shapes), eps, noise)
     given = (mean, var) if takes_statistics and not of_batch else None
     moving = None
     if of_batch and held["track_running_stats"]:
