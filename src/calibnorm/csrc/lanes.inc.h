@@ -40,10 +40,11 @@ INLINE void FN(put_vectors)(T *p, V a, V b, int past)
     else STORES(p, a, b);
 }
 
-/* Ask for the caches' lines of `count` pixels that are read soon. */
+/* Ask for the lines of `count` pixels that are read soon, in the second cache: what is fetched so is too much for the
+ * first. */
 INLINE void FN(fetch_ahead)(const T *p, int64_t count)
 {
-    for (int64_t k = 0; k < count; k += 64 / (int64_t)sizeof(T)) __builtin_prefetch(p + k);
+    for (int64_t k = 0; k < count; k += 64 / (int64_t)sizeof(T)) __builtin_prefetch(p + k, 0, 2);
 }
 
 INLINE MASK FN(tail_mask)(int64_t rest) { return (MASK)(IOTA() >= (MASK_LANE)(LANES - rest)); }
