@@ -245,17 +245,30 @@ static cn_coefficient_job prepared(const cn_layer_job *layer, double **free_from
 
 #define LAYER_SHAPE layer->dtype, layer->rows, layer->N, layer->C, layer->S
 
-/* Whether something needs the variances of the instances: statistics of the batch, a method, or a backward. */
-static int needs_variances(const cn_layer_job *layer)
-{
-    return layer->statistics != CN_GIVEN || layer->center == CN_CENTER_STD || layer->gate == CN_GATE_STD || layer->m;
-}
-
-/* Whether something needs the means of the instances. Plain BatchNorm with given statistics does not: what it centres
- * with may be any number, and then its mean is best, which leaves no shift. */
+/* Whether something needs the means of the instances. Plain BatchNorm with given statistics does not: what pixels are
+ * centred with may be any number, and the given mean is best, which leaves no shift. It is kept in the place of theirs.
+ */
 static int needs_means(const cn_layer_job *layer)
 {
-    return needs_variances(layer) || layer->center != CN_CENTER_NONE || layer->gate != CN_GATE_NONE;
+    return layer->statistics != CN_GIVEN || layer->center != CN_CENTER_NONE || layer->gate != CN_GATE_NONE;
+}
+
+/* Whether something needs their variances: statistics of the batch, a method, or a backward. */
+static int needs_variances(const cn_layer_job *layer)
+{
+    return layer->statistics != CN_GIVEN || layer->center == CN_CENTER_STD || layer->gate == CN_GATE_STD
+           || (layer->m && needs_means(layer));
+}
+
+/* The moments that a step is to have. Return 1 where memory is short, else 0. */
+static int32_t find_moments(const cn_layer_job *layer, const cn_coefficient_job *step)
+{
+    double *m = (double *)step->m, *v = needs_variances(layer) ? (double *)step->v : NULL;
+    if (needs_means(layer))
+        return calibnorm_moments(layer->dtype, layer->rows, layer->N, layer->C, layer->S, layer->x, m, v);
+    for (int64_t n = 0; n < layer->N; n++) memcpy(m + n * layer->C, step->mean, sizeof(double) * (size_t)layer->C);
+    memset((double *)step->v, 0, sizeof(double) * (size_t)(layer->N * layer->C));
+    return 0;
 }
 
 /* With given statistics, where planes (or instances) are small enough: all three steps while pixels are in the caches,
@@ -307,11 +320,7 @@ EXPORT int32_t calibnorm_forward(const cn_layer_job *layer)
         free(memory);
         return 0;
     }
-    double *m = (double *)step.m, *v = needs_variances(layer) ? (double *)step.v : NULL;
-    int32_t short_of_memory = 0;
-    if (needs_means(layer)) short_of_memory = calibnorm_moments(LAYER_SHAPE, layer->x, m, v);
-    else
-        for (int64_t n = 0; n < layer->N; n++) memcpy(m + n * layer->C, step.mean, sizeof(double) * (size_t)layer->C);
+    int32_t short_of_memory = find_moments(layer, &step);
     if (!short_of_memory) {
         calibnorm_coefficients(&step);
         short_of_memory = calibnorm_affine(LAYER_SHAPE, layer->x, step.m, step.scale, step.shift, layer->residual,
@@ -340,11 +349,14 @@ EXPORT int32_t calibnorm_backward(const cn_layer_job *layer)
     for (int i = 0; i < 5; i++)
         if (layer->found[i]) *gradients[i] = layer->narrow ? take(&free_from, layer->C) : layer->found[i];
 
-    int32_t short_of_memory =
-        layer->m ? 0 : calibnorm_moments(LAYER_SHAPE, layer->x, (double *)step.m, (double *)step.v);
+    const int one = one_pixel(layer->dtype, layer->S) && !layer->relu; /* m is x: nothing else is asked of pixels */
+    int32_t short_of_memory = 0;
+    if (!layer->m && one)
+        short_of_memory = calibnorm_moments(LAYER_SHAPE, layer->x, (double *)step.m, (double *)step.v);
+    else if (!layer->m) short_of_memory = find_moments(layer, &step);
     if (!short_of_memory) {
         if (layer->relu) calibnorm_coefficients(&step);
-        if (one_pixel(layer->dtype, layer->S) && !layer->relu) { /* m is x */
+        if (one) {
             widen(layer->dtype, numbers, layer->dy, sums);
             memset(sums + numbers, 0, sizeof(double) * (size_t)numbers);
         } else

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from calibnorm import _checks
 from calibnorm._checks import Noise
-from calibnorm.methods import Method
+from calibnorm.methods import BN, Method
 from calibnorm.nn import running_statistics, spatial
 from calibnorm.nn.naming import in_network
 from calibnorm.ops import Call, Statistics, Step, normalize, update_running
+from calibnorm.ops.dispatch import choose
+from calibnorm.ops.inputs import transformed
 from calibnorm.ops.reference import accumulation_dtype
 from calibnorm.ops.synchronized import Synchronized
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 Tensors = Mapping[str, Tensor | None]
 """Learnable tensors by name; None where a layer has none."""
 
+_BN = BN()
 _REMEDY = "in training {}, or the running statistics (cn.freeze_stats(model), or eval())"
 _LARGER_BATCH = "use a larger batch"
 
@@ -90,8 +93,11 @@ def apply(
         fixed = (running_mean, running_var)
         if extra:
             fixed = running_statistics.with_extra(fixed, extra)
-        if method.plain_in_eval and _batch_norm_takes(x, fixed, tensors):
-            return add_and_rectify(_batch_norm_eval(x, fixed, tensors, eps, noise), residual, relu)
+        if method.plain_in_eval:
+            in_c = not transformed(x) and choose(x).name == "cpu"
+            if not in_c and _batch_norm_takes(x, fixed, tensors):
+                return add_and_rectify(_batch_norm_eval(x, fixed, tensors, eps, noise), residual, relu)
+            method = _BN
     elif method.reads_running:
         tensors |= running_statistics.named_copies(x, running_mean, running_var, num_batches_tracked)
     if method.spatial:

@@ -74,7 +74,7 @@ def normalized(layer: CalibratedNorm, x: Tensor, residual: Tensor | None, relu: 
         or shape[1] != channels
         or values <= of_batch  # no values, or one that has no variance
         or not x.is_floating_point()
-        or (plain and (torch.is_grad_enabled() or choose(x).name != "cpu"))  # torch's own is one read and one write
+        or (plain and choose(x).name != "cpu")  # torch's own is one read and one write, as C's is
         or not (residual is None or fits(residual, x))
     ):
         return None
