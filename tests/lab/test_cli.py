@@ -94,16 +94,20 @@ def test_what_ends_a_command_is_a_line_and_a_status(
 
 
 def left(words: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command whose reader has left, as `head -1` does: the pipe is closed before anything is written."""
+    """Run a command whose reader has left, as `head -1` does: the pipe is closed before anything is written.
+
+    Python writes when a buffer is full, and at the end, unless a variable has it otherwise.
+    """
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "calibnorm", *words]
-    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, env=buffered)
     os.close(writing)
     return done
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--list"], ["demo", "--help"]])
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["train", "--list"], ["demo", "--help"]])
 def test_a_reader_that_leaves_is_no_error(words: list[str]) -> None:
     done = left(words)
     assert (done.returncode, done.stderr) == (141, "")

@@ -322,7 +322,7 @@ def main(args: Sequence[str]) -> int:
         The exit status: 0; 1 for a run that failed or wrong values; 2 for input that cannot be used, which the message
         names; 128 + its number after a signal, such as 130 after Ctrl-C.
     """
-    words = list(args)
+    words, status = list(args), 0
     try:
         if words in (["--version"], ["-V"]):
             print(f"calibnorm {version('calibnorm')}")
@@ -332,8 +332,7 @@ def main(args: Sequence[str]) -> int:
             command, rest = find(words)
             load_named(words[: -len(rest) or None], rest)  # what it registers may be in the words
             status = command(rest) or 0
-            sys.stdout.flush()
-            return status
+        sys.stdout.flush()  # here, where it is caught that nobody reads
     except (ReasonedError, Stopped, KeyboardInterrupt) as error:
         text = error.words(as_typed) if isinstance(error, ReasonedError) else str(error) or "stopped by Ctrl-C"
         text += elsewhere(error.option) if isinstance(error, UnknownOption) else ""
@@ -345,7 +344,7 @@ def main(args: Sequence[str]) -> int:
             raise
         nobody_listens()
         return 141  # as a shell has it for SIGPIPE
-    return 0
+    return status
 
 
 def find(words: Sequence[str]) -> tuple[Command, Sequence[str]]:
