@@ -330,6 +330,19 @@ def test_plain_batchnorm_is_torchs(shape: tuple[int, ...], dtype: torch.dtype, l
         torch.testing.assert_close(y.double(), torch.relu(expected + residual.double()), **near)
 
 
+@pytest.mark.parametrize("name", [*LAYERS, "rbn, spatial"])
+def test_gradients_change_no_bit_of_a_value(name: str) -> None:
+    """Reentrant checkpoints and comparisons of modes count on that."""
+    layer = prepared(LAYERS.get(name, lambda: cn.RBN2d(4, center_stat="spatial_mean", scale_stat="spatial_std")))
+    for layout in ("contiguous", "channels_last", "strided"):
+        x, residual = (laid(randn(3, 4, 7, 5, seed=seed), layout) for seed in (1, 2))
+        with torch.no_grad():
+            y = layer(x, residual, relu=True)
+        z = layer(x, residual, relu=True)
+        assert z.requires_grad
+        assert torch.equal(y, z)
+
+
 def test_copies_and_pickles_hold_nothing_of_it() -> None:
     layer = prepared()
     assert "_prepared" in layer.__dict__
