@@ -264,8 +264,7 @@ static int needs_variances(const cn_layer_job *layer)
 static int32_t find_moments(const cn_layer_job *layer, const cn_coefficient_job *step)
 {
     double *m = (double *)step->m, *v = needs_variances(layer) ? (double *)step->v : NULL;
-    if (needs_means(layer))
-        return calibnorm_moments(layer->dtype, layer->rows, layer->N, layer->C, layer->S, layer->x, m, v);
+    if (needs_means(layer)) return calibnorm_moments(LAYER_SHAPE, layer->x, m, v);
     for (int64_t n = 0; n < layer->N; n++) memcpy(m + n * layer->C, step->mean, sizeof(double) * (size_t)layer->C);
     memset((double *)step->v, 0, sizeof(double) * (size_t)(layer->N * layer->C));
     return 0;
@@ -351,9 +350,9 @@ EXPORT int32_t calibnorm_backward(const cn_layer_job *layer)
 
     const int one = one_pixel(layer->dtype, layer->S) && !layer->relu; /* m is x: nothing else is asked of pixels */
     int32_t short_of_memory = 0;
-    if (!layer->m && one)
-        short_of_memory = calibnorm_moments(LAYER_SHAPE, layer->x, (double *)step.m, (double *)step.v);
-    else if (!layer->m) short_of_memory = find_moments(layer, &step);
+    if (!layer->m)
+        short_of_memory = one ? calibnorm_moments(LAYER_SHAPE, layer->x, (double *)step.m, (double *)step.v)
+                              : find_moments(layer, &step);
     if (!short_of_memory) {
         if (layer->relu) calibnorm_coefficients(&step);
         if (one) {

@@ -23,8 +23,7 @@ typedef struct {
 
 /* Arguments of a layer with given statistics in one pass: no plane waits for another one. */
 typedef struct {
-    cn_job pixels; /* the affine pass's; first and second, or NULL, take the moments; m, or NULL, (C,), is in their
-                      place */
+    cn_job pixels;        /* the affine pass's; first and second, or NULL, take the moments; m, (C,), replaces them */
     const void *channels; /* what the coefficient step has prepared */
     int center, gate;
     int variances; /* whether anything needs the instances' own */

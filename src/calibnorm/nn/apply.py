@@ -15,7 +15,7 @@ from calibnorm.methods import BN, Method
 from calibnorm.nn import running_statistics, spatial
 from calibnorm.nn.naming import in_network
 from calibnorm.ops import Call, Statistics, Step, normalize, update_running
-from calibnorm.ops.dispatch import choose
+from calibnorm.ops.dispatch import in_c
 from calibnorm.ops.inputs import transformed
 from calibnorm.ops.reference import accumulation_dtype
 from calibnorm.ops.synchronized import Synchronized
@@ -94,8 +94,8 @@ def apply(
         if extra:
             fixed = running_statistics.with_extra(fixed, extra)
         if method.plain_in_eval:
-            in_c = not transformed(x) and choose(x).name == "cpu"
-            if not in_c and _batch_norm_takes(x, fixed, tensors):
+            kernels = not transformed(x) and in_c(x)
+            if not kernels and _batch_norm_takes(x, fixed, tensors):
                 return add_and_rectify(_batch_norm_eval(x, fixed, tensors, eps, noise), residual, relu)
             method = _BN
     elif method.reads_running:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from calibnorm.nn.hooks import has_hooks
 from calibnorm.ops import Call
 from calibnorm.ops.cpu import fused, traced
-from calibnorm.ops.dispatch import choose
+from calibnorm.ops.dispatch import in_c
 from calibnorm.ops.inputs import DTYPES, fits, transformed
 from calibnorm.ops.kernel_methods import kind_of
 
@@ -51,7 +51,7 @@ def prepare(layer: CalibratedNorm, x: Tensor, call: Call, own_values: bool) -> N
     own, tensors = layer.__dict__, (*call.tensors, *(call.statistics or ()))
     own.pop("_prepared", None)
     plain = all(t.dtype is torch.float32 and t.is_contiguous() and not t.is_neg() for t in tensors)
-    if not plain or choose(x).name != "cpu":
+    if not plain or not in_c(x):
         return
     child, kernels = layer.bn, fused if kind_of(call.step.method) else traced
     run = kernels.prepared(x, call)
@@ -86,7 +86,7 @@ def normalized(layer: CalibratedNorm, x: Tensor, residual: Tensor | None, relu: 
         or x.dtype not in DTYPES
         or not x.numel()
         or not (residual is None or fits(residual, x))
-        or choose(x).name != "cpu"
+        or not in_c(x)
     ):
         return None
     parameters, buffers, gates = held["_parameters"], held["_buffers"], own["_parameters"]

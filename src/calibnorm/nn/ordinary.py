@@ -23,7 +23,7 @@ from calibnorm.nn.hooks import has_hooks
 from calibnorm.nn.recomputation import saves_to_hooks
 from calibnorm.ops import Call, Moving, Step
 from calibnorm.ops.autograd import computed
-from calibnorm.ops.dispatch import choose, update_running
+from calibnorm.ops.dispatch import in_c, update_running
 from calibnorm.ops.inputs import fits, transformed
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def normalized(layer: CalibratedNorm, x: Tensor, residual: Tensor | None, relu: 
         or shape[1] != channels
         or values <= of_batch  # no values, or one that has no variance
         or not x.is_floating_point()
-        or (plain and choose(x).name != "cpu")  # torch's own is one read and one write, as C's is
+        or (plain and not in_c(x))  # torch's own finds no moments either
         or not (residual is None or fits(residual, x))
     ):
         return None

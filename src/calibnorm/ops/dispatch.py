@@ -110,6 +110,11 @@ def choose(x: Tensor) -> Backend:
     return backend
 
 
+def in_c(x: Tensor) -> bool:
+    """Whether the kernels for CPUs are what takes x."""
+    return choose(x).name == "cpu"
+
+
 def update_running(buffers: tuple[Tensor, ...], mean: Tensor, var: Tensor, momentum: float, unbias: float) -> None:
     """Move running statistics with the first backend that can, whichever was asked for; see the reference's function.
 

@@ -19,6 +19,8 @@ from calibnorm.ops.cpu.passes import wide
 from calibnorm.ops.statistics import Statistics
 from calibnorm.ops.three_steps import StepByStep
 
+_BN = BN()
+
 
 def takes(call: Call) -> bool:
     """Whether a call is one of plain ghost batches."""
@@ -30,21 +32,17 @@ def _each(call: Call, *numbers: Tensor) -> Iterator[tuple[Call, list[Tensor]]]:
     method = call.step.method
     assert isinstance(method, GhostBN)
     tensors = tuple(map(wide, call.tensors))
-    plain = Call(call.step._replace(method=BN()), None, tensors)
+    plain = Call(call.step._replace(method=_BN), None, tensors)
     for part in zip(*(torch.split(t, method.size) for t in numbers), strict=True):
         yield plain, list(part)
 
 
 def coefficients(call: Call, m: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Statistics]:
     """Return scale, shift and the statistics of every instance's ghost batch, all (N, C)."""
-    scales, shifts, means, variances = [], [], [], []
-    for plain, (m_part, v_part) in _each(call, m, v):
-        scale, shift, (mean, var) = by_hand.coefficients(plain, m_part, v_part)
-        scales.append(scale)
-        shifts.append(shift)
-        means.append(mean.expand_as(m_part))
-        variances.append(var.expand_as(m_part))
-    return torch.cat(scales), torch.cat(shifts), (torch.cat(means), torch.cat(variances))
+    found = [by_hand.coefficients(plain, *parts) for plain, parts in _each(call, m, v)]
+    rows = [(scale, shift, mean.expand_as(scale), var.expand_as(scale)) for scale, shift, (mean, var) in found]
+    scale, shift, mean, var = map(torch.cat, zip(*rows, strict=True))
+    return scale, shift, (mean, var)
 
 
 def pull_back(
